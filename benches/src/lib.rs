@@ -1,0 +1,1 @@
+//! Benchmarks: micro (criterion) and load (beside Envoy and HAProxy).

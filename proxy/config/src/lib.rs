@@ -1,0 +1,1 @@
+//! Wire message to validated model: pure functions, every field decided.

@@ -1,0 +1,1 @@
+//! The proxy's vocabulary: stream info, flags, replies, matchers, formats, stat handles.

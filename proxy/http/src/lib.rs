@@ -1,0 +1,1 @@
+//! HTTP connection manager, routing and the router.

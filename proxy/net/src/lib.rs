@@ -1,0 +1,1 @@
+//! Sockets, listeners, listener filters, filter-chain match, TLS, tcp_proxy.

@@ -1,0 +1,1 @@
+//! Stats exposition and access logs.

@@ -1,0 +1,1 @@
+//! The test harness: real upstreams, raw clients, a test CA, the oracle.
