@@ -1,1 +1,16 @@
-//! The proxy's vocabulary: stream info, flags, replies, matchers, formats, stat handles.
+//! The proxy's vocabulary: what every room speaks of and none of them owns.
+//!
+//! Stream info, response flags, local replies, matchers, the substitution
+//! formatter, stat handles and the random source. No protobuf and no I/O here.
+
+pub mod flags;
+pub mod format;
+pub mod matcher;
+pub mod reply;
+pub mod rng;
+pub mod stats;
+pub mod stream;
+
+pub use flags::ResponseFlags;
+pub use reply::LocalReply;
+pub use stream::{ConnInfo, StreamInfo};

@@ -1,0 +1,233 @@
+//! Names to slots, and the shards that the slots live in.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::histogram::{Buckets, HistogramShard};
+use super::scope::Scope;
+
+const CHUNK: usize = 512;
+const CHUNKS: usize = 2048;
+
+/// What a stat is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// A distribution.
+    Histogram,
+}
+
+/// A stat's slot: the index of its cell in every shard. 0 is nobody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StatId(pub(super) u32);
+
+/// What a reader gets of one stat.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// A counter's or gauge's sum over the shards.
+    Number(u64),
+    /// A histogram's merged buckets.
+    Histogram(Buckets),
+}
+
+/// One stat as read.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// The whole name.
+    pub name: Arc<str>,
+    /// Counter, gauge or histogram.
+    pub kind: Kind,
+    /// Its value now.
+    pub value: Value,
+}
+
+/// All stats of the process. Cloning gives another handle to the same.
+#[derive(Clone)]
+pub struct Registry(Arc<Inner>);
+
+struct Inner {
+    names: Mutex<Names>,
+}
+
+#[derive(Default)]
+struct Names {
+    ids: HashMap<(Arc<str>, Kind), StatId>,
+    list: Vec<(Arc<str>, Kind, StatId)>,
+}
+
+// Slots are the process's: shards belong to threads, and threads outlive registries in tests.
+static SHARDS: Mutex<Vec<&'static Shard>> = Mutex::new(Vec::new());
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+struct Shard {
+    cells: [OnceLock<Box<[AtomicU64; CHUNK]>>; CHUNKS],
+    histograms: [OnceLock<Box<[OnceLock<Box<HistogramShard>>; CHUNK]>>; CHUNKS],
+}
+
+thread_local! {
+    static MINE: Cell<Option<&'static Shard>> = const { Cell::new(None) };
+}
+
+fn mine() -> &'static Shard {
+    MINE.with(|mine| match mine.get() {
+        Some(shard) => shard,
+        None => {
+            // Threads that count are the workers and the control thread: a fixed few, which
+            // live as long as the process. Their shards are read after they end.
+            let shard: &'static Shard = Box::leak(Shard::boxed());
+            SHARDS.lock().unwrap_or_else(PoisonError::into_inner).push(shard);
+            mine.set(Some(shard));
+            shard
+        }
+    })
+}
+
+impl Shard {
+    fn boxed() -> Box<Self> {
+        Box::new(Self {
+            cells: [const { OnceLock::new() }; CHUNKS],
+            histograms: [const { OnceLock::new() }; CHUNKS],
+        })
+    }
+
+    fn cell(&self, id: StatId) -> Option<&AtomicU64> {
+        let chunk = self.cells.get(id.0 as usize / CHUNK)?;
+        Some(&chunk.get_or_init(|| Box::new([const { AtomicU64::new(0) }; CHUNK]))[id.0 as usize % CHUNK])
+    }
+
+    fn read(&self, id: StatId) -> u64 {
+        let chunk = self.cells.get(id.0 as usize / CHUNK).and_then(OnceLock::get);
+        chunk.map_or(0, |chunk| chunk[id.0 as usize % CHUNK].load(Relaxed))
+    }
+
+    fn histogram(&self, id: StatId) -> Option<&HistogramShard> {
+        let chunk = self.histograms.get(id.0 as usize / CHUNK)?;
+        let chunk = chunk.get_or_init(|| Box::new([const { OnceLock::new() }; CHUNK]));
+        Some(chunk[id.0 as usize % CHUNK].get_or_init(Box::default))
+    }
+
+    fn read_histogram(&self, id: StatId) -> Option<&HistogramShard> {
+        let chunk = self.histograms.get(id.0 as usize / CHUNK)?.get()?;
+        chunk[id.0 as usize % CHUNK].get().map(|shard| &**shard)
+    }
+}
+
+impl StatId {
+    pub(super) fn add(self, n: u64) {
+        if let Some(cell) = mine().cell(self) {
+            // Only this thread writes the cell: no locked instruction is needed.
+            cell.store(cell.load(Relaxed).wrapping_add(n), Relaxed);
+        }
+    }
+
+    pub(super) fn set(self, value: u64) {
+        let others: u64 = shards().iter().fold(0, |sum, s| sum.wrapping_add(s.read(self)));
+        let own = mine().cell(self).map_or(0, |cell| cell.load(Relaxed));
+        if let Some(cell) = mine().cell(self) {
+            cell.store(value.wrapping_sub(others.wrapping_sub(own)), Relaxed);
+        }
+    }
+
+    pub(super) fn record(self, value: u64) {
+        if let Some(histogram) = mine().histogram(self) {
+            histogram.record(value);
+        }
+    }
+
+    fn total(self) -> u64 {
+        shards().iter().fold(0, |sum, shard| sum.wrapping_add(shard.read(self)))
+    }
+
+    fn merged(self) -> Buckets {
+        let mut buckets = Buckets::default();
+        for shard in shards() {
+            if let Some(histogram) = shard.read_histogram(self) {
+                histogram.merge_into(&mut buckets);
+            }
+        }
+        buckets
+    }
+}
+
+fn shards() -> Vec<&'static Shard> {
+    SHARDS.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+impl Registry {
+    /// An empty registry.
+    #[expect(clippy::new_without_default, reason = "a registry is made once, on purpose")]
+    pub fn new() -> Self {
+        Self(Arc::new(Inner { names: Mutex::default() }))
+    }
+
+    /// The scope whose stats' names begin with `prefix` (with its final dot).
+    pub fn scope(&self, prefix: impl Into<Arc<str>>) -> Scope {
+        Scope::new(self.clone(), prefix.into())
+    }
+
+    /// The slot of `name`, made if this is its first use. Takes the lock: not for every request.
+    pub fn intern(&self, name: &str, kind: Kind) -> StatId {
+        let mut names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let name: Arc<str> = name.into();
+        if let Some(id) = names.ids.get(&(name.clone(), kind)) {
+            return *id;
+        }
+        let id = StatId(u32::try_from(NEXT.fetch_add(1, Relaxed)).unwrap_or(0));
+        names.ids.insert((name.clone(), kind), id);
+        names.list.push((name, kind, id));
+        id
+    }
+
+    /// The value of the counter or gauge `name`; `None` before its first use.
+    pub fn value(&self, name: &str) -> Option<u64> {
+        let names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
+        [Kind::Counter, Kind::Gauge]
+            .iter()
+            .find_map(|kind| names.ids.get(&(name.into(), *kind)).copied().map(StatId::total))
+    }
+
+    /// Every stat that has been used, with its value, in order of first use.
+    pub fn samples(&self) -> Vec<Sample> {
+        let list = self.0.names.lock().unwrap_or_else(PoisonError::into_inner).list.clone();
+        let read = |(name, kind, id): (Arc<str>, Kind, StatId)| {
+            let value = match kind {
+                Kind::Counter | Kind::Gauge => Value::Number(id.total()),
+                Kind::Histogram => Value::Histogram(id.merged()),
+            };
+            Sample { name, kind, value }
+        };
+        list.into_iter().map(read).collect()
+    }
+
+    /// Sets every counter back to 0 (`POST /reset_counters`). Increments that race with it may survive.
+    pub fn reset_counters(&self) {
+        let list = self.0.names.lock().unwrap_or_else(PoisonError::into_inner).list.clone();
+        for (_, kind, id) in list {
+            if kind == Kind::Counter {
+                id.reset();
+            }
+        }
+    }
+}
+
+impl StatId {
+    fn reset(self) {
+        for shard in shards() {
+            if let Some(cell) = shard.cells.get(self.0 as usize / CHUNK).and_then(OnceLock::get) {
+                cell[self.0 as usize % CHUNK].store(0, Relaxed);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").finish_non_exhaustive()
+    }
+}
