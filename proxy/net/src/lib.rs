@@ -1,1 +1,5 @@
-//! Sockets, listeners, listener filters, filter-chain match, TLS, tcp_proxy.
+//! Sockets, listeners, listener filters, filter-chain match and TLS.
+
+pub mod drain;
+pub mod handler;
+pub mod io;

@@ -1,1 +1,3 @@
 //! Stats exposition and access logs.
+
+pub mod access_log;

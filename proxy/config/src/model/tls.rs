@@ -1,0 +1,151 @@
+//! TLS contexts and secrets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::DataSource;
+use outrider_core::matcher::StringMatcher;
+
+/// TLS versions that we speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// TLS 1.2
+    V12,
+    /// TLS 1.3
+    V13,
+}
+
+/// What both sides share.
+#[derive(Debug, Clone)]
+pub struct CommonTls {
+    /// Our certificates; chosen by SNI where there are several.
+    pub certificates: Vec<TlsCertificate>,
+    /// How the peer is verified; `None`: it is not.
+    pub validation: Option<CertificateValidation>,
+    /// ALPN protocols in order of preference.
+    pub alpn: Vec<String>,
+    /// The lowest version.
+    pub min_version: TlsVersion,
+    /// The highest version.
+    pub max_version: TlsVersion,
+    /// TLS 1.2 suites by OpenSSL name that rustls has, in order; empty for the default.
+    pub cipher_suites: Vec<String>,
+    /// Curves by BoringSSL name that rustls has; empty for the default.
+    pub curves: Vec<String>,
+    /// File to which session keys are logged; `None` for none.
+    pub key_log: Option<Arc<str>>,
+}
+
+/// A certificate chain and its key.
+#[derive(Debug, Clone)]
+pub struct TlsCertificate {
+    /// PEM chain, leaf first.
+    pub chain: DataSource,
+    /// PEM key.
+    pub key: DataSource,
+    /// The stapled OCSP response.
+    pub ocsp_staple: Option<DataSource>,
+}
+
+/// How a peer is verified.
+#[derive(Debug, Clone, Default)]
+pub struct CertificateValidation {
+    /// PEM bundle of the roots.
+    pub trusted_ca: Option<DataSource>,
+    /// A peer must match one of these.
+    pub san_matchers: Vec<SanMatcher>,
+    /// Accepted SHA-256 of the certificate, raw bytes.
+    pub certificate_hashes: Vec<[u8; 32]>,
+    /// Accepted SHA-256 of the SPKI, raw bytes.
+    pub spki_hashes: Vec<[u8; 32]>,
+    /// PEM revocation lists.
+    pub crl: Option<DataSource>,
+    /// Check revocation of the leaf alone.
+    pub only_verify_leaf_crl: bool,
+    /// Certificates out of their dates are accepted.
+    pub allow_expired: bool,
+    /// An untrusted chain is accepted (`ACCEPT_UNTRUSTED`).
+    pub accept_untrusted: bool,
+    /// Longest chain accepted; `None` for rustls's own limit.
+    pub max_verify_depth: Option<u32>,
+}
+
+/// A matcher of one kind of subject alternative name.
+#[derive(Debug, Clone)]
+pub struct SanMatcher {
+    /// Which names.
+    pub kind: SanKind,
+    /// What they must be.
+    pub matcher: StringMatcher,
+}
+
+/// Kinds of subject alternative names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SanKind {
+    /// DNS name; exact matchers honour a wildcard in the certificate.
+    Dns,
+    /// URI.
+    Uri,
+    /// IP address.
+    Ip,
+    /// E-mail.
+    Email,
+}
+
+/// `DownstreamTlsContext`
+#[derive(Debug, Clone)]
+pub struct DownstreamTls {
+    /// What both sides share.
+    pub common: CommonTls,
+    /// A client without a certificate is refused.
+    pub require_client_certificate: bool,
+    /// A client hello whose SNI matches no certificate is refused instead of getting the first.
+    pub require_sni: bool,
+    /// `full_scan_certs_on_sni_mismatch`
+    pub full_scan_certs: bool,
+    /// Stateless (ticket) resumption is off.
+    pub disable_stateless_resumption: bool,
+    /// Stateful (session id) resumption is off.
+    pub disable_stateful_resumption: bool,
+    /// How long a session may be resumed.
+    pub session_timeout: Option<Duration>,
+    /// Ticket keys (80 bytes each), the first one for new tickets.
+    pub session_ticket_keys: Vec<DataSource>,
+}
+
+/// `UpstreamTlsContext`
+#[derive(Debug, Clone)]
+pub struct UpstreamTls {
+    /// What both sides share.
+    pub common: CommonTls,
+    /// The server name that is sent; empty for none.
+    pub sni: String,
+    /// Send the host's hostname as SNI.
+    pub auto_host_sni: bool,
+    /// Verify the certificate against the SNI that was sent.
+    pub auto_sni_san_validation: bool,
+    /// Sessions kept for resumption; 0 for none. Default 1.
+    pub max_session_keys: u32,
+}
+
+/// A static secret.
+#[derive(Debug, Clone)]
+pub struct Secret {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it is.
+    pub kind: SecretKind,
+}
+
+/// Kinds of secrets.
+#[derive(Debug, Clone)]
+pub enum SecretKind {
+    /// A certificate with its key.
+    Certificate(TlsCertificate),
+    /// A validation context.
+    Validation(CertificateValidation),
+    /// Session ticket keys.
+    TicketKeys(Vec<DataSource>),
+    /// Anything.
+    Generic(DataSource),
+}

@@ -1,0 +1,88 @@
+//! Draining: how connections learn that they should finish.
+
+use std::time::{Duration, Instant};
+
+use outrider_core::rng::Rng;
+use tokio::sync::watch;
+
+/// Where a listener (or the whole process) is in its life.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum DrainPhase {
+    /// It serves.
+    Serving,
+    /// It finishes what runs and asks clients to go elsewhere.
+    Draining {
+        /// Since when.
+        started: Instant,
+        /// For how long.
+        duration: Duration,
+        /// Ask a growing share of clients (`--drain-strategy gradual`) instead of all at once.
+        gradual: bool,
+    },
+    /// What still runs is cut off.
+    Terminated,
+}
+
+/// The side that says so.
+#[derive(Debug, Clone)]
+pub struct DrainController(watch::Sender<DrainPhase>);
+
+impl DrainController {
+    /// A controller whose watchers serve.
+    #[expect(clippy::new_without_default, reason = "a controller is made on purpose")]
+    pub fn new() -> Self {
+        Self(watch::Sender::new(DrainPhase::Serving))
+    }
+
+    /// A watcher.
+    pub fn watch(&self) -> DrainWatch {
+        DrainWatch(self.0.subscribe())
+    }
+
+    /// Begins to drain. Does nothing when it drains already.
+    pub fn start(&self, duration: Duration, gradual: bool) {
+        self.0.send_if_modified(|phase| {
+            let serving = *phase == DrainPhase::Serving;
+            if serving {
+                *phase = DrainPhase::Draining { started: Instant::now(), duration, gradual };
+            }
+            serving
+        });
+    }
+
+    /// Cuts off what still runs.
+    pub fn terminate(&self) {
+        self.0.send_replace(DrainPhase::Terminated);
+    }
+}
+
+/// The side that listens; one for each connection.
+#[derive(Debug, Clone)]
+pub struct DrainWatch(watch::Receiver<DrainPhase>);
+
+impl DrainWatch {
+    /// The phase now.
+    pub fn phase(&self) -> DrainPhase {
+        *self.0.borrow()
+    }
+
+    /// Waits for the next change of phase. For ever, once the controller is gone.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether a connection that has just finished something should be closed now: always when draining
+    /// at once, with a probability that grows to 1 over the drain time when gradual (as Envoy does).
+    pub fn should_close(&self, rng: &impl Rng) -> bool {
+        match self.phase() {
+            DrainPhase::Serving => false,
+            DrainPhase::Terminated | DrainPhase::Draining { gradual: false, .. } => true,
+            DrainPhase::Draining { started, duration, gradual: true } => {
+                let elapsed = started.elapsed();
+                elapsed >= duration || rng.below(duration.as_millis() as u64) < elapsed.as_millis() as u64
+            }
+        }
+    }
+}
