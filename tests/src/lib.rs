@@ -1,1 +1,29 @@
-//! The test harness: real upstreams, raw clients, a test CA, the oracle.
+//! The test harness: everything a suite needs to treat a proxy as a black box.
+//!
+//! * [`ports`] leases TCP ports that no other test, thread or process gets.
+//! * [`ca`] makes certificates: good, expired, of another authority, revoked.
+//! * [`upstream`] are servers that do as a [`reply::Reply`] says and record what they saw.
+//! * [`client`] speaks HTTP/1 by raw bytes, HTTP/2 by frames, TLS with every knob.
+//! * [`proxy`] starts Outrider or Envoy on a bootstrap and watches it; [`bootstrap`] writes one tersely.
+//! * [`oracle`] installs the real Envoy, [`binary`] builds Outrider.
+//!
+//! Nothing here sleeps for luck: [`wait::until`] is the one place that polls, with a deadline.
+
+pub mod binary;
+pub mod bootstrap;
+pub mod ca;
+pub mod client;
+pub mod h1;
+pub mod io;
+pub mod oracle;
+pub mod ports;
+pub mod proxy;
+pub mod record;
+pub mod reply;
+pub mod upstream;
+pub mod wait;
+
+/// Locks a mutex of the harness; a poisoned one still holds usable recordings.
+pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,78 @@
+//! The binary under test.
+
+use std::{
+    env,
+    fs::File,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::lock;
+
+/// The `outrider` binary of this build's profile, built on first use.
+///
+/// `OUTRIDER_BIN` names another binary.
+///
+/// # Errors
+/// When the build fails; the message is the compiler's.
+pub fn outrider() -> Result<PathBuf> {
+    static BUILT: OnceLock<std::sync::Mutex<Option<PathBuf>>> = OnceLock::new();
+    if let Some(path) = env::var_os("OUTRIDER_BIN") {
+        return Ok(path.into());
+    }
+    let mut built = lock(BUILT.get_or_init(std::sync::Mutex::default));
+    if let Some(path) = &*built {
+        return Ok(path.clone());
+    }
+    let profile = profile_dir()?;
+    let file = File::create(target_dir()?.join("outrider-tests.lock"))?;
+    file.lock()?;
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--package", "outrider", "--bin", "outrider"]);
+    command.arg("--target-dir").arg(target_dir()?);
+    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    match profile.file_name().and_then(|n| n.to_str()) {
+        Some("debug") => {}
+        Some(name) => _ = command.args(["--profile", name]),
+        None => bail!("a profile directory without a name: {}", profile.display()),
+    }
+    let output = command.output().context("running cargo")?;
+    ensure!(output.status.success(), "building outrider: {}", String::from_utf8_lossy(&output.stderr));
+    let path = profile.join("outrider");
+    ensure!(path.is_file(), "cargo built no {}", path.display());
+    *built = Some(path.clone());
+    Ok(path)
+}
+
+/// The `target` directory that this test was built in.
+///
+/// # Errors
+/// When the test does not run from one.
+pub fn target_dir() -> Result<PathBuf> {
+    Ok(profile_dir()?.parent().context("a profile directory has a parent")?.to_owned())
+}
+
+/// `target/debug`, `target/release`: two above the test binary, which is in `deps`.
+fn profile_dir() -> Result<PathBuf> {
+    let test = env::current_exe()?;
+    let deps = test.parent().context("a test binary is in a directory")?;
+    Ok(deps.parent().context("deps is in a profile directory")?.to_owned())
+}
+
+/// A fresh directory for one test's files, under `target/tests`.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn scratch(label: &str) -> Result<PathBuf> {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let ordinal = NEXT.fetch_add(1, Ordering::Relaxed);
+    let safe: String = label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let dir = target_dir()?.join("tests").join(format!("{}-{ordinal}-{safe}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
+    Ok(dir)
+}

@@ -1,0 +1,120 @@
+//! Making observations comparable: only what truly varies from run to run is replaced.
+
+use std::{
+    collections::{BTreeMap, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+};
+
+use outrider_tests::record::{Ending, Seen};
+
+/// Bodies up to this length are shown whole.
+const SHOWN: usize = 600;
+
+/// Bytes as a line.
+pub fn show(bytes: &[u8]) -> String {
+    if bytes.len() <= SHOWN {
+        return format!("{:?}", String::from_utf8_lossy(bytes));
+    }
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    format!("{} bytes, hash {:x}", bytes.len(), hasher.finish())
+}
+
+/// Header fields as lines, sorted by name; fields of one name keep their order.
+pub fn field_lines(label: &str, fields: &[(String, String)]) -> Vec<String> {
+    let mut fields: Vec<_> = fields.iter().collect();
+    fields.sort_by(|a, b| a.0.cmp(&b.0));
+    fields.into_iter().map(|(name, value)| format!("{label} {name}: {}", field_value(name, value))).collect()
+}
+
+fn field_value(name: &str, value: &str) -> String {
+    match name.to_ascii_lowercase().as_str() {
+        "date" if value.ends_with(" GMT") => "<date>".into(),
+        "x-envoy-upstream-service-time" if value.parse::<u64>().is_ok() => "<ms>".into(),
+        _ => value.to_owned(),
+    }
+}
+
+/// Raw HTTP/1 responses as lines: heads with their fields sorted, bodies as they are.
+pub fn raw_lines(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let mut lines = Vec::new();
+    for (i, part) in text.split("HTTP/1.").enumerate() {
+        if i == 0 {
+            if !part.is_empty() {
+                lines.push(format!("client raw {part:?}"));
+            }
+            continue;
+        }
+        let (head, body) = part.split_once("\r\n\r\n").unwrap_or((part, "<head not ended>"));
+        let mut head = head.split("\r\n");
+        lines.push(format!("client raw HTTP/1.{}", head.next().unwrap_or_default()));
+        let fields: Vec<(String, String)> = head
+            .map(|line| line.split_once(": ").unwrap_or((line, "<no colon>")))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        lines.extend(field_lines("client raw header", &fields));
+        lines.push(format!("client raw body {}", show(body.as_bytes())));
+    }
+    lines
+}
+
+/// What an upstream saw, as lines.
+pub fn seen_lines(ordinal: usize, seen: &Seen, blur: bool) -> Vec<String> {
+    let name = if blur { "any" } else { &seen.upstream };
+    let label = format!("upstream[{ordinal}] {name}");
+    let ending = match seen.ending {
+        Ending::Open => "open",
+        Ending::Complete => "complete",
+        Ending::Cut => "cut",
+    };
+    let mut lines = vec![format!("{label} {} {} {} {ending}", seen.protocol, seen.method, seen.path)];
+    lines.extend(field_lines(&format!("{label} header"), &seen.headers));
+    lines.push(format!("{label} body {} {}", seen.framing, show(&seen.body)));
+    lines.extend(field_lines(&format!("{label} trailer"), &seen.trailers));
+    if let Some(tls) = &seen.tls {
+        lines.push(format!(
+            "{label} TLS {} sni={} alpn={} peer={}",
+            tls.version,
+            tls.sni.as_deref().unwrap_or("-"),
+            tls.alpn.as_deref().unwrap_or("-"),
+            tls.peer.join(",")
+        ));
+    }
+    lines
+}
+
+/// Replaces ports by their names and UUIDs by `<uuid>`, everywhere in a line.
+pub fn normal(line: &str, ports: &BTreeMap<String, String>) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(first) = rest.chars().next() {
+        let word: usize = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap_or(rest.len());
+        if word >= 36 && is_uuid(&rest[word - 36..word]) {
+            out.push_str(&rest[..word - 36]);
+            out.push_str("<uuid>");
+            rest = &rest[word..];
+            continue;
+        }
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        if digits > 0 {
+            match ports.get(&rest[..digits]) {
+                Some(name) => out.push_str(&format!("<{name}>")),
+                None => out.push_str(&rest[..digits]),
+            }
+            rest = &rest[digits..];
+            continue;
+        }
+        out.push(first);
+        rest = &rest[first.len_utf8()..];
+    }
+    out
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.char_indices().all(
+        |(i, c)| {
+            if matches!(i, 8 | 13 | 18 | 23) { c == '-' } else { c.is_ascii_hexdigit() }
+        },
+    )
+}
