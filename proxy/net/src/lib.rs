@@ -3,3 +3,6 @@
 pub mod drain;
 pub mod handler;
 pub mod io;
+pub mod listener;
+pub mod sockopt;
+pub mod tls;

@@ -1,0 +1,13 @@
+//! Listeners: from a bound socket to a network filter.
+
+mod error;
+mod limits;
+mod shared;
+mod sockets;
+mod worker;
+
+pub use error::{BindError, ListenerError};
+pub use limits::GlobalConnections;
+pub use shared::ListenerShared;
+pub use sockets::{Sockets, WorkerSockets};
+pub use worker::{WorkerListener, WorkerListeners};

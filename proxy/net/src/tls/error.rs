@@ -1,0 +1,44 @@
+//! What can go wrong with TLS, when it is set up and in a handshake.
+
+use std::io;
+
+/// A TLS context that cannot be built, or a handshake that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A file (or an environment variable) cannot be read.
+    #[error("{field}: cannot read {name:?}: {source}")]
+    Read {
+        /// The field that names it.
+        field: String,
+        /// The file's or the variable's name.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// What was read is not what it should be.
+    #[error("{field}: {name}: {reason}")]
+    Content {
+        /// The field that holds or names it.
+        field: String,
+        /// The file's name, or where else it came from.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Settings that do not go together, or that we cannot honour.
+    #[error("{field}: {reason}")]
+    Config {
+        /// The field at fault.
+        field: String,
+        /// What is wrong and how to mend it.
+        reason: String,
+    },
+    /// The handshake failed. The text begins with `TLS_error:` and goes to logs and
+    /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+    #[error("{0}")]
+    Handshake(String),
+    /// The peer closed the connection, or the socket failed, before the handshake was done.
+    #[error("TLS_error:connection closed in handshake: {0}")]
+    Closed(io::Error),
+}
