@@ -1,1 +1,0 @@
-//! Benchmarks: micro (criterion) and load (beside Envoy and HAProxy).
