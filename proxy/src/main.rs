@@ -1,6 +1,46 @@
-//! The `outrider` binary.
+//! The `outrider` binary: the command line, and nothing else.
+
+mod cli;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use outrider_server::{check, demo, serve};
+
+use crate::cli::{Cli, Command};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {}
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap's own code for a bad command line is 2; Envoy exits with 1.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    let outcome = match cli.command {
+        Some(Command::Check { file, json }) => check::run(&file, json, &mut std::io::stdout().lock()),
+        Some(Command::Demo { once, port }) => demo::run(once, port),
+        None if cli.flags.version => {
+            writeln!(std::io::stdout(), "outrider  version: {}", outrider_server::version::long())
+                .map(|()| true)
+                .map_err(Into::into)
+        }
+        None => {
+            let (options, unused) = cli.flags.into_options();
+            serve::run(options, &unused)
+        }
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "outrider: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What the command line decides.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The process's options; each has the meaning of the `envoy` flag of the same name.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The bootstrap file.
+    pub config_path: Option<PathBuf>,
+    /// A bootstrap as text, merged over the file.
+    pub config_yaml: Option<String>,
+    /// Serve, validate, or exit once initialised.
+    pub mode: Mode,
+    /// Worker threads; `None` for one each CPU.
+    pub concurrency: Option<usize>,
+    /// The log.
+    pub log: LogOptions,
+    /// Where the admin address is written.
+    pub admin_address_path: Option<PathBuf>,
+    /// Unknown static fields are logged instead of refused.
+    pub allow_unknown_static_fields: bool,
+    /// Unknown dynamic fields are refused.
+    pub reject_unknown_dynamic_fields: bool,
+    /// Unknown dynamic fields are not logged.
+    pub ignore_unknown_dynamic_fields: bool,
+    /// How long a drain may take.
+    pub drain_time: Duration,
+    /// A growing share of clients is asked to go, instead of all at once.
+    pub drain_gradually: bool,
+    /// `node.cluster`
+    pub service_cluster: Option<String>,
+    /// `node.id`
+    pub service_node: Option<String>,
+    /// `node.locality.zone`
+    pub service_zone: Option<String>,
+    /// `v4` or `v6`.
+    pub local_address_ip_version: String,
+    /// How often access logs are written.
+    pub file_flush_interval: Duration,
+    /// How much of an access log may wait, bytes.
+    pub file_flush_min_size: u64,
+    /// Deprecated fields are not logged.
+    pub skip_deprecated_logs: bool,
+    /// Tags for all stats, `name:value`.
+    pub stats_tags: Vec<String>,
+    /// The command line as given, for `/server_info`.
+    pub command_line: Vec<String>,
+}
+
+/// What the process is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Serve.
+    Serve,
+    /// Read the configuration, say whether it is good, exit.
+    Validate,
+    /// Exit when everything is initialised.
+    InitOnly,
+}
+
+/// The log's options.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// Level of all components.
+    pub level: String,
+    /// `component:level,...`
+    pub component_levels: String,
+    /// A file in place of standard error.
+    pub path: Option<PathBuf>,
+    /// spdlog pattern.
+    pub format: Option<String>,
+    /// Control characters are escaped.
+    pub escape: bool,
+}
