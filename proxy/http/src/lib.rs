@@ -1,1 +1,14 @@
-//! HTTP connection manager, routing and the router.
+//! The HTTP connection manager: from a downstream connection to requests, and from responses back to it.
+//!
+//! One way for every request: [`hcm`] takes the connection, [`codec`] serves HTTP/1 and HTTP/2 on it, [`headers`]
+//! applies the header policy, [`routing`] finds the route, [`router`] gets the response, [`stream`] seals the
+//! stream's facts exactly once.
+
+pub mod body;
+pub mod hcm;
+pub mod router;
+pub mod routing;
+pub mod stats;
+pub mod stream;
+
+pub use hcm::{HcmError, HcmShared, HcmWorker};
