@@ -19,6 +19,7 @@ use prost::Message;
 use prost_reflect::{DynamicMessage, ReflectMessage as _};
 
 pub use lines::LineMap;
+pub(crate) use wkt::{civil_from_days, has_special_form, is_wrapper};
 
 use crate::{
     Descriptors, Problem, Problems,

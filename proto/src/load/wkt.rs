@@ -14,7 +14,7 @@ const MAX_DURATION_SECONDS: i64 = 315_576_000_000;
 
 /// Whether a message type has a JSON form other than an object of its fields; inside an `Any` it then stands under
 /// `value`.
-pub(super) fn has_special_form(full_name: &str) -> bool {
+pub(crate) fn has_special_form(full_name: &str) -> bool {
     is_wrapper(full_name)
         || matches!(
             full_name,
@@ -314,6 +314,18 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
+/// The date that lies so many days after 1970-01-01.
+pub(crate) fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let (year, month) = if month < 10 { (0, month + 3) } else { (1, month - 9) };
+    (era * 400 + year_of_era + year, month, day)
+}
+
 /// A field mask path in proto spelling.
 fn snake(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
@@ -355,6 +367,14 @@ mod tests {
             "99999999999999999999s",
         ] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn dates_go_both_ways() {
+        for days in (-800_000..800_000).step_by(97) {
+            let (year, month, day) = civil_from_days(days);
+            assert_eq!(days_from_civil(year, month, day), days);
         }
     }
 
