@@ -131,6 +131,12 @@ impl Format {
     }
 }
 
+/// The gRPC status that an HTTP status stands for where there is no `grpc-status`
+/// (gRPC: "HTTP to gRPC Status Code Mapping").
+pub const fn grpc_from_http(status: u16) -> u32 {
+    op::from_http(status)
+}
+
 fn write_op(op: &Op, max_len: Option<usize>, cx: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
     let before = out.len();
     let present = op.write(cx, out);

@@ -66,8 +66,8 @@ static SHARDS: Mutex<Vec<&'static Shard>> = Mutex::new(Vec::new());
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 struct Shard {
-    cells: [OnceLock<Box<[AtomicU64; CHUNK]>>; CHUNKS],
-    histograms: [OnceLock<Box<[OnceLock<Box<HistogramShard>>; CHUNK]>>; CHUNKS],
+    cells: Box<[OnceLock<Box<[AtomicU64; CHUNK]>>]>,
+    histograms: Box<[OnceLock<Box<[OnceLock<Box<HistogramShard>>; CHUNK]>>]>,
 }
 
 thread_local! {
@@ -90,9 +90,10 @@ fn mine() -> &'static Shard {
 
 impl Shard {
     fn boxed() -> Box<Self> {
+        // The tables are built on the heap: threads may have small stacks.
         Box::new(Self {
-            cells: [const { OnceLock::new() }; CHUNKS],
-            histograms: [const { OnceLock::new() }; CHUNKS],
+            cells: (0..CHUNKS).map(|_| OnceLock::new()).collect(),
+            histograms: (0..CHUNKS).map(|_| OnceLock::new()).collect(),
         })
     }
 

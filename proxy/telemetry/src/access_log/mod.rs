@@ -1,12 +1,21 @@
 //! Access logs: formatted on the worker into a buffer of its own, written by a thread of their own.
 
+mod files;
+mod filter;
+mod json;
+
 use outrider_config::model;
 use outrider_core::format::FormatContext;
+
+pub use files::{LogFileError, LogFiles, flush_local};
 
 /// The access logs of one place in the configuration (a connection manager, a tcp_proxy, a listener).
 #[derive(Debug, Default)]
 pub struct AccessLogger {
-    logs: Vec<model::AccessLog>,
+    logs: Vec<(model::AccessLog, files::FileId)>,
+    files: LogFiles,
+    reads_request: bool,
+    reads_response: bool,
 }
 
 impl AccessLogger {
@@ -14,8 +23,18 @@ impl AccessLogger {
     ///
     /// # Errors
     /// A file cannot be opened for appending.
-    pub fn new(logs: &[model::AccessLog], _files: &LogFiles) -> Result<Self, LogFileError> {
-        Ok(Self { logs: logs.to_vec() })
+    pub fn new(logs: &[model::AccessLog], files: &LogFiles) -> Result<Self, LogFileError> {
+        let open = |log: &model::AccessLog| Ok((log.clone(), files.open(&log.sink)?));
+        Ok(Self {
+            logs: logs.iter().map(open).collect::<Result<_, _>>()?,
+            files: files.clone(),
+            reads_request: logs
+                .iter()
+                .any(|log| reads(log, &|format| format.reads_request(), filter::reads_request)),
+            reads_response: logs
+                .iter()
+                .any(|log| reads(log, &|format| format.reads_response(), filter::reads_response)),
+        })
     }
 
     /// Whether there is nothing to log to: callers skip collecting what only logs need.
@@ -23,20 +42,43 @@ impl AccessLogger {
         self.logs.is_empty()
     }
 
+    /// Whether the request's head must be kept until the entry is written.
+    pub const fn reads_request(&self) -> bool {
+        self.reads_request
+    }
+
+    /// Whether the response's head and trailers must be kept until the entry is written.
+    pub const fn reads_response(&self) -> bool {
+        self.reads_response
+    }
+
     /// Writes one entry to each log whose filter passes. Worker side: no lock, no system call.
-    pub fn log(&self, _cx: &FormatContext<'_>) {}
+    pub fn log(&self, cx: &FormatContext<'_>) {
+        for (log, file) in &self.logs {
+            if log.filter.as_ref().is_none_or(|filter| filter::passes(filter, cx)) {
+                self.files.append(*file, |out| match &log.format {
+                    model::LogFormat::Text { format, omit_empty } => format.write(cx, *omit_empty, out),
+                    model::LogFormat::Json { fields, omit_empty } => {
+                        json::write(fields, cx, *omit_empty, out);
+                        out.push(b'\n');
+                    }
+                });
+            }
+        }
+    }
 }
 
-/// All log files of the process and the thread that writes them. Cloning gives another handle.
-#[derive(Debug, Clone, Default)]
-pub struct LogFiles {}
-
-/// A log file could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("access log {path:?} cannot be opened: {source}")]
-pub struct LogFileError {
-    /// The file.
-    pub path: String,
-    /// Why.
-    pub source: std::io::Error,
+fn reads(
+    log: &model::AccessLog,
+    format_reads: &dyn Fn(&outrider_core::format::Format) -> bool,
+    filter_reads: fn(&model::LogFilter) -> bool,
+) -> bool {
+    let by_format = match &log.format {
+        model::LogFormat::Text { format, .. } => format_reads(format),
+        model::LogFormat::Json { fields, .. } => json::any_format(fields, format_reads),
+    };
+    by_format || log.filter.as_ref().is_some_and(filter_reads)
 }
+
+#[cfg(test)]
+mod tests;
