@@ -223,3 +223,37 @@ pub(crate) fn each_message(value: &Value, visit: &mut impl FnMut(&DynamicMessage
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_decoded_when_asked_for() {
+        let descs = Descriptors::load();
+        assert_eq!(descs.decoded_files().0, 0);
+        assert!(descs.message("envoy.config.core.v3.Address").is_some());
+        let (some, all) = descs.decoded_files();
+        assert!(some > 0 && some < all / 4, "{some} of {all}");
+        assert!(descs.message("envoy.config.cluster.v3.Cluster.LbPolicyyy").is_none());
+        assert!(descs.message("no.such.Message").is_none());
+        assert!(descs.message("xds.type.v3.TypedStruct").is_some());
+    }
+
+    #[test]
+    fn every_message_can_be_had() {
+        let descs = Descriptors::load();
+        let names: Vec<&str> = descs.names().collect();
+        assert!(names.len() > 1000, "{}", names.len());
+        let pool = descs.pool_with(names.iter().copied());
+        for name in names {
+            assert!(pool.get_message_by_name(name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_package_is_recognised() {
+        let near = Descriptors::load().similar("envoy.config.filter.http.router.v2.Router");
+        assert_eq!(near.first(), Some(&"envoy.extensions.filters.http.router.v3.Router"));
+    }
+}

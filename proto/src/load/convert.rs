@@ -13,7 +13,7 @@ use prost_reflect::{
 use super::{
     ParseOptions, UnknownField, UnknownFields,
     lines::{Kids, Spot},
-    node::{Entry, Kind, Node, Style, interpret, shorten},
+    node::{Entry, Kind, Node, Style, shorten},
 };
 use crate::{Descriptors, Path, Problem, suggest};
 
@@ -240,7 +240,7 @@ impl<'a> Loader<'a> {
             Type::Enum(desc) => Some((self.enumeration(node, desc, path)?, Kids::None)),
             _ => {
                 let value = match &node.kind {
-                    Kind::Scalar(text, style) => super::scalar::convert(&interpret(text, *style), kind),
+                    Kind::Scalar(text, style) => super::scalar::convert(text, *style, kind),
                     _ => Err(format!("expected {}, got {}", super::scalar::describe(kind), node.describe())),
                 };
                 match value {
@@ -311,5 +311,5 @@ fn map_key(text: &str, kind: &Type) -> Option<MapKey> {
     if matches!(kind, Type::String) {
         return Some(MapKey::String(text.to_owned()));
     }
-    super::scalar::convert(&interpret(text, Style::Quoted), kind).ok()?.into_map_key()
+    super::scalar::convert(text, Style::Quoted, kind).ok()?.into_map_key()
 }

@@ -10,7 +10,7 @@ use prost_reflect::{EnumDescriptor, Kind as Type, Value};
 
 use super::{
     convert::Loader,
-    node::{Kind, Node, Scalar, interpret, shorten},
+    node::{Kind, Node, Scalar, Style, interpret, shorten},
 };
 use crate::{Path, suggest};
 
@@ -18,10 +18,14 @@ use crate::{Path, suggest};
 const LISTED_VALUES: usize = 24;
 
 /// Converts a scalar to a value of `kind`, which is neither message nor enum.
-pub(super) fn convert(scalar: &Scalar<'_>, kind: &Type) -> Result<Value, String> {
+pub(super) fn convert(text: &str, style: Style, kind: &Type) -> Result<Value, String> {
+    let scalar = &interpret(text, style);
     let wrong = || Err(format!("expected {}, got {}", describe(kind), describe_scalar(scalar)));
     match (kind, scalar) {
         (Type::String, Scalar::Text(text)) => Ok(Value::String(text.clone().into_owned())),
+        (Type::String, Scalar::Bool(_)) if style == Style::Plain => {
+            Err(format!("expected a string, and YAML reads a bare {text} as a boolean; put it in quotes"))
+        }
         (Type::String, Scalar::Bool(_) | Scalar::Number(_)) => {
             Err(format!("expected a string, got {}; put it in quotes", describe_scalar(scalar)))
         }
@@ -65,10 +69,13 @@ fn number(text: &str, kind: &Type) -> Option<Result<Value, String>> {
     Some(value.ok_or_else(|| format!("{text} is out of range for {}", describe(kind))))
 }
 
-/// Reads JSON's integers, and its decimals where they are whole (`10.0`, `1e3`). The outer `None` is no number, the
-/// inner one a number with a fraction or beyond any integer type.
+/// Reads an integer, or a decimal that is whole (`10.0`, `1e3`). The outer `None` is no number, the inner one a number
+/// with a fraction or beyond any integer type.
 fn integer(text: &str) -> Option<Option<i128>> {
-    if !is_json_number(text) {
+    if let Some(whole) = hexadecimal(text) {
+        return Some(Some(whole));
+    }
+    if !is_number(text) {
         return None;
     }
     if let Ok(whole) = text.parse::<i128>() {
@@ -81,31 +88,42 @@ fn integer(text: &str) -> Option<Option<i128>> {
     Some(whole)
 }
 
-/// Reads a floating point number in the JSON mapping.
+/// Reads a floating point number.
 pub(super) fn float(text: &str) -> Option<f64> {
     match text {
         "NaN" => Some(f64::NAN),
         "Infinity" => Some(f64::INFINITY),
         "-Infinity" => Some(f64::NEG_INFINITY),
-        _ if is_json_number(text) => text.parse().ok().filter(|value: &f64| value.is_finite()),
-        _ => None,
+        _ if is_number(text) => text.parse().ok().filter(|value: &f64| value.is_finite()),
+        #[expect(clippy::cast_precision_loss, reason = "a floating point number is what is wanted")]
+        _ => hexadecimal(text).map(|value| value as f64),
     }
 }
 
-/// Whether a text is a number by JSON's grammar; plain leading zeros are let through.
-fn is_json_number(text: &str) -> bool {
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let text = text.strip_prefix('-').unwrap_or(text);
+/// Whether a text is a decimal number. The grammar is wider than JSON's, as it is in Envoy: `+5`, `08`, `.5` and `5.` are
+/// numbers.
+fn is_number(text: &str) -> bool {
+    let all_digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let text = text.strip_prefix(['-', '+']).unwrap_or(text);
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, Some(exponent)),
         None => (text, None),
     };
-    let exponent_ok = exponent.is_none_or(|it| digits(it.strip_prefix(['+', '-']).unwrap_or(it)));
-    let mantissa_ok = match mantissa.split_once('.') {
-        Some((whole, fraction)) => digits(whole) && digits(fraction),
-        None => digits(mantissa),
-    };
-    exponent_ok && mantissa_ok
+    let exponent_ok = exponent.is_none_or(|it| {
+        let digits = it.strip_prefix(['+', '-']).unwrap_or(it);
+        !digits.is_empty() && all_digits(digits)
+    });
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    exponent_ok && all_digits(whole) && all_digits(fraction) && !(whole.is_empty() && fraction.is_empty())
+}
+
+/// Reads `0x1f`, which Envoy takes where it stands in quotes, too.
+fn hexadecimal(text: &str) -> Option<i128> {
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"))?;
+    if digits.is_empty() || digits.len() > 16 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    i128::from_str_radix(digits, 16).ok()
 }
 
 /// What a string may be where a boolean is wanted, as Envoy reads it.
@@ -153,7 +171,7 @@ fn describe_scalar(scalar: &Scalar<'_>) -> String {
 }
 
 impl Loader<'_> {
-    /// Converts the name or the number of an enum value. As in Envoy, case and `-` for `_` do not matter.
+    /// Converts the name, in any case, or the number of an enum value.
     pub(super) fn enumeration(
         &mut self,
         node: &Node,
@@ -177,21 +195,21 @@ impl Loader<'_> {
                 } else if let Some(value) = desc.get_value_by_name(&text) {
                     return Some(Value::EnumNumber(value.number()));
                 } else {
-                    let loose = text.to_ascii_uppercase().replace('-', "_");
-                    if let Some(value) = desc.get_value_by_name(&loose) {
+                    if let Some(value) = desc.get_value_by_name(&text.to_ascii_uppercase()) {
                         return Some(Value::EnumNumber(value.number()));
                     }
                 }
                 self.unknown(path, node.line, || unknown_value(desc, &text));
             }
-            // An enum value whose name YAML takes for a boolean.
-            Scalar::Bool(_) => match desc.get_value_by_name(&text.to_ascii_uppercase()) {
-                Some(value) => return Some(Value::EnumNumber(value.number())),
-                None => {
-                    let message = format!("expected {}, got {}", value_list(desc), node.describe());
-                    self.problem(path, node.line, message);
-                }
-            },
+            Scalar::Bool(_) => {
+                let bare = if *style == Style::Plain {
+                    "; YAML reads this bare word so: put it in quotes"
+                } else {
+                    ""
+                };
+                let message = format!("expected {}, got {}{bare}", value_list(desc), node.describe());
+                self.problem(path, node.line, message);
+            }
         }
         None
     }

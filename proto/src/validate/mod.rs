@@ -39,6 +39,8 @@ pub fn check(message: &DynamicMessage, lines: &LineMap) -> Vec<Problem> {
 pub fn check_at(message: &DynamicMessage, lines: &LineMap, path: &Path<'_>) -> Vec<Problem> {
     let mut checker = Checker { lines, plans: HashMap::new(), problems: Vec::new() };
     checker.message(message, path);
+    // In the order of the text, where there is one.
+    checker.problems.sort_by_key(|problem| problem.line);
     checker.problems
 }
 
