@@ -53,7 +53,7 @@ impl StringMatcher {
     }
 
     fn matches_folded(&self, text: &str) -> bool {
-        let (text, bytes) = (text.as_bytes(), |want: &str| want.as_bytes().to_owned());
+        let text = text.as_bytes();
         match &self.matcher {
             StringMatch::Exact(want) => text.eq_ignore_ascii_case(want.as_bytes()),
             StringMatch::Prefix(want) => {
@@ -66,8 +66,8 @@ impl StringMatcher {
                     .is_some_and(|tail| tail.eq_ignore_ascii_case(want.as_bytes()))
             }
             StringMatch::Contains(want) => {
-                want.is_empty()
-                    || text.windows(want.len()).any(|part| part.eq_ignore_ascii_case(&bytes(want)))
+                let want = want.as_bytes();
+                want.is_empty() || text.windows(want.len()).any(|part| part.eq_ignore_ascii_case(want))
             }
             StringMatch::Regex(regex) => std::str::from_utf8(text).is_ok_and(|text| regex.is_match(text)),
         }
@@ -213,10 +213,7 @@ impl HeaderMatcher {
             let value = match value {
                 Some(value) => value,
                 None if self.treat_missing_as_empty => "",
-                None => {
-                    return self.invert
-                        && matches!(self.check, HeaderCheck::Value(_) | HeaderCheck::Range { .. });
-                }
+                None => return false,
             };
             let hit = match &self.check {
                 HeaderCheck::Present(_) => true,
@@ -264,5 +261,71 @@ impl RuntimeFraction {
     pub fn draw(&self, rng: &impl Rng) -> bool {
         self.numerator >= self.denominator
             || rng.below(u64::from(self.denominator)) < u64::from(self.numerator)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn matcher(check: HeaderCheck, invert: bool, treat_missing_as_empty: bool) -> HeaderMatcher {
+        let name = HeaderRef::Name(HeaderName::from_static("x"));
+        HeaderMatcher { name, check, invert, treat_missing_as_empty }
+    }
+
+    fn value(text: &str) -> HeaderCheck {
+        HeaderCheck::Value(StringMatcher::exact(text))
+    }
+
+    #[test]
+    fn an_absent_header_matches_no_value_inverted_or_not() {
+        let headers = HeaderMap::new();
+        let range = || HeaderCheck::Range { start: 0, end: 10 };
+        for (check, invert, as_empty, want) in [
+            (value("a"), false, false, false),
+            (value("a"), true, false, false),
+            (value(""), false, true, true),
+            (value("a"), true, true, true),
+            (range(), true, false, false),
+            (range(), true, true, true),
+            (HeaderCheck::Present(true), false, false, false),
+            (HeaderCheck::Present(true), true, false, true),
+            (HeaderCheck::Present(false), false, false, true),
+            (HeaderCheck::Present(false), true, false, false),
+        ] {
+            let matcher = matcher(check, invert, as_empty);
+            assert_eq!(matcher.matches(&HeadView::of(&headers)), want, "{matcher:?}");
+        }
+    }
+
+    #[test]
+    fn values_of_one_name_are_joined() {
+        let mut headers = HeaderMap::new();
+        headers.append("x", HeaderValue::from_static("a"));
+        headers.append("x", HeaderValue::from_static("b"));
+        assert!(matcher(value("a,b"), false, false).matches(&HeadView::of(&headers)));
+        assert!(matcher(value("a"), true, false).matches(&HeadView::of(&headers)));
+    }
+
+    #[test]
+    fn case_is_ignored_where_asked() {
+        let folded = |matcher| StringMatcher { matcher, ignore_case: true };
+        assert!(folded(StringMatch::Contains("bc".into())).matches("aBCd"));
+        assert!(folded(StringMatch::Prefix("ab".into())).matches("ABC"));
+        assert!(folded(StringMatch::Suffix("bc".into())).matches("aBC"));
+        assert!(!folded(StringMatch::Exact("abc".into())).matches("aBCd"));
+    }
+
+    #[test]
+    fn the_first_query_parameter_of_a_name_counts() {
+        let query =
+            |value: Option<&str>| QueryMatcher { name: "a".into(), value: value.map(StringMatcher::exact) };
+        assert!(query(Some("b")).matches("x&a=b&a=c"));
+        assert!(!query(Some("c")).matches("x&a=b&a=c"));
+        assert!(query(None).matches("a"));
+        assert!(!query(None).matches("ab=1"));
+        assert!(!query(Some("b")).matches("a=%62"));
     }
 }
