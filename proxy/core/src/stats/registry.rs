@@ -53,7 +53,14 @@ pub struct Registry(Arc<Inner>);
 
 struct Inner {
     names: Mutex<Names>,
+    filter: OnceLock<NameFilter>,
 }
+
+/// Says which names may exist.
+pub type NameFilter = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// The slot of stats that may not exist: beyond every shard, so that writing it does nothing.
+const REJECTED: StatId = StatId(u32::MAX);
 
 #[derive(Default)]
 struct Names {
@@ -164,7 +171,7 @@ impl Registry {
     /// An empty registry.
     #[expect(clippy::new_without_default, reason = "a registry is made once, on purpose")]
     pub fn new() -> Self {
-        Self(Arc::new(Inner { names: Mutex::default() }))
+        Self(Arc::new(Inner { names: Mutex::default(), filter: OnceLock::new() }))
     }
 
     /// The scope whose stats' names begin with `prefix` (with its final dot).
@@ -172,8 +179,16 @@ impl Registry {
         Scope::new(self.clone(), prefix.into())
     }
 
+    /// Stats whose name `filter` rejects never exist (`stats_matcher`). Set once, before the first use.
+    pub fn set_filter(&self, filter: NameFilter) {
+        let _ = self.0.filter.set(filter);
+    }
+
     /// The slot of `name`, made if this is its first use. Takes the lock: not for every request.
     pub fn intern(&self, name: &str, kind: Kind) -> StatId {
+        if self.0.filter.get().is_some_and(|passes| !passes(name)) {
+            return REJECTED;
+        }
         let mut names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
         let name: Arc<str> = name.into();
         if let Some(id) = names.ids.get(&(name.clone(), kind)) {

@@ -71,8 +71,8 @@ enum Target {
 }
 
 struct Local {
+    owner: LogFiles,
     sender: Sender<Command>,
-    waiting: Arc<AtomicU64>,
     buffers: Vec<Vec<u8>>,
 }
 
@@ -150,9 +150,12 @@ impl LogFiles {
     /// Lets `write` append an entry to this worker's buffer of `file`.
     pub(super) fn append(&self, file: FileId, write: impl FnOnce(&mut Vec<u8>)) {
         LOCAL.with_borrow_mut(|local| {
+            if local.as_ref().is_some_and(|local| !Arc::ptr_eq(&local.owner.0, &self.0)) {
+                *local = None;
+            }
             let local = local.get_or_insert_with(|| Local {
+                owner: self.clone(),
                 sender: self.sender(),
-                waiting: self.0.waiting.clone(),
                 buffers: Vec::new(),
             });
             if local.buffers.len() <= file.0 {
@@ -177,7 +180,7 @@ pub fn flush_local() {
     LOCAL.with_borrow_mut(|local| {
         let Some(local) = local else { return };
         for (index, buffer) in local.buffers.iter_mut().enumerate().filter(|(_, buffer)| !buffer.is_empty()) {
-            hand_over(&local.sender, FileId(index), buffer, &local.waiting);
+            hand_over(&local.sender, FileId(index), buffer, &local.owner.0.waiting);
         }
     });
 }
