@@ -184,6 +184,8 @@ pub struct Timings {
 pub struct StreamInfo {
     /// The connection it came on.
     pub conn: Rc<ConnInfo>,
+    /// The client's address when it is another than the connection's (`x-forwarded-for` and its kin).
+    pub remote: Option<Address>,
     /// When it began, monotonic.
     pub start: Instant,
     /// When it began, wall clock.
@@ -223,6 +225,7 @@ impl StreamInfo {
     pub fn new(conn: Rc<ConnInfo>, protocol: Option<Protocol>) -> Self {
         Self {
             conn,
+            remote: None,
             start: Instant::now(),
             start_time: SystemTime::now(),
             duration: None,
@@ -240,5 +243,10 @@ impl StreamInfo {
             virtual_host: None,
             upstream: UpstreamInfo::default(),
         }
+    }
+
+    /// The client's address: what the request's head says of it if that is trusted, else the connection's.
+    pub fn remote(&self) -> &Address {
+        self.remote.as_ref().unwrap_or(&self.conn.remote)
     }
 }

@@ -316,7 +316,7 @@ fn address(which: Which, part: AddressPart, cx: &FormatContext<'_>, out: &mut Ve
         Which::UpstreamLocal => upstream.local.as_ref(),
         Which::DownstreamLocal => Some(&conn.local),
         Which::DownstreamDirectLocal => Some(&conn.direct_local),
-        Which::DownstreamRemote => Some(&conn.remote),
+        Which::DownstreamRemote => Some(cx.info.remote()),
         Which::DownstreamDirectRemote => Some(&conn.direct_remote),
     };
     match (address, part) {
