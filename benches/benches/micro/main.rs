@@ -1,0 +1,11 @@
+//! Micro benchmarks of single steps of the request path. `cargo bench -p outrider-benches [FILTER]`.
+
+#![expect(clippy::expect_used, reason = "fixtures that are wrong end the benchmark")]
+
+mod headers;
+mod stats;
+
+use criterion::{criterion_group, criterion_main};
+
+criterion_group!(micro, headers::benchmarks, stats::benchmarks);
+criterion_main!(micro);
