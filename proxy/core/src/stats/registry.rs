@@ -81,18 +81,38 @@ thread_local! {
     static MINE: Cell<Option<&'static Shard>> = const { Cell::new(None) };
 }
 
+#[inline]
 fn mine() -> &'static Shard {
-    MINE.with(|mine| match mine.get() {
+    match MINE.with(Cell::get) {
         Some(shard) => shard,
-        None => {
-            // Threads that count are the workers and the control thread: a fixed few, which
-            // live as long as the process. Their shards are read after they end.
-            let shard: &'static Shard = Box::leak(Shard::boxed());
-            SHARDS.lock().unwrap_or_else(PoisonError::into_inner).push(shard);
-            mine.set(Some(shard));
-            shard
-        }
-    })
+        None => enter(),
+    }
+}
+
+/// Makes this thread's shard. Out of line: inlined, the shard on its stack would make every increment probe it.
+#[cold]
+#[inline(never)]
+fn enter() -> &'static Shard {
+    // Threads that count are the workers and the control thread: a fixed few, which
+    // live as long as the process. Their shards are read after they end.
+    let shard: &'static Shard = Box::leak(Shard::boxed());
+    SHARDS.lock().unwrap_or_else(PoisonError::into_inner).push(shard);
+    MINE.set(Some(shard));
+    shard
+}
+
+/// Cells that hold 0, out of line for the same reason.
+#[cold]
+#[inline(never)]
+fn new_chunk() -> Box<[AtomicU64; CHUNK]> {
+    Box::new([const { AtomicU64::new(0) }; CHUNK])
+}
+
+/// Places for histograms, of which none is made yet.
+#[cold]
+#[inline(never)]
+fn new_histograms() -> Box<[OnceLock<Box<HistogramShard>>; CHUNK]> {
+    Box::new([const { OnceLock::new() }; CHUNK])
 }
 
 impl Shard {
@@ -106,7 +126,7 @@ impl Shard {
 
     fn cell(&self, id: StatId) -> Option<&AtomicU64> {
         let chunk = self.cells.get(id.0 as usize / CHUNK)?;
-        Some(&chunk.get_or_init(|| Box::new([const { AtomicU64::new(0) }; CHUNK]))[id.0 as usize % CHUNK])
+        Some(&chunk.get_or_init(new_chunk)[id.0 as usize % CHUNK])
     }
 
     fn read(&self, id: StatId) -> u64 {
@@ -116,7 +136,7 @@ impl Shard {
 
     fn histogram(&self, id: StatId) -> Option<&HistogramShard> {
         let chunk = self.histograms.get(id.0 as usize / CHUNK)?;
-        let chunk = chunk.get_or_init(|| Box::new([const { OnceLock::new() }; CHUNK]));
+        let chunk = chunk.get_or_init(new_histograms);
         Some(chunk[id.0 as usize % CHUNK].get_or_init(Box::default))
     }
 
