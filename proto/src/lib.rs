@@ -5,7 +5,7 @@
 //! - [`load`]: YAML or JSON text to a message, with the line of every field and all problems at once.
 //! - [`validate`]: the rules that the API itself puts on its fields.
 //! - [`walk`], [`unknown`]: which fields are set; which were set and are not known.
-//! - [`json`], [`redact`]: messages to JSON, and secrets out of messages.
+//! - [`json`], [`redact`], [`encode`]: messages to JSON, secrets out of messages, bytes that compare.
 //! - [`any`], [`Path`], [`IsSet`]: small tools for converters.
 //!
 //! ```
@@ -27,6 +27,7 @@ pub use prost_reflect;
 
 pub mod any;
 pub mod descriptors;
+pub mod encode;
 pub mod is_set;
 pub mod json;
 pub mod load;

@@ -1,7 +1,6 @@
 //! `google.protobuf.Any` in text: the message stands inline, named by `@type`; and `TypedStruct`, which stands for the
 //! message that it names.
 
-use prost::Message as _;
 use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
 
 use super::{
@@ -13,6 +12,7 @@ use super::{
 use crate::{
     Path,
     any::{TYPED_STRUCTS, type_name},
+    encode::canonical,
 };
 
 impl Loader<'_> {
@@ -167,6 +167,6 @@ impl Loader<'_> {
 fn pack(desc: &MessageDescriptor, url: &str, message: &DynamicMessage) -> DynamicMessage {
     let mut any = DynamicMessage::new(desc.clone());
     any.set_field_by_name("type_url", Value::String(url.to_owned()));
-    any.set_field_by_name("value", Value::Bytes(message.encode_to_vec().into()));
+    any.set_field_by_name("value", Value::Bytes(canonical(message).into()));
     any
 }

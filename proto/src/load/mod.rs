@@ -24,6 +24,7 @@ pub(crate) use wkt::{civil_from_days, has_special_form, is_wrapper};
 use crate::{
     Descriptors, Problem, Problems,
     any::type_name,
+    encode::canonical,
     pb::google::protobuf::{Any, Struct},
 };
 use convert::Loader;
@@ -166,7 +167,7 @@ pub fn resolve_typed_struct(descs: &Descriptors, any: &Any) -> Result<Any, Probl
     }
     let value = typed.value.unwrap_or_default();
     let loaded = parse_struct(descs, &value, type_name(&typed.type_url), ParseOptions::default())?;
-    Ok(Any { type_url: typed.type_url, value: loaded.message.encode_to_vec() })
+    Ok(Any { type_url: typed.type_url, value: canonical(&loaded.message) })
 }
 
 /// Reads a `Struct` as the message whose JSON it is.
