@@ -50,6 +50,11 @@ impl IoStream {
         Self { prefix: None, transport: Transport::Tcp(stream) }
     }
 
+    /// A stream over a TCP socket that has `TCP_NODELAY` already.
+    pub(crate) fn from_prepared_tcp(stream: TcpStream) -> Self {
+        Self { prefix: None, transport: Transport::Tcp(stream) }
+    }
+
     /// A stream over a connected Unix socket.
     pub fn from_unix(stream: UnixStream) -> Self {
         Self { prefix: None, transport: Transport::Unix(stream) }

@@ -16,8 +16,40 @@ impl GlobalConnections {
         Self { active: Arc::new(AtomicU64::new(0)), limit }
     }
 
-    /// How many there are.
+    /// How many there are, over all listeners that do not ignore the limit.
     pub fn active(&self) -> u64 {
         self.active.load(Relaxed)
+    }
+
+    pub(super) fn acquire(&self) -> bool {
+        acquire(&self.active, self.limit)
+    }
+
+    pub(super) fn release(&self) {
+        self.active.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Counts one more on `active`, unless there are `limit` already.
+pub(super) fn acquire(active: &AtomicU64, limit: Option<u64>) -> bool {
+    let before = active.fetch_add(1, Relaxed);
+    let ok = limit.is_none_or(|limit| before < limit);
+    if !ok {
+        active.fetch_sub(1, Relaxed);
+    }
+    ok
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_holds_and_a_release_makes_room() {
+        let global = GlobalConnections::new(Some(2));
+        assert!(global.acquire() && global.acquire() && !global.acquire());
+        assert_eq!(global.active(), 2);
+        global.release();
+        assert!(global.acquire());
     }
 }

@@ -1,6 +1,10 @@
 //! Listeners: from a bound socket to a network filter.
 
+mod accepted;
+mod chains;
+mod connection;
 mod error;
+mod filters;
 mod limits;
 mod shared;
 mod sockets;

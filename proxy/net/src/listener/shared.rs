@@ -1,17 +1,51 @@
 //! What all workers share of a listener.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use outrider_config::model;
-use outrider_core::stats::Registry;
-use outrider_telemetry::access_log::LogFiles;
+use outrider_core::stats::{Registry, Scope};
+use outrider_telemetry::access_log::{AccessLogger, LogFiles};
 
+use super::chains::ChainTree;
+use super::filters::Filters;
 use super::{GlobalConnections, ListenerError};
+use crate::tls::ServerTls;
+
+outrider_core::stat_struct! {
+    /// `listener.<address>.`
+    pub(super) struct ListenerStats {
+        counters {
+            downstream_cx_total, downstream_cx_destroy, downstream_cx_overflow, downstream_cx_overload_reject,
+            downstream_cx_transport_socket_connect_timeout, downstream_global_cx_overflow,
+            downstream_pre_cx_timeout, downstream_listener_filter_error,
+            downstream_listener_filter_remote_close, no_filter_chain_match,
+        }
+        gauges { downstream_cx_active, downstream_pre_cx_active }
+        histograms { downstream_cx_length_ms }
+    }
+}
 
 /// A listener's compiled form: match tree, TLS contexts, stats, connection counts. Shared by all workers.
 #[derive(Debug)]
 pub struct ListenerShared {
     pub(super) config: Arc<model::Listener>,
+    pub(super) tree: ChainTree,
+    /// In the configuration's order; the default chain last.
+    pub(super) chains: Vec<ChainShared>,
+    pub(super) default_chain: Option<usize>,
+    pub(super) filters: Filters,
+    pub(super) stats: ListenerStats,
+    pub(super) logger: AccessLogger,
+    pub(super) active: AtomicU64,
+    pub(super) global: GlobalConnections,
+}
+
+/// A filter chain with its TLS context.
+#[derive(Debug)]
+pub(super) struct ChainShared {
+    pub config: Arc<model::FilterChain>,
+    pub tls: Option<Arc<ServerTls>>,
 }
 
 impl ListenerShared {
@@ -25,8 +59,31 @@ impl ListenerShared {
         logs: &LogFiles,
         global: &GlobalConnections,
     ) -> Result<Arc<Self>, ListenerError> {
-        let _ = (registry, logs, global);
-        Ok(Arc::new(Self { config }))
+        let scope = registry.scope(format!("listener.{}.", config.stat_prefix));
+        let mut tree = ChainTree::default();
+        for (index, chain) in config.filter_chains.iter().enumerate() {
+            tree.insert(&chain.matches, index).map_err(|first| ListenerError::DuplicateMatch {
+                listener: config.name.clone(),
+                first: config.filter_chains.get(first).map_or_else(|| "".into(), |c| c.name.clone()),
+                second: chain.name.clone(),
+            })?;
+        }
+        let chains = config.filter_chains.iter().chain(&config.default_filter_chain);
+        let chains: Vec<_> =
+            chains.map(|chain| build_chain(&config, chain, &scope)).collect::<Result<_, _>>()?;
+        let logger = AccessLogger::new(&config.access_logs, logs)
+            .map_err(|source| ListenerError::Log { listener: config.name.clone(), source })?;
+        Ok(Arc::new(Self {
+            default_chain: config.default_filter_chain.is_some().then(|| chains.len().saturating_sub(1)),
+            filters: Filters::new(&config.listener_filters, registry),
+            stats: ListenerStats::new(scope),
+            active: AtomicU64::new(0),
+            global: global.clone(),
+            config,
+            tree,
+            chains,
+            logger,
+        }))
     }
 
     /// The configuration it was built from.
@@ -34,8 +91,22 @@ impl ListenerShared {
         &self.config
     }
 
-    /// Connections open now, over all workers.
+    /// Connections open now, over all workers, those still in listener filters with them.
     pub fn active(&self) -> u64 {
-        0
+        self.active.load(Relaxed)
     }
+}
+
+fn build_chain(
+    listener: &model::Listener,
+    chain: &Arc<model::FilterChain>,
+    scope: &Scope,
+) -> Result<ChainShared, ListenerError> {
+    let tls = chain.tls.as_ref().map(|tls| ServerTls::build(tls, scope)).transpose();
+    let tls = tls.map_err(|source| ListenerError::Tls {
+        listener: listener.name.clone(),
+        chain: chain.name.clone(),
+        source,
+    })?;
+    Ok(ChainShared { config: chain.clone(), tls })
 }

@@ -1,8 +1,16 @@
 //! Listening sockets, bound on the control thread and handed to workers.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use outrider_config::model::{Listener, ListenerAddress, SocketAddress, SocketOptionState};
+use outrider_core::stream::Address;
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::{BindError, ListenerShared};
+use crate::sockopt;
 
 /// Binds the sockets of listeners.
 #[derive(Debug)]
@@ -11,7 +19,17 @@ pub struct Sockets {}
 /// One worker's sockets of a listener: one for each address.
 #[derive(Debug)]
 pub struct WorkerSockets {
+    pub(super) sockets: Vec<Bound>,
     pub(super) addresses: Vec<SocketAddr>,
+}
+
+/// A listening socket, not yet known to a runtime.
+#[derive(Debug)]
+pub(super) enum Bound {
+    /// With the address that accepted connections have, unless it is a wildcard.
+    Tcp(std::net::TcpListener, Option<SocketAddr>),
+    /// With its address.
+    Unix(std::os::unix::net::UnixListener, Address),
 }
 
 impl Sockets {
@@ -21,8 +39,21 @@ impl Sockets {
     /// # Errors
     /// An address cannot be listened on; nothing stays bound.
     pub fn bind(listener: &ListenerShared, workers: usize) -> Result<Vec<WorkerSockets>, BindError> {
-        let _ = listener;
-        Ok((0..workers).map(|_| WorkerSockets { addresses: Vec::new() }).collect())
+        let config = listener.config();
+        let mut sets: Vec<_> =
+            (0..workers).map(|_| WorkerSockets { sockets: Vec::new(), addresses: Vec::new() }).collect();
+        if !config.bind_to_port {
+            return Ok(sets);
+        }
+        for address in &config.addresses {
+            bind_address(config, address, &mut sets).map_err(|source| BindError {
+                listener: config.name.clone(),
+                address: address.address.to_string(),
+                hint: hint(&source),
+                source,
+            })?;
+        }
+        Ok(sets)
     }
 }
 
@@ -31,4 +62,131 @@ impl WorkerSockets {
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
     }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            " (another process listens there: stop it, or give the listener another port)"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            " (no interface has this address: use one of this host's, 0.0.0.0, or set freebind)"
+        }
+        io::ErrorKind::PermissionDenied => {
+            " (ports below 1024 need CAP_NET_BIND_SERVICE; Unix sockets a directory that can be written)"
+        }
+        _ => "",
+    }
+}
+
+fn bind_address(config: &Listener, address: &ListenerAddress, sets: &mut [WorkerSockets]) -> io::Result<()> {
+    match &address.address {
+        SocketAddress::Ip(ip) => bind_ip(config, address, *ip, sets),
+        SocketAddress::Pipe { path, mode } => bind_pipe(config, address, path, *mode, sets),
+        SocketAddress::Name { .. } => {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "a listener needs an IP address, not a name"))
+        }
+    }
+}
+
+fn bind_ip(
+    config: &Listener,
+    address: &ListenerAddress,
+    mut ip: SocketAddr,
+    sets: &mut [WorkerSockets],
+) -> io::Result<()> {
+    let mut shared: Option<std::net::TcpListener> = None;
+    for set in sets {
+        let listener = match &shared {
+            Some(first) => first.try_clone()?,
+            None => std::net::TcpListener::from(open_ip(config, address, ip)?),
+        };
+        // The kernel chose the port for the first socket; the others join it there.
+        ip = listener.local_addr()?;
+        if !config.reuse_port && shared.is_none() {
+            shared = Some(listener.try_clone()?);
+        }
+        set.addresses.push(ip);
+        set.sockets.push(Bound::Tcp(listener, (!ip.ip().is_unspecified()).then_some(ip)));
+    }
+    Ok(())
+}
+
+fn open_ip(config: &Listener, address: &ListenerAddress, ip: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(ip), Type::STREAM.nonblocking(), None)?;
+    let options = address.socket_options.as_deref().unwrap_or(&config.socket_options);
+    socket.set_reuse_address(true)?;
+    if ip.is_ipv6() {
+        socket.set_only_v6(!address.ipv4_compat)?;
+    }
+    if config.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    if config.freebind == Some(true) {
+        if ip.is_ipv4() { socket.set_freebind_v4(true)? } else { socket.set_freebind_v6(true)? }
+    }
+    if let Some(transparent) = config.transparent {
+        if ip.is_ipv4() {
+            socket.set_ip_transparent_v4(transparent)?;
+        } else {
+            socket.set_ip_transparent_v6(transparent)?;
+        }
+    }
+    // Accepted sockets inherit these two: no system call for each connection.
+    socket.set_tcp_nodelay(true)?;
+    if let Some(keepalive) = address.keepalive.as_ref().or(config.keepalive.as_ref()) {
+        sockopt::apply_keepalive(&SockRef::from(&socket), keepalive)?;
+    }
+    sockopt::apply(&SockRef::from(&socket), options, SocketOptionState::Prebind)?;
+    socket.bind(&ip.into())?;
+    sockopt::apply(&SockRef::from(&socket), options, SocketOptionState::Bound)?;
+    if let Some(queue) = config.tcp_fast_open {
+        sockopt::set(
+            &SockRef::from(&socket),
+            libc::IPPROTO_TCP,
+            libc::TCP_FASTOPEN,
+            &i32::try_from(queue).unwrap_or(i32::MAX).to_ne_bytes(),
+        )?;
+    }
+    socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
+    sockopt::apply(&SockRef::from(&socket), options, SocketOptionState::Listening)?;
+    Ok(socket)
+}
+
+fn bind_pipe(
+    config: &Listener,
+    address: &ListenerAddress,
+    path: &str,
+    mode: u32,
+    sets: &mut [WorkerSockets],
+) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    let options = address.socket_options.as_deref().unwrap_or(&config.socket_options);
+    sockopt::apply(&SockRef::from(&socket), options, SocketOptionState::Prebind)?;
+    match path.strip_prefix('@') {
+        Some(name) => {
+            let name = rustix::net::SocketAddrUnix::new_abstract_name(name.as_bytes())?;
+            rustix::net::bind(&socket, &name)?;
+        }
+        None => {
+            // What a process before us left there; Envoy unlinks it too.
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            socket.bind(&SockAddr::unix(path)?)?;
+            if mode != 0 {
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+            }
+        }
+    }
+    sockopt::apply(&SockRef::from(&socket), options, SocketOptionState::Bound)?;
+    socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
+    sockopt::apply(&SockRef::from(&socket), options, SocketOptionState::Listening)?;
+    let name: Arc<str> = path.into();
+    for set in sets {
+        let clone = std::os::unix::net::UnixListener::from(std::os::fd::OwnedFd::from(socket.try_clone()?));
+        set.sockets.push(Bound::Unix(clone, Address::Pipe(name.clone())));
+    }
+    Ok(())
 }

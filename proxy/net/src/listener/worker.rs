@@ -1,30 +1,113 @@
-//! A listener on one worker: accept loops and the way to a network filter.
+//! A listener on one worker: accept loops, and the registry for the `use_original_dst` hand-over.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
+use outrider_config::model::SocketAddress;
+use outrider_core::stream::Address;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Notify;
+
+use super::accepted::Accepted;
+use super::connection;
+use super::sockets::Bound;
 use super::{ListenerShared, WorkerSockets};
 use crate::drain::DrainWatch;
-use crate::handler::HandlerFactory;
+use crate::handler::{ConnectionHandler, HandlerFactory};
+
+/// How long accepting rests after the process ran out of files, unless a connection closes before.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// How often that is logged.
+const EXHAUSTED_LOG: Duration = Duration::from_secs(10);
+
+outrider_core::stat_struct! {
+    /// `listener.<address>.worker_<n>.`
+    pub(super) struct PerWorkerStats {
+        counters { downstream_cx_total }
+        gauges { downstream_cx_active }
+        histograms {}
+    }
+}
 
 /// The listeners of one worker, found by address for the `use_original_dst` hand-over.
 #[derive(Debug, Default)]
-pub struct WorkerListeners {}
+pub struct WorkerListeners {
+    worker: usize,
+    by_address: RefCell<HashMap<SocketAddr, Rc<LocalListener>>>,
+    /// Rings when a connection of this worker closes: files may be had again.
+    closed: Notify,
+    exhausted: Cell<Option<Instant>>,
+}
 
-impl WorkerListeners {
-    /// No listeners yet. `worker` is the worker's number, as in the stats' names.
-    pub fn new(worker: usize) -> Rc<Self> {
-        let _ = worker;
-        Rc::new(Self::default())
-    }
+/// A listener as one worker has it.
+pub(super) struct LocalListener {
+    pub shared: Arc<ListenerShared>,
+    /// Beside `shared.chains`.
+    pub handlers: Vec<Rc<dyn ConnectionHandler>>,
+    pub siblings: Rc<WorkerListeners>,
+    pub drain: DrainWatch,
+    pub worker_stats: PerWorkerStats,
 }
 
 /// A listener on one worker. Dropping it stops accepting; connections go on.
 #[derive(Debug)]
-pub struct WorkerListener {}
+pub struct WorkerListener {
+    local: Rc<LocalListener>,
+    stop: Vec<Rc<Notify>>,
+}
+
+enum Listening {
+    Tcp(TcpListener, Option<SocketAddr>),
+    Unix(UnixListener, Address),
+}
+
+impl WorkerListeners {
+    /// No listeners yet. `worker` is the worker's number, as in the stats' names.
+    pub fn new(worker: usize) -> Rc<Self> {
+        Rc::new(Self { worker, ..Self::default() })
+    }
+
+    /// The listener of `address`: its very address, else the wildcard of its port (for IPv4 also the IPv6
+    /// wildcard that takes IPv4).
+    pub(super) fn find(&self, address: &Address) -> Option<Rc<LocalListener>> {
+        let address = address.ip()?;
+        let listeners = self.by_address.borrow();
+        let wildcard = |ip: IpAddr| listeners.get(&SocketAddr::new(ip, address.port()));
+        let v4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let v6 = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        let found = match listeners.get(&address) {
+            Some(found) => Some(found),
+            None if address.is_ipv4() => wildcard(v4).or_else(|| {
+                let takes_v4 = |one: &&Rc<LocalListener>| {
+                    one.shared.config.addresses.iter().any(|address| address.ipv4_compat)
+                };
+                wildcard(v6).filter(takes_v4)
+            }),
+            None => wildcard(v6),
+        };
+        found.cloned()
+    }
+
+    /// A connection has closed.
+    pub(super) fn connection_closed(&self) {
+        if self.exhausted.get().is_some() {
+            self.closed.notify_waiters();
+        }
+    }
+}
 
 impl WorkerListener {
     /// Registers the listener in `siblings` and spawns its accept loops on the current local runtime.
+    /// A socket that the runtime refuses (no more epoll watches) is logged and not accepted on.
     pub fn start(
         shared: Arc<ListenerShared>,
         sockets: WorkerSockets,
@@ -32,10 +115,152 @@ impl WorkerListener {
         siblings: &Rc<WorkerListeners>,
         drain: DrainWatch,
     ) -> Self {
-        let _ = (shared, sockets, factory, siblings, drain);
-        Self {}
+        let worker_scope = shared.stats.scope().child(&format!("worker_{}.", siblings.worker));
+        let local = Rc::new(LocalListener {
+            handlers: shared.chains.iter().map(|chain| factory.handler(&chain.config.filter)).collect(),
+            siblings: siblings.clone(),
+            drain,
+            worker_stats: PerWorkerStats::new(worker_scope),
+            shared,
+        });
+        for address in &local.shared.config.addresses {
+            if let SocketAddress::Ip(ip) = address.address {
+                siblings.by_address.borrow_mut().insert(ip, local.clone());
+            }
+        }
+        let mut stop = Vec::new();
+        for socket in sockets.sockets {
+            match listening(socket) {
+                Ok(socket) => {
+                    let notify = Rc::new(Notify::new());
+                    stop.push(notify.clone());
+                    tokio::task::spawn_local(accept_loop(local.clone(), socket, notify));
+                }
+                Err(error) => {
+                    tracing::error!(listener = &*local.shared.config.name, %error, "cannot watch a socket");
+                }
+            }
+        }
+        Self { local, stop }
     }
 
-    /// Stops accepting and closes the listening sockets; connections go on.
-    pub fn stop_accepting(&self) {}
+    /// Takes what waits to be accepted, then closes the listening sockets; connections go on.
+    pub fn stop_accepting(&self) {
+        self.local.siblings.by_address.borrow_mut().retain(|_, other| !Rc::ptr_eq(other, &self.local));
+        for stop in &self.stop {
+            stop.notify_one();
+        }
+    }
+}
+
+impl Drop for WorkerListener {
+    fn drop(&mut self) {
+        self.stop_accepting();
+    }
+}
+
+impl fmt::Debug for LocalListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalListener").field("name", &self.shared.config.name).finish_non_exhaustive()
+    }
+}
+
+impl Listening {
+    async fn accept(&self) -> io::Result<(Accepted, Address, Address)> {
+        match self {
+            Self::Tcp(listener, fixed) => {
+                let (stream, remote) = listener.accept().await?;
+                let local = match fixed {
+                    Some(local) => *local,
+                    None => stream.local_addr()?,
+                };
+                Ok((Accepted::Tcp(stream), Address::Ip(canonical(local)), Address::Ip(canonical(remote))))
+            }
+            Self::Unix(listener, local) => {
+                let (stream, remote) = listener.accept().await?;
+                Ok((Accepted::Unix(stream), local.clone(), crate::io::unix_address(&remote)))
+            }
+        }
+    }
+}
+
+fn listening(socket: Bound) -> io::Result<Listening> {
+    Ok(match socket {
+        Bound::Tcp(listener, fixed) => Listening::Tcp(TcpListener::from_std(listener)?, fixed),
+        Bound::Unix(listener, address) => Listening::Unix(UnixListener::from_std(listener)?, address),
+    })
+}
+
+/// An IPv4 address that came in IPv6 clothes, as Envoy shows it: without them.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+async fn accept_loop(local: Rc<LocalListener>, socket: Listening, stop: Rc<Notify>) {
+    let most = match local.shared.config.max_accepts_per_event {
+        0 => u32::MAX,
+        most => most,
+    };
+    let mut stopped = pin!(stop.notified());
+    let mut in_turn = 0;
+    loop {
+        let next = {
+            let mut accept = pin!(socket.accept());
+            poll_fn(|cx| match stopped.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(None),
+                Poll::Pending => accept.as_mut().poll(cx).map(Some),
+            })
+            .await
+        };
+        match next {
+            None => break,
+            Some(Ok((socket, address, remote))) => {
+                connection::admit(&local, socket, address, remote);
+                in_turn += 1;
+                if in_turn >= most {
+                    in_turn = 0;
+                    tokio::task::yield_now().await;
+                }
+            }
+            Some(Err(error)) => after_failure(&local, &error).await,
+        }
+    }
+    // Clients whose handshake with the kernel is done would see a reset when the socket closes.
+    while let Some(Ok((socket, address, remote))) = accept_waiting(&socket).await {
+        connection::admit(&local, socket, address, remote);
+    }
+}
+
+/// The next connection that is there already; `None` when there is none.
+async fn accept_waiting(socket: &Listening) -> Option<io::Result<(Accepted, Address, Address)>> {
+    let mut accept = pin!(tokio::task::unconstrained(socket.accept()));
+    poll_fn(|cx| match accept.as_mut().poll(cx) {
+        Poll::Ready(next) => Poll::Ready(Some(next)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// Rests after an accept that failed: for want of files or memory until a connection closes or a while has
+/// passed; after anything else (the client went away) only so that others get their turn.
+async fn after_failure(local: &LocalListener, error: &io::Error) {
+    let wanting = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    if !error.raw_os_error().is_some_and(|code| wanting.contains(&code)) {
+        tracing::debug!(listener = &*local.shared.config.name, %error, "accept failed");
+        tokio::task::yield_now().await;
+        return;
+    }
+    let siblings = &local.siblings;
+    let logged = siblings.exhausted.get();
+    if logged.is_none_or(|at| at.elapsed() >= EXHAUSTED_LOG) {
+        siblings.exhausted.set(Some(Instant::now()));
+        tracing::warn!(listener = &*local.shared.config.name, %error, "cannot accept; waiting for room");
+    }
+    let mut closed = pin!(siblings.closed.notified());
+    let mut pause = pin!(tokio::time::sleep(EXHAUSTED_PAUSE));
+    poll_fn(|cx| match closed.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(()),
+        Poll::Pending => pause.as_mut().poll(cx),
+    })
+    .await;
 }

@@ -1,0 +1,354 @@
+//! From an accepted socket to its network filter.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Instant, SystemTime};
+
+use outrider_core::ResponseFlags;
+use outrider_core::format::FormatContext;
+use outrider_core::stream::{Address, ConnInfo, StreamInfo, TlsInfo};
+
+use super::accepted::Accepted;
+use super::chains::MatchInput;
+use super::filters::{FilterEnd, Inspected};
+use super::limits;
+use super::worker::LocalListener;
+use crate::handler::{ConnectionHandler, Downstream};
+use crate::io::IoStream;
+use crate::tls::ServerTls;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// A place among a listener's connections; given back on drop.
+struct Place {
+    listener: Rc<LocalListener>,
+    counts_globally: bool,
+}
+
+/// A connection that waits for its listener filters, for the gauge.
+struct Waiting<'a>(&'a LocalListener);
+
+/// A connection that has its filter chain: counted, and logged when it ends.
+struct Open {
+    place: Place,
+    accepted: Instant,
+    /// Only where somebody logs.
+    info: Option<Rc<ConnInfo>>,
+}
+
+/// Who has connected, when and where.
+struct Facts {
+    accepted: Instant,
+    direct_local: Address,
+    direct_remote: Address,
+    seen: Inspected,
+}
+
+/// A connection and the index of its filter chain.
+struct Chosen {
+    open: Open,
+    socket: Accepted,
+    facts: Facts,
+    chain: usize,
+}
+
+/// All that a connection's task needs for the rest of its life.
+struct Ready {
+    handler: Rc<dyn ConnectionHandler>,
+    downstream: Downstream,
+    open: Open,
+}
+
+/// Takes an accepted socket in, or turns it away at a limit. Spawns its task.
+pub(super) fn admit(listener: &Rc<LocalListener>, socket: Accepted, local: Address, remote: Address) {
+    let Some(place) = Place::take(listener) else { return };
+    let facts = Facts {
+        accepted: Instant::now(),
+        seen: Inspected {
+            local: local.clone(),
+            restored: false,
+            remote: remote.clone(),
+            transport: "",
+            server_name: None,
+            protocols: Vec::new(),
+        },
+        direct_local: local,
+        direct_remote: remote,
+    };
+    if !listener.shared.filters.is_empty() {
+        // What the stages need is boxed, and gone when the handler begins: an idle connection keeps none of it.
+        tokio::task::spawn_local(serve(Box::pin(prepare(place, socket, facts))));
+        return;
+    }
+    // Nothing to wait for: no task is begun for what only has to be closed.
+    let Some(chosen) = choose(place, socket, facts) else { return };
+    match chosen.tls() {
+        Some(tls) => {
+            tokio::task::spawn_local(serve(Box::pin(chosen.secure(tls))));
+        }
+        None => {
+            let Ready { handler, downstream, open } = chosen.plain();
+            tokio::task::spawn_local(async move {
+                handler.handle(downstream).await;
+                drop(open);
+            });
+        }
+    }
+}
+
+async fn serve(stage: Pin<Box<impl Future<Output = Option<Ready>>>>) {
+    let Some(Ready { handler, downstream, open }) = stage.await else { return };
+    handler.handle(downstream).await;
+    drop(open);
+}
+
+/// Listener filters, hand-over, chain, TLS. `None`: the connection has ended.
+async fn prepare(mut place: Place, socket: Accepted, mut facts: Facts) -> Option<Ready> {
+    inspect(&place.listener, &socket, &mut facts.seen).await?;
+    let config = &place.listener.shared.config;
+    if config.use_original_dst && facts.seen.restored {
+        let next = place.listener.siblings.find(&facts.seen.local);
+        if let Some(next) = next.filter(|next| !Rc::ptr_eq(next, &place.listener)) {
+            place = place.hand_over(next)?;
+            // It is handed over once only; the other listener's filters run as if it had accepted it.
+            inspect(&place.listener, &socket, &mut facts.seen).await?;
+        }
+    }
+    let chosen = choose(place, socket, facts)?;
+    match chosen.tls() {
+        Some(tls) => chosen.secure(tls).await,
+        None => Some(chosen.plain()),
+    }
+}
+
+async fn inspect(listener: &LocalListener, socket: &Accepted, seen: &mut Inspected) -> Option<()> {
+    let shared = &listener.shared;
+    if shared.filters.is_empty() {
+        return Some(());
+    }
+    let _waiting = Waiting::new(listener);
+    let run = shared.filters.run(socket, seen);
+    let outcome = match shared.config.listener_filters_timeout {
+        None => Ok(run.await),
+        Some(limit) => tokio::time::timeout(limit, run).await,
+    };
+    match outcome {
+        Ok(Ok(())) => Some(()),
+        Ok(Err(FilterEnd::Closed)) => {
+            shared.stats.downstream_listener_filter_remote_close().inc();
+            None
+        }
+        Ok(Err(FilterEnd::Refused)) => {
+            shared.stats.downstream_listener_filter_error().inc();
+            None
+        }
+        Err(_) => {
+            shared.stats.downstream_pre_cx_timeout().inc();
+            shared.config.continue_on_listener_filters_timeout.then_some(())
+        }
+    }
+}
+
+/// Finds the filter chain. `None`: there is none; the connection is closed, and logged.
+fn choose(place: Place, socket: Accepted, facts: Facts) -> Option<Chosen> {
+    let shared = &place.listener.shared;
+    let seen = &facts.seen;
+    let input = MatchInput {
+        local: &seen.local,
+        remote: &seen.remote,
+        direct_remote: &facts.direct_remote,
+        server_name: seen.server_name.as_deref().unwrap_or_default(),
+        transport: if seen.transport.is_empty() { "raw_buffer" } else { seen.transport },
+        protocols: &seen.protocols,
+    };
+    match shared.tree.find(&input).or(shared.default_chain) {
+        Some(chain) => Some(Chosen { open: Open::new(place, facts.accepted), socket, facts, chain }),
+        None => {
+            shared.stats.no_filter_chain_match().inc();
+            if !shared.logger.is_empty() {
+                let info = Rc::new(facts.into_info("".into(), None));
+                let details = Cow::Borrowed("filter_chain_not_found");
+                log(&place.listener, info, ResponseFlags::NO_ROUTE_FOUND, details);
+            }
+            None
+        }
+    }
+}
+
+impl Place {
+    fn take(listener: &Rc<LocalListener>) -> Option<Self> {
+        let shared = &listener.shared;
+        let counts_globally = !shared.config.ignore_global_conn_limit;
+        if counts_globally && !shared.global.acquire() {
+            shared.stats.downstream_global_cx_overflow().inc();
+            return None;
+        }
+        Self::enter(listener.clone(), counts_globally)
+    }
+
+    /// Moves the connection to another listener: from here on it counts there.
+    fn hand_over(mut self, next: Rc<LocalListener>) -> Option<Self> {
+        let counts_globally = std::mem::take(&mut self.counts_globally);
+        Self::enter(next, counts_globally)
+    }
+
+    fn enter(listener: Rc<LocalListener>, counts_globally: bool) -> Option<Self> {
+        let shared = &listener.shared;
+        if !limits::acquire(&shared.active, shared.config.connection_limit) {
+            shared.stats.downstream_cx_overflow().inc();
+            if counts_globally {
+                shared.global.release();
+            }
+            return None;
+        }
+        Some(Self { listener, counts_globally })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.listener.shared.active.fetch_sub(1, Relaxed);
+        if self.counts_globally {
+            self.listener.shared.global.release();
+        }
+        self.listener.siblings.connection_closed();
+    }
+}
+
+impl<'a> Waiting<'a> {
+    fn new(listener: &'a LocalListener) -> Self {
+        listener.shared.stats.downstream_pre_cx_active().inc();
+        Self(listener)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.shared.stats.downstream_pre_cx_active().dec();
+    }
+}
+
+impl Open {
+    fn new(place: Place, accepted: Instant) -> Self {
+        let (stats, worker) = (&place.listener.shared.stats, &place.listener.worker_stats);
+        stats.downstream_cx_total().inc();
+        stats.downstream_cx_active().inc();
+        worker.downstream_cx_total().inc();
+        worker.downstream_cx_active().inc();
+        Self { place, accepted, info: None }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let listener = &self.place.listener;
+        let stats = &listener.shared.stats;
+        stats.downstream_cx_active().dec();
+        stats.downstream_cx_destroy().inc();
+        stats.downstream_cx_length_ms().record(self.accepted.elapsed().as_millis() as u64);
+        listener.worker_stats.downstream_cx_active().dec();
+        if let Some(info) = self.info.take() {
+            let details = info.termination_details.get().cloned().unwrap_or_default();
+            log(listener, info, ResponseFlags::NONE, details);
+        }
+    }
+}
+
+impl Facts {
+    fn into_info(self, filter_chain: Arc<str>, tls: Option<Rc<TlsInfo>>) -> ConnInfo {
+        ConnInfo {
+            id: NEXT_ID.fetch_add(1, Relaxed),
+            remote: self.seen.remote,
+            direct_remote: self.direct_remote,
+            local: self.seen.local,
+            direct_local: self.direct_local,
+            local_restored: self.seen.restored,
+            sni: tls.as_ref().and_then(|tls| tls.sni.clone()).or(self.seen.server_name),
+            tls,
+            filter_chain,
+            accepted: self.accepted,
+            termination_details: OnceCell::new(),
+            transport_failure: OnceCell::new(),
+        }
+    }
+}
+
+impl Chosen {
+    fn tls(&self) -> Option<Arc<ServerTls>> {
+        self.open.place.listener.shared.chains.get(self.chain)?.tls.clone()
+    }
+
+    fn plain(self) -> Ready {
+        let stream = self.socket.into_stream();
+        ready(self.open, stream, self.facts, self.chain, None)
+    }
+
+    /// Does the TLS handshake first. `None`: it failed, and the connection has ended.
+    async fn secure(mut self, tls: Arc<ServerTls>) -> Option<Ready> {
+        let listener = self.open.place.listener.clone();
+        let chain = &listener.shared.chains.get(self.chain)?.config;
+        let handshake = tls.accept(self.socket.into_stream());
+        let outcome = match chain.transport_connect_timeout {
+            None => handshake.await,
+            Some(limit) => match tokio::time::timeout(limit, handshake).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    listener.shared.stats.downstream_cx_transport_socket_connect_timeout().inc();
+                    return None;
+                }
+            },
+        };
+        match outcome {
+            Ok((stream, info)) => Some(ready(self.open, stream, self.facts, self.chain, Some(Rc::new(info)))),
+            Err(error) => {
+                tracing::debug!(listener = &*listener.shared.config.name, %error, "TLS handshake failed");
+                if !listener.shared.logger.is_empty() {
+                    let info = self.facts.into_info(chain.name.clone(), None);
+                    let _ = info.transport_failure.set(error.to_string().into());
+                    self.open.info = Some(Rc::new(info));
+                }
+                None
+            }
+        }
+    }
+}
+
+fn ready(mut open: Open, stream: IoStream, facts: Facts, chain: usize, tls: Option<Rc<TlsInfo>>) -> Ready {
+    let listener = &open.place.listener;
+    let shared = &listener.shared;
+    // The index comes from this listener's own tree, and the handlers lie beside its chains.
+    let (handler, chain) = (listener.handlers[chain].clone(), &shared.chains[chain].config);
+    let info = Rc::new(facts.into_info(chain.name.clone(), tls));
+    let downstream = Downstream {
+        stream,
+        info: info.clone(),
+        drain: listener.drain.clone(),
+        buffer_limit: shared.config.per_connection_buffer_limit,
+    };
+    if !shared.logger.is_empty() {
+        open.info = Some(info);
+    }
+    Ready { handler, downstream, open }
+}
+
+fn log(listener: &LocalListener, conn: Rc<ConnInfo>, flags: ResponseFlags, details: Cow<'static, str>) {
+    let duration = conn.accepted.elapsed();
+    let mut info = StreamInfo::new(conn, None);
+    info.start = info.conn.accepted;
+    info.start_time = SystemTime::now().checked_sub(duration).unwrap_or(info.start_time);
+    info.duration = Some(duration);
+    info.flags = flags;
+    info.details = details;
+    listener.shared.logger.log(&FormatContext {
+        info: &info,
+        request: None,
+        response: None,
+        trailers: None,
+        local_reply_body: "",
+        log_type: "NotSet",
+    });
+}

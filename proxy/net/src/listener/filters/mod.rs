@@ -1,0 +1,225 @@
+//! Listener filters: what is learnt of a connection before its filter chain is chosen.
+//!
+//! Inspectors peek: the bytes stay in the socket for whoever comes next. Only a PROXY header is taken out.
+
+mod client_hello;
+mod http;
+mod original_dst;
+mod proxy_protocol;
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::Arc;
+
+use outrider_config::model::{ListenerFilter, ListenerFilterKind, ListenerFilterMatch};
+use outrider_core::stats::Registry;
+use outrider_core::stream::Address;
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
+
+use super::accepted::Accepted;
+
+/// As much as is ever peeked at: Envoy's limit of a ClientHello.
+const PEEK_MAX: usize = 64 * 1024;
+
+thread_local! {
+    // One for all connections of a worker: nothing is kept in it between two polls.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; PEEK_MAX].into());
+}
+
+/// What listener filters learnt.
+#[derive(Debug)]
+pub(super) struct Inspected {
+    /// Where the client wanted to go.
+    pub local: Address,
+    /// Whether a filter put that in place of the socket's own address.
+    pub restored: bool,
+    /// Who the client is.
+    pub remote: Address,
+    /// `tls`, or empty for what nobody looked at.
+    pub transport: &'static str,
+    /// The server name, lower case.
+    pub server_name: Option<Arc<str>>,
+    /// The application protocols that the client offers or speaks.
+    pub protocols: Vec<Arc<str>>,
+}
+
+/// Why a filter ended a connection.
+#[derive(Debug)]
+pub(super) enum FilterEnd {
+    /// The peer closed it, or the socket failed.
+    Closed,
+    /// Its first bytes are not what they must be.
+    Refused,
+}
+
+impl From<io::Error> for FilterEnd {
+    fn from(_: io::Error) -> Self {
+        Self::Closed
+    }
+}
+
+outrider_core::stat_struct! {
+    /// `tls_inspector.`
+    pub(super) struct TlsInspectorStats {
+        counters {
+            tls_found, tls_not_found, alpn_found, alpn_not_found, sni_found, sni_not_found,
+            client_hello_too_big, connection_closed, read_error,
+        }
+        gauges {}
+        histograms { bytes_processed }
+    }
+}
+
+outrider_core::stat_struct! {
+    /// `http_inspector.`
+    pub(super) struct HttpInspectorStats {
+        counters { http10_found, http11_found, http2_found, http_not_found, read_error }
+        gauges {}
+        histograms {}
+    }
+}
+
+outrider_core::stat_struct! {
+    /// `proxy_proto.`
+    pub(super) struct ProxyProtocolStats {
+        counters { not_found_allowed, not_found_disallowed }
+        gauges {}
+        histograms {}
+    }
+}
+
+outrider_core::stat_struct! {
+    /// `proxy_proto.versions.v1.` and `v2.`
+    pub(super) struct ProxyVersionStats {
+        counters { found, disallowed, error }
+        gauges {}
+        histograms {}
+    }
+}
+
+/// A listener's filters with their stats.
+#[derive(Debug)]
+pub(super) struct Filters {
+    list: Vec<(ListenerFilter, FilterStats)>,
+}
+
+#[derive(Debug)]
+enum FilterStats {
+    Tls(TlsInspectorStats),
+    Http(HttpInspectorStats),
+    OriginalDst,
+    Proxy(ProxyProtocolStats, [ProxyVersionStats; 2]),
+}
+
+impl Filters {
+    pub(super) fn new(filters: &[ListenerFilter], registry: &Registry) -> Self {
+        let stats = |filter: &ListenerFilter| match &filter.kind {
+            ListenerFilterKind::TlsInspector => {
+                FilterStats::Tls(TlsInspectorStats::new(registry.scope("tls_inspector.")))
+            }
+            ListenerFilterKind::HttpInspector => {
+                FilterStats::Http(HttpInspectorStats::new(registry.scope("http_inspector.")))
+            }
+            ListenerFilterKind::OriginalDst => FilterStats::OriginalDst,
+            ListenerFilterKind::ProxyProtocol(config) => {
+                let dot = if config.stat_prefix.is_empty() { "" } else { "." };
+                let prefix = format!("proxy_proto.{}{dot}", config.stat_prefix);
+                let version =
+                    |v: &str| ProxyVersionStats::new(registry.scope(format!("{prefix}versions.{v}.")));
+                FilterStats::Proxy(
+                    ProxyProtocolStats::new(registry.scope(prefix.as_str())),
+                    [version("v1"), version("v2")],
+                )
+            }
+        };
+        Self { list: filters.iter().map(|filter| (filter.clone(), stats(filter))).collect() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Runs the filters in order; what they learn is in `seen`, also when this future is dropped half-way.
+    pub(super) async fn run(&self, socket: &Accepted, seen: &mut Inspected) -> Result<(), FilterEnd> {
+        for (filter, stats) in &self.list {
+            if filter.disabled.as_ref().is_some_and(|predicate| matches(predicate, seen)) {
+                continue;
+            }
+            match (&filter.kind, stats) {
+                (ListenerFilterKind::TlsInspector, FilterStats::Tls(stats)) => {
+                    client_hello::inspect(socket, seen, stats).await?;
+                }
+                (ListenerFilterKind::HttpInspector, FilterStats::Http(stats)) => {
+                    http::inspect(socket, seen, stats).await?;
+                }
+                (ListenerFilterKind::OriginalDst, _) => original_dst::restore(socket, seen),
+                (ListenerFilterKind::ProxyProtocol(config), FilterStats::Proxy(stats, versions)) => {
+                    proxy_protocol::read(config, socket, seen, stats, versions).await?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn matches(predicate: &ListenerFilterMatch, seen: &Inspected) -> bool {
+    match predicate {
+        ListenerFilterMatch::Any => true,
+        ListenerFilterMatch::Or(all) => all.iter().any(|one| matches(one, seen)),
+        ListenerFilterMatch::And(all) => all.iter().all(|one| matches(one, seen)),
+        ListenerFilterMatch::Not(one) => !matches(one, seen),
+        ListenerFilterMatch::DestinationPort { start, end } => {
+            seen.local.ip().is_some_and(|local| *start <= local.port() && u32::from(local.port()) < *end)
+        }
+    }
+}
+
+/// Peeks at what has arrived until `look` has seen enough. `look` gets the bytes and says `None` for 'more, please'.
+///
+/// Waiting does not spin: a peek that is not enough counts as 'would block', so that only further bytes
+/// (a new edge) wake the task.
+async fn peek<T>(socket: &Accepted, mut look: impl FnMut(&[u8]) -> Option<T>) -> io::Result<T> {
+    loop {
+        let ready = socket.ready(Interest::READABLE).await?;
+        let outcome = socket.try_io(Interest::READABLE, || {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let (_, n) = rustix::net::recv(socket, &mut **scratch, RecvFlags::PEEK)?;
+                if n == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                look(scratch.get(..n).unwrap_or_default()).ok_or(io::ErrorKind::WouldBlock.into())
+            })
+        });
+        match outcome {
+            // The peer has sent all it will, and it was not enough.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && ready.is_read_closed() => {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            other => return other,
+        }
+    }
+}
+
+/// Takes `n` bytes that were peeked at out of the socket.
+async fn consume(socket: &Accepted, mut n: usize) -> io::Result<()> {
+    while n > 0 {
+        socket.ready(Interest::READABLE).await?;
+        let taken = socket.try_io(Interest::READABLE, || {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let want = scratch.len().min(n);
+                let part = scratch.get_mut(..want).unwrap_or_default();
+                Ok(rustix::net::recv(socket, part, RecvFlags::empty())?.1)
+            })
+        });
+        match taken {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(taken) => n = n.saturating_sub(taken),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
