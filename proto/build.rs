@@ -25,6 +25,9 @@ mod extra;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
+/// The descriptor set inside the package.
+const DESCRIPTOR_SET: &str = "src/generated/types.bin";
+
 /// Option fields (plain ones by name) that something at run time reads.
 const KEPT_OPTIONS: &[&str] = &["map_entry", "packed", "deprecated", "allow_alias"];
 
@@ -58,7 +61,7 @@ fn main() -> Outcome<()> {
 
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let package = find_envoy_types()?;
-    let source = package.join("src/generated/types.bin");
+    let source = package.join(DESCRIPTOR_SET);
     println!("cargo:rerun-if-changed={}", source.display());
 
     // The lock file changes often, the package seldom: do the work once per package.
@@ -87,6 +90,9 @@ fn find_envoy_types() -> Outcome<PathBuf> {
         return Ok(PathBuf::from(dir));
     }
     let manifest_dir = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    if let Some(dir) = in_registry(&manifest_dir) {
+        return Ok(dir);
+    }
     // Offline first: a build script should not need the network. `--filter-platform` keeps cargo from asking
     // for packages of other platforms, which nobody downloaded.
     let mut failures = String::new();
@@ -100,6 +106,21 @@ fn find_envoy_types() -> Outcome<PathBuf> {
         "cannot find the envoy-types package; set OUTRIDER_ENVOY_TYPES_DIR to its folder\n{failures}"
     )
     .into())
+}
+
+/// Looks where cargo unpacks what it compiles from a registry: cheap, and right for all but vendored packages.
+fn in_registry(manifest_dir: &Path) -> Option<PathBuf> {
+    let lock = fs::read_to_string(manifest_dir.join("../Cargo.lock")).ok()?;
+    let entry = lock.split("[[package]]").find(|entry| entry.contains("name = \"envoy-types\""))?;
+    let version = entry.lines().find_map(|line| line.strip_prefix("version = "))?.trim_matches('"');
+    let home = env::var("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|_| env::var("HOME").map(|home| Path::new(&home).join(".cargo")));
+    let registries = fs::read_dir(home.ok()?.join("registry/src")).ok()?;
+    let package = format!("envoy-types-{version}");
+    registries
+        .filter_map(|registry| Some(registry.ok()?.path().join(&package)))
+        .find(|dir| dir.join(DESCRIPTOR_SET).exists())
 }
 
 fn metadata(manifest_dir: &Path, extra: &[&str]) -> Outcome<PathBuf> {

@@ -1,6 +1,8 @@
 //! Messages of every shape survive the way out to JSON and back, and no text, however broken, brings the reader down.
 
-use std::sync::LazyLock;
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::{collections::HashMap, sync::LazyLock};
 
 use outrider_proto::{
     Descriptors, encode, load,
@@ -8,7 +10,6 @@ use outrider_proto::{
     redact, to_json, validate, walk,
 };
 use proptest::{prelude::*, test_runner::RngSeed};
-use std::collections::HashMap;
 
 static DESCS: LazyLock<Descriptors> = LazyLock::new(Descriptors::load);
 

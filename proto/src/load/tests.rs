@@ -206,11 +206,9 @@ fn a_well_known_type_in_an_any_stands_under_value() {
 fn a_typed_struct_over_the_wire_is_resolved() {
     let descs = Descriptors::load();
     let outer = |target: &str| {
-        let text = format!(
-            "{{\"@type\": type.googleapis.com/xds.type.v3.TypedStruct, type_url: \"x.io/envoy.Unknown\", \
-             value: {{explicit_http_config: {{http_protocol_options: {{}}}}}}}}"
-        );
-        let loaded = parse(&descs, &text, "t", "google.protobuf.Any", ParseOptions::default()).unwrap();
+        let text = "{\"@type\": type.googleapis.com/xds.type.v3.TypedStruct, type_url: \"x.io/envoy.Unknown\", \
+                    value: {explicit_http_config: {http_protocol_options: {}}}}";
+        let loaded = parse(&descs, text, "t", "google.protobuf.Any", ParseOptions::default()).unwrap();
         let mut any: Any = loaded.typed().unwrap();
         let mut inner: any::TypedStruct = any::unpack_as(&any, "xds.type.v3.TypedStruct").unwrap();
         inner.type_url = format!("type.googleapis.com/{target}");
@@ -227,7 +225,6 @@ fn a_typed_struct_over_the_wire_is_resolved() {
 
 #[test]
 fn errors_teach() {
-    let tls = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
     for (text, wanted) in [
         ("nodee: {}", "t.yaml:1: nodee: unknown field; did you mean 'node'?"),
         (
@@ -274,6 +271,10 @@ fn errors_teach() {
     ] {
         assert_eq!(errors(text), wanted, "{text}");
     }
+}
+
+#[test]
+fn errors_inside_a_cluster_teach() {
     let at = "t.yaml:1: static_resources.clusters[0].";
     for (fields, wanted) in [
         (
@@ -331,6 +332,7 @@ fn errors_teach() {
     ] {
         assert_eq!(errors(&with(fields)), format!("{at}{wanted}"), "{fields}");
     }
+    let tls = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
     let no_host =
         errors(&with(&format!("transport_socket: {{name: a, typed_config: {{\"@type\": {tls}}}}}")));
     assert!(

@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn syntax_errors_name_the_line() {
-        assert_eq!(read("a: 1\nb: [1, 2\nc: 3\n").unwrap_err().line > 1, true);
+        assert!(read("a: 1\nb: [1, 2\nc: 3\n").unwrap_err().line > 1);
         assert!(read("? [a]\n: b\n").unwrap_err().message.contains("key"));
         assert_eq!(read("").unwrap().kind, Kind::Null);
     }

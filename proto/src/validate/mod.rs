@@ -12,10 +12,13 @@ mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     rc::Rc,
 };
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind as Type, MapKey, ReflectMessage as _, Value};
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind as Type, MapKey, MessageDescriptor, ReflectMessage as _, Value,
+};
 
 use crate::{
     Path, Problem, any,
@@ -29,44 +32,53 @@ use crate::{
 };
 use plan::{Plan, Rules};
 
-/// Checks a message and all inside it, the content of each `Any` too, as far as its type is known to the pool of the
-/// message (see [`crate::Descriptors::decode`]).
+/// Checks one message; see [`Validator::check`]. Who checks many keeps a [`Validator`].
 pub fn check(message: &DynamicMessage, lines: &LineMap) -> Vec<Problem> {
-    check_at(message, lines, &Path::root())
+    Validator::default().check(message, lines, &Path::root())
 }
 
-/// [`check`] for a message that has a path of its own, such as a resource of a larger whole.
-pub fn check_at(message: &DynamicMessage, lines: &LineMap, path: &Path<'_>) -> Vec<Problem> {
-    let mut checker = Checker { lines, plans: HashMap::new(), problems: Vec::new() };
-    checker.message(message, path);
-    // In the order of the text, where there is one.
-    checker.problems.sort_by_key(|problem| problem.line);
-    checker.problems
+/// The rules of the message types met so far.
+#[derive(Default)]
+pub struct Validator {
+    plans: HashMap<String, Rc<Plan>>,
+}
+
+impl fmt::Debug for Validator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Validator").field("types", &self.plans.len()).finish()
+    }
+}
+
+impl Validator {
+    /// Checks a message and all inside it, the content of each `Any` too, as far as its type is known to the pool of the
+    /// message (see [`crate::Descriptors::decode`]). The problems carry paths that start with `path`, and come in the
+    /// order of their lines.
+    pub fn check(&mut self, message: &DynamicMessage, lines: &LineMap, path: &Path<'_>) -> Vec<Problem> {
+        let mut checker = Checker { plans: &mut self.plans, lines, problems: Vec::new() };
+        checker.message(message, path);
+        checker.problems.sort_by_key(|problem| problem.line);
+        checker.problems
+    }
 }
 
 struct Checker<'l> {
+    plans: &'l mut HashMap<String, Rc<Plan>>,
     lines: &'l LineMap,
-    plans: HashMap<String, Rc<Plan>>,
     problems: Vec<Problem>,
 }
 
 impl Checker<'_> {
     fn problem(&mut self, path: &Path<'_>, message: impl Into<String>) {
         let (source, line) = self.lines.locate(path);
-        self.problems.push(Problem {
-            path: path.to_string(),
-            line,
-            source: source.to_owned(),
-            message: message.into(),
-        });
+        let (path, source) = (path.to_string(), source.to_owned());
+        self.problems.push(Problem { path, line, source, message: message.into() });
     }
 
-    fn plan(&mut self, message: &DynamicMessage) -> Rc<Plan> {
-        let desc = message.descriptor();
+    fn plan(&mut self, desc: &MessageDescriptor) -> Rc<Plan> {
         if let Some(plan) = self.plans.get(desc.full_name()) {
             return Rc::clone(plan);
         }
-        let plan = Rc::new(Plan::new(&desc));
+        let plan = Rc::new(Plan::new(desc));
         self.plans.insert(desc.full_name().to_owned(), Rc::clone(&plan));
         plan
     }
@@ -78,23 +90,23 @@ impl Checker<'_> {
             }
             return;
         }
-        let plan = self.plan(message);
+        let desc = message.descriptor();
+        let plan = self.plan(&desc);
         if plan.unchecked {
             return;
         }
         for (field, value) in message.fields() {
             self.field(&field, value, plan.rules.get(&field.number()), &path.field(field.name()));
         }
-        for field in &plan.unset_matters {
-            if !message.has_field(field)
-                && let Some(rules) = plan.rules.get(&field.number())
+        for (&number, rules) in plan.unset_matters.iter().filter_map(|it| plan.rules.get_key_value(it)) {
+            if let Some(field) = desc.get_field(number)
+                && !message.has_field(&field)
             {
-                self.unset(field, rules, &path.field(field.name()));
+                self.unset(&field, rules, &path.field(field.name()));
             }
         }
-        for oneof in &plan.required_oneofs {
-            if !oneof.fields().any(|field| message.has_field(&field)) {
-                let names: Vec<String> = oneof.fields().map(|field| field.name().to_owned()).collect();
+        for names in &plan.required_oneofs {
+            if !names.iter().any(|name| message.has_field_by_name(name)) {
                 self.problem(path, format!("one of {} is required", names.join(", ")));
             }
         }
@@ -330,7 +342,7 @@ pub(crate) fn key_text(key: &MapKey) -> String {
     }
 }
 
-/// Rules that need no field: kept so that [`plan`] and the tests agree on what is empty.
-pub(super) fn is_empty(rules: &FieldRules) -> bool {
+/// Whether an annotation says nothing.
+fn is_empty(rules: &FieldRules) -> bool {
     rules.message.is_none() && rules.r#type.is_none()
 }

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use prost_reflect::{
-    DynamicMessage, ExtensionDescriptor, FieldDescriptor, MessageDescriptor, OneofDescriptor,
-    ReflectMessage as _, Value,
+    DynamicMessage, ExtensionDescriptor, FieldDescriptor, MessageDescriptor, ReflectMessage as _, Value,
 };
 use regex::Regex;
 
@@ -16,14 +15,15 @@ const REQUIRED: u32 = 1071;
 const DISABLED: u32 = 1071;
 const IGNORED: u32 = 1072;
 
-/// What to check in messages of one type.
+/// What to check in messages of one type. It holds no descriptors, so that it keeps none alive.
 pub(super) struct Plan {
     /// The type opted out.
     pub(super) unchecked: bool,
     pub(super) rules: HashMap<u32, Rules>,
-    /// Fields for which being absent, or zero, can break a rule.
-    pub(super) unset_matters: Vec<FieldDescriptor>,
-    pub(super) required_oneofs: Vec<OneofDescriptor>,
+    /// Numbers of the fields for which being absent, or zero, can break a rule.
+    pub(super) unset_matters: Vec<u32>,
+    /// The names of the members of each oneof of which one must be set.
+    pub(super) required_oneofs: Vec<Vec<String>>,
 }
 
 /// The rules of a field, with what must be compiled or found inside them.
@@ -47,11 +47,15 @@ impl Plan {
                 continue;
             }
             if !in_real_oneof(&field) {
-                unset_matters.push(field.clone());
+                unset_matters.push(field.number());
             }
             rules.insert(field.number(), Rules::new(found));
         }
-        let required_oneofs = desc.oneofs().filter(|oneof| flag(&oneof.options(), REQUIRED)).collect();
+        let required_oneofs = desc
+            .oneofs()
+            .filter(|oneof| flag(&oneof.options(), REQUIRED))
+            .map(|oneof| oneof.fields().map(|field| field.name().to_owned()).collect())
+            .collect();
         Self { unchecked, rules, unset_matters, required_oneofs }
     }
 }
