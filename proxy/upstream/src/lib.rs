@@ -1,1 +1,28 @@
 //! Clusters, endpoints, load balancing, circuit breakers, connection pools.
+//!
+//! The control side ([`ClusterManager`], [`ClusterSlot`], [`ClusterShared`]) is `Send + Sync`: it knows
+//! the clusters, finds their hosts and publishes them. The worker side ([`WorkerClusters`],
+//! [`WorkerCluster`]) is `!Send`: it picks hosts and owns the connections to them.
+
+pub mod body;
+pub mod breaker;
+pub mod cluster;
+mod discovery;
+pub mod error;
+pub mod host;
+pub mod lb;
+pub mod manager;
+pub mod pool;
+pub mod priority;
+pub mod stats;
+pub mod worker;
+
+pub use body::{BodyError, UpstreamBody};
+pub use breaker::{Overflow, RetryPermit};
+pub use cluster::{ClusterShared, ClusterSlot};
+pub use error::{ClusterError, PickError, PoolError, PoolErrorKind, SendError, SendErrorKind};
+pub use host::{Host, HostSet};
+pub use manager::ClusterManager;
+pub use pool::{Lease, LeaseGuard, TcpLease};
+pub use stats::ClusterStats;
+pub use worker::{AcquireContext, PickContext, WorkerCluster, WorkerClusters};

@@ -1,0 +1,228 @@
+//! Clusters as all threads see them.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use outrider_config::model::{self, Discovery, UpstreamProtocol};
+use outrider_core::stats::Registry;
+use outrider_core::stream::Address;
+use outrider_net::tls::{AlpnDefault, ClientTls};
+
+use crate::breaker::Breakers;
+use crate::error::ClusterError;
+use crate::host::{Host, HostSet};
+use crate::stats::ClusterStats;
+
+/// The place of a cluster's name: what routes hold on to. The cluster in it comes, changes and goes.
+#[derive(Debug)]
+pub struct ClusterSlot {
+    /// Its number; workers index by it.
+    pub id: u32,
+    /// The cluster's name.
+    pub name: Arc<str>,
+    /// The cluster, when there is one.
+    pub current: ArcSwapOption<ClusterShared>,
+}
+
+/// A cluster: what all workers share of it.
+pub struct ClusterShared {
+    /// As configured.
+    pub config: Arc<model::Cluster>,
+    /// Its hosts now.
+    pub hosts: ArcSwap<HostSet>,
+    /// TLS to its hosts; `None` for plain.
+    pub tls: Option<Arc<ClientTls>>,
+    registry: Registry,
+    // Made on first use: most clusters of a mesh's sidecar are never used.
+    stats: OnceLock<Box<ClusterStats>>,
+    breakers: OnceLock<Box<Breakers>>,
+    original_dst: Option<Box<Mutex<HashMap<SocketAddr, Arc<Host>>>>>,
+}
+
+impl ClusterShared {
+    /// The cluster of `config`, without hosts. Reads its TLS files.
+    ///
+    /// # Errors
+    /// Its TLS context cannot be built.
+    pub fn build(config: Arc<model::Cluster>, registry: &Registry) -> Result<Self, ClusterError> {
+        let tls = match &config.tls {
+            None => None,
+            Some(tls) => {
+                let scope = registry.scope(scope_of(&config));
+                let built = ClientTls::build(tls, alpn_of(&config), &scope);
+                Some(built.map_err(|error| ClusterError::Tls {
+                    cluster: config.name.clone(),
+                    error: Box::new(error),
+                })?)
+            }
+        };
+        let original_dst = matches!(config.discovery, Discovery::OriginalDst(_)).then(Box::default);
+        Ok(Self {
+            config,
+            hosts: ArcSwap::default(),
+            tls,
+            registry: registry.clone(),
+            stats: OnceLock::new(),
+            breakers: OnceLock::new(),
+            original_dst,
+        })
+    }
+
+    /// Its stats.
+    #[inline]
+    pub fn stats(&self) -> &ClusterStats {
+        self.stats
+            .get_or_init(|| Box::new(ClusterStats::new(self.registry.scope(scope_of(&self.config)))))
+    }
+
+    /// Its circuit breakers.
+    #[inline]
+    pub fn breakers(&self) -> &Breakers {
+        self.breakers.get_or_init(|| {
+            let scope = self.registry.scope(scope_of(&self.config));
+            Box::new(Breakers::new(self.config.breaker_default, self.config.breaker_high, &scope))
+        })
+    }
+
+    /// The registry that its stats are in.
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Publishes `hosts` in place of those there are; hosts with the same address and hostname keep their
+    /// identity. Returns whether anything changed.
+    pub fn publish(&self, hosts: Vec<Host>, overprovisioning: u32) -> bool {
+        let before = self.hosts.load_full();
+        let hosts = before.adopt(hosts);
+        let unchanged = hosts.len() == before.len()
+            && hosts.iter().zip(before.iter()).all(|(new, old)| Arc::ptr_eq(new, old));
+        if unchanged {
+            return false;
+        }
+        self.publish_set(hosts, overprovisioning);
+        true
+    }
+
+    pub(crate) fn publish_set(&self, hosts: Vec<Arc<Host>>, overprovisioning: u32) {
+        let count = |health| hosts.iter().filter(|host| host.health == health).count() as u64;
+        let total = hosts.len() as u64;
+        let healthy = count(model::EndpointHealth::Healthy);
+        let degraded = count(model::EndpointHealth::Degraded);
+        let heaviest = hosts.iter().map(|host| host.weight).max().unwrap_or(0);
+        self.hosts.store(Arc::new(HostSet::new(hosts, overprovisioning, self.config.panic_threshold)));
+        let scope = self.registry.scope(scope_of(&self.config));
+        membership(&scope, total, healthy, degraded, heaviest);
+    }
+
+    /// The host of an ORIGINAL_DST cluster for `address`, made if there is none.
+    pub(crate) fn original_dst_host(&self, address: SocketAddr) -> Option<Arc<Host>> {
+        use std::sync::atomic::Ordering::Relaxed;
+
+        let mut known = self.original_dst.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(host) = known.get(&address) {
+            host.state.used.store(true, Relaxed);
+            return Some(host.clone());
+        }
+        let name: Arc<str> = address.to_string().into();
+        let host = Host::new(
+            Address::Ip(address),
+            name,
+            1,
+            0,
+            Arc::default(),
+            model::EndpointHealth::Healthy,
+        );
+        host.state.used.store(true, Relaxed);
+        let host = Arc::new(host);
+        known.insert(address, host.clone());
+        let hosts = known.values().cloned().collect();
+        self.publish_set(hosts, 140);
+        Some(host)
+    }
+
+    /// Forgets the hosts of an ORIGINAL_DST cluster that were not used since the last call. Returns whether any.
+    pub(crate) fn forget_unused(&self) -> bool {
+        use std::sync::atomic::Ordering::Relaxed;
+
+        let Some(known) = &self.original_dst else { return false };
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.len();
+        known.retain(|_, host| {
+            let busy = host.state.cx_active.load(Relaxed) > 0 && host.state.rq_active.load(Relaxed) > 0;
+            host.state.used.swap(false, Relaxed) || busy
+        });
+        if known.len() == before {
+            return false;
+        }
+        let hosts = known.values().cloned().collect();
+        self.publish_set(hosts, 140);
+        true
+    }
+
+    /// Whether connections of `self` serve just as well for `other`: nothing that shapes one differs.
+    pub fn same_connections(&self, other: &Self) -> bool {
+        let (a, b) = (&self.config, &other.config);
+        let tls = match (&a.tls, &b.tls) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        tls && a.http.protocol == b.http.protocol
+            && a.http.http1 == b.http.http1
+            && a.http.http2 == b.http.http2
+            && a.http.auto_sni == b.http.auto_sni
+            && a.http.auto_san_validation == b.http.auto_san_validation
+            && a.http.max_headers_count == b.http.max_headers_count
+            && a.bind == b.bind
+            && a.socket_options == b.socket_options
+            && a.keepalive == b.keepalive
+    }
+
+}
+
+impl std::fmt::Debug for ClusterShared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClusterShared").field("name", &self.config.name).finish_non_exhaustive()
+    }
+}
+
+fn scope_of(config: &model::Cluster) -> String {
+    format!("cluster.{}.", config.stat_name)
+}
+
+/// What is offered when the context lists nothing: the pools' protocols, as in Envoy.
+const fn alpn_of(config: &model::Cluster) -> AlpnDefault {
+    match config.http.protocol {
+        UpstreamProtocol::Auto => AlpnDefault::Auto,
+        UpstreamProtocol::Http2 => AlpnDefault::Http2,
+        UpstreamProtocol::Http1 | UpstreamProtocol::UseDownstream => AlpnDefault::Http1,
+    }
+}
+
+/// Counts membership without making the whole of a cold cluster's stats.
+fn membership(
+    scope: &outrider_core::stats::Scope,
+    total: u64,
+    healthy: u64,
+    degraded: u64,
+    max_weight: u32,
+) {
+    use outrider_core::stats::{Counter, Gauge, StatSlot};
+
+    let slot = StatSlot::new();
+    Counter::new(scope, &slot, "membership_change").inc();
+    let slot = StatSlot::new();
+    Gauge::new(scope, &slot, "membership_total").set(total);
+    let slot = StatSlot::new();
+    Gauge::new(scope, &slot, "membership_healthy").set(healthy);
+    let slot = StatSlot::new();
+    if degraded > 0 {
+        Gauge::new(scope, &slot, "membership_degraded").set(degraded);
+    }
+    let slot = StatSlot::new();
+    if max_weight > 1 {
+        Gauge::new(scope, &slot, "max_host_weight").set(max_weight.into());
+    }
+}

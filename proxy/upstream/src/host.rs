@@ -1,0 +1,218 @@
+//! Hosts: what a request can be sent to.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use outrider_config::model::EndpointHealth;
+use outrider_core::stream::Address;
+
+use crate::priority::PriorityLoad;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// One host of a cluster, as its last update described it. Its `id` and its `state` survive updates:
+/// pools, active counts and the like hang on those.
+#[derive(Debug)]
+pub struct Host {
+    /// Its identity in the process; never used twice.
+    pub id: u64,
+    /// Where connections go.
+    pub address: Address,
+    /// Its hostname; empty for none.
+    pub hostname: Arc<str>,
+    /// Its weight, at least 1.
+    pub weight: u32,
+    /// 0 is used first.
+    pub priority: u32,
+    /// Its locality; shared by the hosts of one.
+    pub locality: Arc<Locality>,
+    /// What the configuration says of its health.
+    pub health: EndpointHealth,
+    /// What changes while it is used.
+    pub state: Arc<HostState>,
+}
+
+/// Region, zone and sub-zone.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Locality {
+    /// `region`
+    pub region: String,
+    /// `zone`
+    pub zone: String,
+    /// `sub_zone`
+    pub sub_zone: String,
+}
+
+/// What changes while a host is used. Written by all workers.
+#[derive(Debug, Default)]
+pub struct HostState {
+    /// Connections open.
+    pub cx_active: AtomicU32,
+    /// Requests (or TCP sessions) under way.
+    pub rq_active: AtomicU32,
+    /// Connections ever begun.
+    pub cx_total: AtomicU64,
+    /// Connects that failed.
+    pub cx_connect_fail: AtomicU64,
+    /// Requests ever begun.
+    pub rq_total: AtomicU64,
+    /// Responses below 500.
+    pub rq_success: AtomicU64,
+    /// Responses of 500 and above, and resets.
+    pub rq_error: AtomicU64,
+    /// Requests that timed out.
+    pub rq_timeout: AtomicU64,
+    /// Used since the last clean-up (ORIGINAL_DST).
+    pub(crate) used: AtomicBool,
+}
+
+/// The hosts of a cluster at one moment. Immutable: a change publishes another.
+#[derive(Debug, Default)]
+pub struct HostSet {
+    /// By priority, 0 first.
+    pub priorities: Vec<PriorityHosts>,
+    /// How the load is spread over the priorities.
+    pub load: PriorityLoad,
+}
+
+/// The hosts of one priority.
+#[derive(Debug, Default)]
+pub struct PriorityHosts {
+    /// All of them, in the order given.
+    pub hosts: Vec<Arc<Host>>,
+    /// Those that are healthy; `None` when all are.
+    pub healthy: Option<Vec<Arc<Host>>>,
+    /// Those that are degraded.
+    pub degraded: Vec<Arc<Host>>,
+}
+
+impl Host {
+    /// A new host with an identity of its own.
+    pub fn new(
+        address: Address,
+        hostname: Arc<str>,
+        weight: u32,
+        priority: u32,
+        locality: Arc<Locality>,
+        health: EndpointHealth,
+    ) -> Self {
+        Self {
+            id: NEXT_ID.fetch_add(1, Relaxed),
+            address,
+            hostname,
+            weight: weight.max(1),
+            priority,
+            locality,
+            health,
+            state: Arc::default(),
+        }
+    }
+
+    /// The same host with the identity and the state of `earlier`.
+    #[must_use]
+    pub fn succeeding(mut self, earlier: &Self) -> Self {
+        self.id = earlier.id;
+        self.state = earlier.state.clone();
+        self
+    }
+
+    /// Requests under way, over all workers.
+    pub fn active_requests(&self) -> u32 {
+        self.state.rq_active.load(Relaxed)
+    }
+
+    /// Counts the outcome of a request for `/clusters`: a status, or a reset (`None`).
+    pub fn count_response(&self, status: Option<u16>) {
+        match status {
+            Some(status) if status < 500 => self.state.rq_success.fetch_add(1, Relaxed),
+            _ => self.state.rq_error.fetch_add(1, Relaxed),
+        };
+    }
+
+    /// Counts a request that timed out.
+    pub fn count_timeout(&self) {
+        self.state.rq_timeout.fetch_add(1, Relaxed);
+    }
+
+    /// Envoy's `health_flags`.
+    pub const fn health_flags(&self) -> &'static str {
+        match self.health {
+            EndpointHealth::Healthy => "healthy",
+            EndpointHealth::Degraded => "/failed_eds_degraded",
+            EndpointHealth::Unhealthy | EndpointHealth::Draining => "/failed_eds_health",
+        }
+    }
+}
+
+impl PriorityHosts {
+    /// The hosts that are healthy.
+    pub fn healthy(&self) -> &[Arc<Host>] {
+        self.healthy.as_deref().unwrap_or(&self.hosts)
+    }
+
+    fn new(hosts: Vec<Arc<Host>>) -> Self {
+        let of = |health| hosts.iter().filter(|host| host.health == health).cloned().collect::<Vec<_>>();
+        let healthy = hosts
+            .iter()
+            .any(|host| host.health != EndpointHealth::Healthy)
+            .then(|| of(EndpointHealth::Healthy));
+        let degraded = if healthy.is_some() { of(EndpointHealth::Degraded) } else { Vec::new() };
+        Self { hosts, healthy, degraded }
+    }
+}
+
+impl HostSet {
+    /// The set of `hosts`, whatever their order. `overprovisioning` and `panic_threshold` are percentages.
+    pub fn new(hosts: Vec<Arc<Host>>, overprovisioning: u32, panic_threshold: f64) -> Self {
+        let levels = hosts.iter().map(|host| host.priority as usize + 1).max().unwrap_or(1);
+        let mut priorities: Vec<Vec<Arc<Host>>> = Vec::new();
+        priorities.resize_with(levels, Vec::new);
+        for host in hosts {
+            if let Some(level) = priorities.get_mut(host.priority as usize) {
+                level.push(host);
+            }
+        }
+        let priorities: Vec<_> = priorities.into_iter().map(PriorityHosts::new).collect();
+        let load = PriorityLoad::of(&priorities, overprovisioning, panic_threshold);
+        Self { priorities, load }
+    }
+
+    /// All hosts, by priority.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.priorities.iter().flat_map(|level| &level.hosts)
+    }
+
+    /// How many hosts there are.
+    pub fn len(&self) -> usize {
+        self.priorities.iter().map(|level| level.hosts.len()).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Gives each of `hosts` the identity of the host of this set with the same address and hostname.
+    pub fn adopt(&self, hosts: Vec<Host>) -> Vec<Arc<Host>> {
+        let mut known: HashMap<(&Address, &str), &Arc<Host>> =
+            self.iter().map(|host| ((&host.address, &*host.hostname), host)).collect();
+        hosts
+            .into_iter()
+            .map(|host| match known.remove(&(&host.address, &*host.hostname)) {
+                Some(earlier) if earlier.same(&host) => earlier.clone(),
+                Some(earlier) => Arc::new(host.succeeding(earlier)),
+                None => Arc::new(host),
+            })
+            .collect()
+    }
+}
+
+impl Host {
+    fn same(&self, other: &Self) -> bool {
+        self.weight == other.weight
+            && self.priority == other.priority
+            && self.health == other.health
+            && self.locality == other.locality
+    }
+}

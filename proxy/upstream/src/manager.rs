@@ -1,0 +1,157 @@
+//! The cluster manager: all clusters by name, on the control side.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use outrider_config::model::{self, Discovery};
+use outrider_core::stats::Registry;
+use tokio::sync::watch;
+
+use crate::cluster::{ClusterShared, ClusterSlot};
+use crate::discovery::{self, Discoverer};
+use crate::error::ClusterError;
+
+outrider_core::stat_struct! {
+    /// `cluster_manager.`
+    pub struct ManagerStats {
+        counters { cluster_added, cluster_modified, cluster_removed, cluster_updated }
+        gauges { active_clusters, warming_clusters }
+        histograms {}
+    }
+}
+
+/// All clusters. Cloning gives another handle to the same.
+#[derive(Debug, Clone)]
+pub struct ClusterManager(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    stats: ManagerStats,
+    names: Mutex<Names>,
+    // Grows with every change of clusters and hosts: workers wake and look.
+    changes: watch::Sender<u64>,
+    discoverer: Discoverer,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    by_name: HashMap<Arc<str>, Arc<ClusterSlot>>,
+    // In the order of adding, as the admin pages list them.
+    slots: Vec<Arc<ClusterSlot>>,
+}
+
+impl ClusterManager {
+    /// A manager without clusters, whose stats go to `registry`.
+    pub fn new(registry: Registry) -> Self {
+        let stats = ManagerStats::new(registry.scope("cluster_manager."));
+        Self(Arc::new(Inner {
+            registry,
+            stats,
+            names: Mutex::default(),
+            changes: watch::Sender::new(0),
+            discoverer: Discoverer::new(),
+        }))
+    }
+
+    /// Adds the cluster of `config`, or replaces the one of its name; hosts that stay keep their identity.
+    /// DNS clusters have no hosts until [`Self::run_discovery`] runs.
+    ///
+    /// # Errors
+    /// Its TLS context cannot be built, or an endpoint needs DNS where there is none. The cluster of that
+    /// name that was there, if any, stays.
+    pub fn add(&self, config: Arc<model::Cluster>) -> Result<Arc<ClusterSlot>, ClusterError> {
+        let shared = ClusterShared::build(config.clone(), &self.0.registry)?;
+        let fixed = discovery::fixed_hosts(&config)?;
+        let slot = self.slot_or_empty(&config.name);
+        let earlier = slot.current.load_full();
+        if let Some(earlier) = &earlier {
+            shared.hosts.store(earlier.hosts.load_full());
+        }
+        let shared = Arc::new(shared);
+        if let Some(hosts) = fixed {
+            shared.publish(hosts, discovery::overprovisioning(&config));
+        }
+        slot.current.store(Some(shared.clone()));
+        let stats = &self.0.stats;
+        if earlier.is_some() {
+            stats.cluster_modified().inc();
+        } else {
+            stats.cluster_added().inc();
+            stats.active_clusters().inc();
+        }
+        self.0.discoverer.watch(&shared, self.clone(), &self.0.stats);
+        self.changed();
+        Ok(slot)
+    }
+
+    /// Removes the cluster of `name`. Its slot stays, empty.
+    pub fn remove(&self, name: &str) -> bool {
+        let removed = self.slot(name).is_some_and(|slot| slot.current.swap(None).is_some());
+        if removed {
+            self.0.stats.cluster_removed().inc();
+            self.0.stats.active_clusters().dec();
+            self.changed();
+        }
+        removed
+    }
+
+    /// The slot of `name`, if a cluster or a reference made one.
+    pub fn slot(&self, name: &str) -> Option<Arc<ClusterSlot>> {
+        self.names().by_name.get(name).cloned()
+    }
+
+    /// The slot of `name`, made empty if there is none.
+    pub fn slot_or_empty(&self, name: &str) -> Arc<ClusterSlot> {
+        let mut names = self.names();
+        if let Some(slot) = names.by_name.get(name) {
+            return slot.clone();
+        }
+        let id = u32::try_from(names.slots.len()).unwrap_or(u32::MAX);
+        let name: Arc<str> = name.into();
+        let slot = Arc::new(ClusterSlot { id, name: name.clone(), current: None.into() });
+        names.by_name.insert(name, slot.clone());
+        names.slots.push(slot.clone());
+        slot
+    }
+
+    /// All clusters, in the order in which they were added.
+    pub fn clusters(&self) -> Vec<Arc<ClusterShared>> {
+        self.names().slots.iter().filter_map(|slot| slot.current.load_full()).collect()
+    }
+
+    /// The registry that stats go to.
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    /// Resolves names again and again, and forgets unused ORIGINAL_DST hosts. Never ends. Control runtime.
+    pub async fn run_discovery(&self) {
+        self.0.discoverer.run().await;
+    }
+
+    /// Waits until every cluster that needs DNS has had its first answer or failure. [`Self::run_discovery`]
+    /// must be running.
+    pub async fn wait_warm(&self) {
+        self.0.discoverer.wait_warm().await;
+    }
+
+    /// A watcher of changes, for workers.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// Tells the workers that clusters or hosts changed.
+    pub(crate) fn changed(&self) {
+        self.0.changes.send_modify(|generation| *generation += 1);
+    }
+
+    fn names(&self) -> std::sync::MutexGuard<'_, Names> {
+        self.0.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a cluster finds its hosts by itself while it runs.
+pub(crate) const fn discovers(discovery: &Discovery) -> bool {
+    !matches!(discovery, Discovery::Static(_))
+}

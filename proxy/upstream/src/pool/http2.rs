@@ -1,0 +1,189 @@
+//! HTTP/2 connections: many requests at once.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use outrider_config::model::Http2Keepalive;
+use outrider_core::rng::{self, Rng};
+
+use super::connect::{Failure, Gone};
+use super::io::Counted;
+use super::{ConnMeta, Pool, http1};
+use crate::body::UpstreamBody;
+use crate::error::PoolErrorKind;
+
+/// Streams at once where neither side says otherwise: Envoy's default.
+const DEFAULT_STREAMS: u32 = 1024;
+
+type Connection = http2::Connection<TokioIo<Counted>, UpstreamBody, LocalExec>;
+
+/// An HTTP/2 connection. Dropped by the pool and by its last stream, it closes gracefully.
+pub(super) struct Http2Conn {
+    pub(super) sender: RefCell<http2::SendRequest<UpstreamBody>>,
+    pub(super) meta: Rc<ConnMeta>,
+    pub(super) idle_since: Cell<Instant>,
+    streams: Cell<u32>,
+    // Asked for the peer's limit, which may change at any time.
+    connection: Rc<RefCell<Connection>>,
+}
+
+/// Runs the codec's tasks on the worker.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LocalExec;
+
+impl<F> hyper::rt::Executor<F> for LocalExec
+where
+    F: Future<Output: 'static> + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// Drives a connection that others look into between its polls.
+struct Driver(Rc<RefCell<Connection>>);
+
+impl Future for Driver {
+    type Output = hyper::Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut *self.0.borrow_mut()).poll(cx)
+    }
+}
+
+impl Http2Conn {
+    /// Takes a stream's place, if there is one.
+    fn enter(&self, configured: u32) -> bool {
+        let streams = self.streams.get();
+        // It is borrowed only while it is polled, and then its limit was seen a moment ago.
+        let peer = self.connection.try_borrow().map_or(usize::MAX, |c| c.current_max_send_streams());
+        if streams >= configured || streams as usize >= peer {
+            return false;
+        }
+        self.streams.set(streams + 1);
+        true
+    }
+
+    /// Gives a stream's place back.
+    pub(super) fn leave(&self) {
+        self.streams.set(self.streams.get().saturating_sub(1));
+        if self.streams.get() == 0 {
+            self.idle_since.set(Instant::now());
+        }
+    }
+
+    /// Whether nothing runs on it.
+    pub(super) fn is_idle(&self) -> bool {
+        self.streams.get() == 0
+    }
+}
+
+impl Pool {
+    pub(super) async fn start_http2(
+        self: &Rc<Self>,
+        io: Counted,
+        meta: ConnMeta,
+        gone: Gone,
+    ) -> Result<Rc<Http2Conn>, Failure> {
+        let builder = self.http2_builder();
+        let failed = |error: hyper::Error| Failure {
+            kind: PoolErrorKind::ConnectFailed,
+            details: error.to_string(),
+        };
+        let (sender, connection) = builder.handshake(TokioIo::new(io)).await.map_err(failed)?;
+        let connection = Rc::new(RefCell::new(connection));
+        let driver = Driver(connection.clone());
+        let cluster = self.cluster.borrow().clone();
+        tokio::task::spawn_local(async move {
+            let _gone = gone;
+            if let Err(error) = driver.await {
+                tracing::debug!(cluster = %cluster.config.name, %error, "upstream connection ended");
+            }
+        });
+        Ok(Rc::new(Http2Conn {
+            sender: RefCell::new(sender),
+            meta: Rc::new(meta),
+            idle_since: Cell::new(Instant::now()),
+            streams: Cell::new(0),
+            connection,
+        }))
+    }
+
+    fn http2_builder(&self) -> http2::Builder<LocalExec> {
+        let cluster = self.cluster.borrow();
+        let options = &cluster.config.http.http2;
+        let limit = u32::try_from(cluster.config.per_connection_buffer_limit).unwrap_or(u32::MAX);
+        // What a peer may send unread is what we may have to hold: by default no more than the buffer limit
+        // for a stream (Envoy's larger window is bounded by that limit too), and some streams' worth in all.
+        let stream = limit.clamp(65_535, 1 << 24);
+        let connection = stream.saturating_mul(16).clamp(1 << 20, 1 << 24);
+        let mut builder = http2::Builder::new(LocalExec);
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(options.initial_stream_window_size.unwrap_or(stream))
+            .initial_connection_window_size(options.initial_connection_window_size.unwrap_or(connection))
+            .max_header_list_size(http1::MAX_HEAD as u32)
+            .max_send_buf_size(limit.clamp(16_384, 1 << 20) as usize);
+        if let Some(size) = options.hpack_table_size {
+            builder.header_table_size(size);
+        }
+        if let Some(keepalive) = &options.keepalive {
+            keep_alive(&mut builder, keepalive);
+        }
+        builder
+    }
+
+    /// Streams that we open at most on one connection.
+    pub(super) fn stream_limit(&self) -> usize {
+        let cluster = self.cluster.borrow();
+        let limit = cluster.config.http.http2.max_concurrent_streams.unwrap_or(DEFAULT_STREAMS);
+        let per_connection = cluster.config.http.max_requests_per_connection;
+        let limit = if per_connection > 0 { limit.min(per_connection) } else { limit };
+        limit.max(1) as usize
+    }
+
+    /// A stream's place on a connection that is alive and has room.
+    pub(super) fn take_shared(&self) -> Option<Rc<Http2Conn>> {
+        let limit = u32::try_from(self.stream_limit()).unwrap_or(u32::MAX);
+        let mut shared = self.shared.borrow_mut();
+        let mut index = 0;
+        while let Some(conn) = shared.get(index) {
+            // A closed one, or one that has served enough: it ends when its last stream does.
+            if conn.sender.borrow().is_closed() || !self.usable(&conn.meta) {
+                shared.swap_remove(index);
+                continue;
+            }
+            if conn.enter(limit) {
+                return Some(conn.clone());
+            }
+            index += 1;
+        }
+        None
+    }
+
+    /// Takes a stream's place back.
+    pub(super) fn release_http2(self: &Rc<Self>, conn: &Http2Conn) {
+        conn.leave();
+        if !self.pending.borrow().is_empty() {
+            self.serve_pending();
+        }
+    }
+}
+
+fn keep_alive(builder: &mut http2::Builder<LocalExec>, keepalive: &Http2Keepalive) {
+    let interval = keepalive.interval.or(keepalive.connection_idle_interval);
+    let Some(interval) = interval else { return };
+    let jitter = keepalive.interval_jitter_percent.clamp(0.0, 100.0) / 100.0;
+    let share = rng::with(|rng| rng.below(1 << 20)) as f64 / f64::from(1 << 20);
+    let interval = interval + Duration::from_secs_f64(interval.as_secs_f64() * jitter * share);
+    builder
+        .keep_alive_interval(interval)
+        .keep_alive_timeout(keepalive.timeout)
+        .keep_alive_while_idle(keepalive.interval.is_some());
+}

@@ -1,0 +1,192 @@
+//! Which pool a request uses: by host, protocol, priority, and SNI where that follows the request.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrider_config::model::UpstreamProtocol;
+use outrider_core::stream::Protocol;
+
+use super::Pool;
+use crate::cluster::ClusterShared;
+use crate::host::{Host, HostSet};
+use crate::worker::AcquireContext;
+
+/// What pools of one host differ in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PoolKey {
+    pub(super) protocol: PoolProtocol,
+    pub(super) high: bool,
+    /// The authority's name, where TLS sends or verifies it.
+    pub(super) name: Option<Rc<str>>,
+}
+
+/// What a pool's connections speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PoolProtocol {
+    Http1,
+    Http2,
+    /// What ALPN agrees on.
+    Auto,
+}
+
+/// All pools of a cluster on one worker.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    cluster: RefCell<Arc<ClusterShared>>,
+    by_host: RefCell<HashMap<u64, Vec<Rc<Pool>>, BuildHasherDefault<IdHasher>>>,
+    // Draining ones, kept until their last connection ends.
+    leaving: RefCell<Vec<Rc<Pool>>>,
+}
+
+/// Host ids are counted up: they need no mixing beyond one multiplication.
+#[derive(Debug, Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = (self.0 ^ id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+impl Pools {
+    pub(crate) fn new(cluster: Arc<ClusterShared>) -> Rc<Self> {
+        Rc::new(Self {
+            cluster: RefCell::new(cluster),
+            by_host: RefCell::default(),
+            leaving: RefCell::default(),
+        })
+    }
+
+    /// The pool for a request to `host`.
+    pub(crate) fn of(&self, host: &Arc<Host>, context: &AcquireContext<'_>) -> Rc<Pool> {
+        let cluster = self.cluster.borrow();
+        let http = &cluster.config.http;
+        let protocol = protocol_of(http.protocol, context.downstream_protocol, cluster.tls.is_some());
+        // The one thing of the request that a pool may depend on, and only when configured so.
+        let name = if (http.auto_sni || http.auto_san_validation) && cluster.tls.is_some() {
+            context.sni_from.map(without_port).filter(|name| !name.is_empty())
+        } else {
+            None
+        };
+        if let Some(pools) = self.by_host.borrow().get(&host.id) {
+            let mut pools = pools.iter();
+            if let Some(pool) = pools.find(|pool| pool.key.is(protocol, context.high_priority, name)) {
+                pool.renew_host(host);
+                return pool.clone();
+            }
+        }
+        let key = PoolKey { protocol, high: context.high_priority, name: name.map(Rc::from) };
+        let pool = Rc::new(Pool::new(key, cluster.clone(), host.clone()));
+        self.by_host.borrow_mut().entry(host.id).or_default().push(pool.clone());
+        pool
+    }
+
+    /// Goes on under a new version of the cluster.
+    pub(crate) fn adopt(&self, cluster: &Arc<ClusterShared>) {
+        self.cluster.borrow_mut().clone_from(cluster);
+        for pool in self.by_host.borrow().values().flatten() {
+            pool.cluster.borrow_mut().clone_from(cluster);
+        }
+    }
+
+    /// Drains the pools of hosts that are not in `hosts`.
+    pub(crate) fn keep_only(&self, hosts: &HostSet) {
+        if self.by_host.borrow().is_empty() {
+            return;
+        }
+        let ids: HashSet<u64> = hosts.iter().map(|host| host.id).collect();
+        self.drain_where(|id| !ids.contains(&id));
+    }
+
+    /// Drains all pools.
+    pub(crate) fn drain_all(&self) {
+        self.drain_where(|_| true);
+    }
+
+    fn drain_where(&self, gone: impl Fn(u64) -> bool) {
+        let mut drained = Vec::new();
+        self.by_host.borrow_mut().retain(|id, pools| {
+            if gone(*id) {
+                drained.append(pools);
+                return false;
+            }
+            true
+        });
+        for pool in &drained {
+            pool.drain();
+        }
+        let mut leaving = self.leaving.borrow_mut();
+        leaving.append(&mut drained);
+        leaving.retain(|pool| !pool.is_spent());
+    }
+}
+
+impl PoolKey {
+    fn is(&self, protocol: PoolProtocol, high: bool, name: Option<&str>) -> bool {
+        self.protocol == protocol && self.high == high && self.name.as_deref() == name
+    }
+}
+
+impl Pool {
+    fn new(key: PoolKey, cluster: Arc<ClusterShared>, host: Arc<Host>) -> Self {
+        Self {
+            key,
+            cluster: RefCell::new(cluster),
+            state: host.state.clone(),
+            host: RefCell::new(host),
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            pending: RefCell::default(),
+            connecting: Cell::new(0),
+            connections: Cell::new(0),
+            last_protocol: Cell::new(None),
+            draining: Cell::new(false),
+            sweeping: Cell::new(false),
+        }
+    }
+
+    /// New connections go where the latest version of the host says.
+    fn renew_host(&self, host: &Arc<Host>) {
+        if !Arc::ptr_eq(&self.host.borrow(), host) {
+            self.host.borrow_mut().clone_from(host);
+        }
+    }
+}
+
+fn protocol_of(config: UpstreamProtocol, downstream: Option<Protocol>, tls: bool) -> PoolProtocol {
+    match config {
+        UpstreamProtocol::Http1 => PoolProtocol::Http1,
+        UpstreamProtocol::Http2 => PoolProtocol::Http2,
+        UpstreamProtocol::UseDownstream => match downstream {
+            Some(Protocol::Http2) => PoolProtocol::Http2,
+            _ => PoolProtocol::Http1,
+        },
+        // Without TLS there is no ALPN to agree by.
+        UpstreamProtocol::Auto if tls => PoolProtocol::Auto,
+        UpstreamProtocol::Auto => PoolProtocol::Http1,
+    }
+}
+
+/// The name of an authority without its port, and without the brackets of an IPv6 address.
+fn without_port(authority: &str) -> &str {
+    if let Some((address, _)) = authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return address;
+    }
+    match authority.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => authority,
+    }
+}

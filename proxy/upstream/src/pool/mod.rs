@@ -1,0 +1,148 @@
+//! Connection pools of one worker.
+
+mod connect;
+mod http1;
+mod http2;
+mod io;
+mod key;
+mod lease;
+mod queue;
+mod request;
+mod sweep;
+pub(crate) mod tcp;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrider_core::stream::{Address, Protocol, TlsInfo};
+
+pub use lease::{Lease, LeaseGuard};
+pub use tcp::TcpLease;
+
+pub(crate) use key::Pools;
+
+use crate::breaker::Resource;
+use crate::cluster::ClusterShared;
+use crate::error::{PoolError, PoolErrorKind};
+use crate::host::{Host, HostState};
+use http1::Http1Conn;
+use http2::Http2Conn;
+use key::PoolKey;
+use lease::Held;
+use queue::Waiter;
+
+/// The connections of one worker to one host, alike in all that matters.
+pub(crate) struct Pool {
+    key: PoolKey,
+    // Replaced when an update changes the cluster's limits or the host's address.
+    cluster: RefCell<Arc<ClusterShared>>,
+    host: RefCell<Arc<Host>>,
+    state: Arc<HostState>,
+    idle: RefCell<Vec<Http1Conn>>,
+    shared: RefCell<Vec<Rc<Http2Conn>>>,
+    pending: RefCell<VecDeque<Rc<Waiter>>>,
+    connecting: Cell<u32>,
+    // Connecting, busy, shared and idle ones.
+    connections: Cell<u32>,
+    // What ALPN agreed on last; a guess at what the next connection will be.
+    last_protocol: Cell<Option<Protocol>>,
+    draining: Cell<bool>,
+    sweeping: Cell<bool>,
+}
+
+/// What is known of a connection.
+#[derive(Debug)]
+pub(crate) struct ConnMeta {
+    pub(crate) id: u64,
+    pub(crate) protocol: Protocol,
+    pub(crate) local: Address,
+    pub(crate) remote: Address,
+    pub(crate) tls: Option<Rc<TlsInfo>>,
+    pub(crate) since: std::time::Instant,
+    pub(crate) requests: Cell<u32>,
+    pub(crate) life: Arc<io::Life>,
+}
+
+impl Pool {
+    /// A connection for one request.
+    pub(crate) async fn acquire(self: Rc<Self>) -> Result<Lease, PoolError> {
+        // Those who wait go first.
+        if self.pending.borrow().is_empty()
+            && let Some(lease) = self.take_ready()
+        {
+            return lease;
+        }
+        self.enqueue()?.await
+    }
+
+    /// A connection that is ready for one more request; `Err` when there is one but `max_requests` is reached.
+    fn take_ready(self: &Rc<Self>) -> Option<Result<Lease, PoolError>> {
+        let held = self.take_idle().map(Held::Http1).or_else(|| self.take_shared().map(Held::Http2))?;
+        Some(self.attach(held))
+    }
+
+    /// Makes `held` the lease of a request.
+    fn attach(self: &Rc<Self>, held: Held) -> Result<Lease, PoolError> {
+        let cluster = self.cluster.borrow();
+        let stats = cluster.stats();
+        if cluster.breakers().of(self.key.high).take(Resource::Requests).is_err() {
+            stats.upstream_rq_pending_overflow().inc();
+            drop(cluster);
+            self.put_back(held);
+            return Err(self.error(PoolErrorKind::Overflow, ""));
+        }
+        stats.upstream_rq_total().inc();
+        stats.upstream_rq_active().inc();
+        drop(cluster);
+        Ok(Lease::new(self.clone(), held))
+    }
+
+    fn put_back(self: &Rc<Self>, held: Held) {
+        match held {
+            Held::Http1(conn) => self.idle.borrow_mut().push(conn),
+            Held::Http2(conn) => conn.leave(),
+        }
+    }
+
+    /// Whether a connection that has served `meta.requests` may serve another one.
+    fn usable(&self, meta: &ConnMeta) -> bool {
+        let cluster = self.cluster.borrow();
+        let http = &cluster.config.http;
+        if http.max_requests_per_connection > 0 && meta.requests.get() >= http.max_requests_per_connection {
+            cluster.stats().upstream_cx_max_requests().inc();
+            return false;
+        }
+        if http.max_connection_duration.is_some_and(|longest| meta.since.elapsed() >= longest) {
+            cluster.stats().upstream_cx_max_duration_reached().inc();
+            return false;
+        }
+        true
+    }
+
+    fn error(&self, kind: PoolErrorKind, details: &str) -> PoolError {
+        PoolError { kind, details: details.into(), host: self.host.borrow().clone() }
+    }
+
+    /// Finishes what runs and takes no more connections into the pool.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+        // Dropping a connection's sender closes it gracefully once nothing runs on it.
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        drop(idle);
+        let shared = std::mem::take(&mut *self.shared.borrow_mut());
+        drop(shared);
+    }
+
+    /// Whether nothing is left of it.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.connections.get() == 0 && self.pending.borrow().is_empty()
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("host", &self.host.borrow().address).finish_non_exhaustive()
+    }
+}

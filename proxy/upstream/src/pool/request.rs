@@ -1,0 +1,100 @@
+//! Bringing a request into the form of a protocol.
+
+use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
+
+/// HTTP/1.1: a path and a `host` header; an absolute target when `absolute`.
+pub(super) fn for_http1<B>(request: &mut Request<B>, absolute: bool, tls: bool) {
+    *request.version_mut() = Version::HTTP_11;
+    if request.method() == Method::CONNECT {
+        return;
+    }
+    let Some(authority) = request.uri().authority() else {
+        if absolute {
+            make_absolute(request, tls);
+        }
+        return;
+    };
+    if !request.headers().contains_key(HOST)
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        request.headers_mut().insert(HOST, host);
+    }
+    if !absolute {
+        let path = request.uri().path_and_query().cloned();
+        *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    }
+}
+
+/// HTTP/2: an absolute target, from which the pseudo headers come, and no connection headers.
+pub(super) fn for_http2<B>(request: &mut Request<B>, tls: bool) {
+    *request.version_mut() = Version::HTTP_2;
+    for name in [CONNECTION, UPGRADE, TRANSFER_ENCODING] {
+        request.headers_mut().remove(name);
+    }
+    for name in [HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection")] {
+        request.headers_mut().remove(name);
+    }
+    if request.uri().authority().is_none() {
+        make_absolute(request, tls);
+    }
+    if request.uri().authority().is_some() {
+        request.headers_mut().remove(HOST);
+    }
+}
+
+fn make_absolute<B>(request: &mut Request<B>, tls: bool) {
+    let Some(host) = request.headers().get(HOST) else { return };
+    let Ok(authority) = Authority::try_from(host.as_bytes()) else { return };
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    if parts.scheme.is_none() {
+        parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
+    }
+    parts.authority = Some(authority);
+    if parts.path_and_query.is_none() {
+        parts.path_and_query = Some(PathAndQuery::from_static("/"));
+    }
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(uri: &str, host: Option<&str>) -> Request<()> {
+        let mut builder = Request::builder().uri(uri);
+        if let Some(host) = host {
+            builder = builder.header(HOST, host);
+        }
+        builder.body(()).unwrap()
+    }
+
+    #[test]
+    fn http1_gets_a_path_and_a_host() {
+        let mut r = request("https://a.example:81/x?y=1", None);
+        for_http1(&mut r, false, false);
+        assert_eq!(r.uri(), "/x?y=1");
+        assert_eq!(r.headers()[HOST], "a.example:81");
+    }
+
+    #[test]
+    fn http2_gets_an_authority_in_place_of_the_host() {
+        let mut r = request("/x?y=1", Some("a.example"));
+        r.headers_mut().insert(CONNECTION, HeaderValue::from_static("keep-alive"));
+        for_http2(&mut r, true);
+        assert_eq!(r.uri(), "https://a.example/x?y=1");
+        assert!(r.headers().is_empty());
+    }
+
+    #[test]
+    fn a_request_that_was_prepared_for_one_protocol_can_go_by_the_other() {
+        let mut r = request("/x", Some("a.example"));
+        for_http2(&mut r, false);
+        for_http1(&mut r, false, false);
+        assert_eq!(r.uri(), "/x");
+        assert_eq!(r.headers()[HOST], "a.example");
+    }
+}
