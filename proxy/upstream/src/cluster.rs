@@ -73,8 +73,7 @@ impl ClusterShared {
     /// Its stats.
     #[inline]
     pub fn stats(&self) -> &ClusterStats {
-        self.stats
-            .get_or_init(|| Box::new(ClusterStats::new(self.registry.scope(scope_of(&self.config)))))
+        self.stats.get_or_init(|| Box::new(ClusterStats::new(self.registry.scope(scope_of(&self.config)))))
     }
 
     /// Its circuit breakers.
@@ -126,14 +125,8 @@ impl ClusterShared {
             return Some(host.clone());
         }
         let name: Arc<str> = address.to_string().into();
-        let host = Host::new(
-            Address::Ip(address),
-            name,
-            1,
-            0,
-            Arc::default(),
-            model::EndpointHealth::Healthy,
-        );
+        let host =
+            Host::new(Address::Ip(address), name, 1, 0, Arc::default(), model::EndpointHealth::Healthy);
         host.state.used.store(true, Relaxed);
         let host = Arc::new(host);
         known.insert(address, host.clone());
@@ -179,7 +172,6 @@ impl ClusterShared {
             && a.socket_options == b.socket_options
             && a.keepalive == b.keepalive
     }
-
 }
 
 impl std::fmt::Debug for ClusterShared {
@@ -202,13 +194,7 @@ const fn alpn_of(config: &model::Cluster) -> AlpnDefault {
 }
 
 /// Counts membership without making the whole of a cold cluster's stats.
-fn membership(
-    scope: &outrider_core::stats::Scope,
-    total: u64,
-    healthy: u64,
-    degraded: u64,
-    max_weight: u32,
-) {
+fn membership(scope: &outrider_core::stats::Scope, total: u64, healthy: u64, degraded: u64, max_weight: u32) {
     use outrider_core::stats::{Counter, Gauge, StatSlot};
 
     let slot = StatSlot::new();

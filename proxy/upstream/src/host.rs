@@ -195,11 +195,12 @@ impl HostSet {
 
     /// Gives each of `hosts` the identity of the host of this set with the same address and hostname.
     pub fn adopt(&self, hosts: Vec<Host>) -> Vec<Arc<Host>> {
-        let mut known: HashMap<(&Address, &str), &Arc<Host>> =
-            self.iter().map(|host| ((&host.address, &*host.hostname), host)).collect();
+        let key = |host: &Host| (host.address.clone(), host.hostname.clone());
+        let mut known: HashMap<(Address, Arc<str>), &Arc<Host>> =
+            self.iter().map(|host| (key(host), host)).collect();
         hosts
             .into_iter()
-            .map(|host| match known.remove(&(&host.address, &*host.hostname)) {
+            .map(|host| match known.remove(&key(&host)) {
                 Some(earlier) if earlier.same(&host) => earlier.clone(),
                 Some(earlier) => Arc::new(host.succeeding(earlier)),
                 None => Arc::new(host),

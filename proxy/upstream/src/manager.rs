@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use outrider_config::model::{self, Discovery};
+use outrider_config::model;
 use outrider_core::stats::Registry;
 use tokio::sync::watch;
 
@@ -149,9 +149,4 @@ impl ClusterManager {
     fn names(&self) -> std::sync::MutexGuard<'_, Names> {
         self.0.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether a cluster finds its hosts by itself while it runs.
-pub(crate) const fn discovers(discovery: &Discovery) -> bool {
-    !matches!(discovery, Discovery::Static(_))
 }

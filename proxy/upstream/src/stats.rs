@@ -149,17 +149,10 @@ impl ClusterStats {
         }
     }
 
-    fn part<'a>(
-        &self,
-        cell: &'a std::sync::OnceLock<Box<CodeStats>>,
-        prefix: &'static str,
-    ) -> &'a CodeStats {
+    fn part<'a>(&self, cell: &'a std::sync::OnceLock<Box<CodeStats>>, prefix: &'static str) -> &'a CodeStats {
         cell.get_or_init(|| {
             let scope = self.counts.scope().child(prefix);
-            Box::new(CodeStats {
-                classes: ClassCounts::new(scope),
-                codes: CodeCounters::new("upstream_rq_"),
-            })
+            Box::new(CodeStats { classes: ClassCounts::new(scope), codes: CodeCounters::new("upstream_rq_") })
         })
     }
 }

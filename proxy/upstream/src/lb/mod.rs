@@ -65,7 +65,7 @@ impl Balancer {
             Kind::Draw => hosts.get(rng.below(hosts.len() as u64) as usize),
             Kind::LeastOf { choices } => least_of(hosts, *choices, rng),
             Kind::Weighted { queue, bias } => {
-                let weight = |index| hosts.get(index).map_or(1.0, |host| weight_of(host, *bias));
+                let weight = |index: usize| hosts.get(index).map_or(1.0, |host| weight_of(host, *bias));
                 hosts.get(queue.borrow_mut().pick(weight)?)
             }
         }

@@ -128,7 +128,11 @@ impl Pool {
             PoolProtocol::Auto => {
                 let h2 = tls.as_ref().is_some_and(|tls| tls.alpn.as_deref() == Some("h2"));
                 let stats = token.cluster.stats();
-                if h2 { stats.upstream_cx_http2_total().inc() } else { stats.upstream_cx_http1_total().inc() }
+                if h2 {
+                    stats.upstream_cx_http2_total().inc()
+                } else {
+                    stats.upstream_cx_http1_total().inc()
+                }
                 if h2 { Protocol::Http2 } else { Protocol::Http11 }
             }
         };

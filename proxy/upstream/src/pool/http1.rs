@@ -40,10 +40,8 @@ impl Pool {
         gone: Gone,
     ) -> Result<Http1Conn, Failure> {
         let builder = self.http1_builder();
-        let failed = |error: hyper::Error| Failure {
-            kind: PoolErrorKind::ConnectFailed,
-            details: error.to_string(),
-        };
+        let failed =
+            |error: hyper::Error| Failure { kind: PoolErrorKind::ConnectFailed, details: error.to_string() };
         let (sender, connection) = builder.handshake(TokioIo::new(io)).await.map_err(failed)?;
         let cluster = self.cluster.borrow().clone();
         let task = tokio::task::spawn_local(async move {
@@ -55,12 +53,7 @@ impl Pool {
                 tracing::debug!(cluster = %cluster.config.name, %error, "upstream connection ended");
             }
         });
-        Ok(Http1Conn {
-            sender,
-            meta: Rc::new(meta),
-            idle_since: Instant::now(),
-            task: task.abort_handle(),
-        })
+        Ok(Http1Conn { sender, meta: Rc::new(meta), idle_since: Instant::now(), task: task.abort_handle() })
     }
 
     fn http1_builder(&self) -> http1::Builder {

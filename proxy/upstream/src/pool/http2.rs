@@ -92,10 +92,8 @@ impl Pool {
         gone: Gone,
     ) -> Result<Rc<Http2Conn>, Failure> {
         let builder = self.http2_builder();
-        let failed = |error: hyper::Error| Failure {
-            kind: PoolErrorKind::ConnectFailed,
-            details: error.to_string(),
-        };
+        let failed =
+            |error: hyper::Error| Failure { kind: PoolErrorKind::ConnectFailed, details: error.to_string() };
         let (sender, connection) = builder.handshake(TokioIo::new(io)).await.map_err(failed)?;
         let connection = Rc::new(RefCell::new(connection));
         let driver = Driver(connection.clone());

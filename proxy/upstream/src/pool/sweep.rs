@@ -40,8 +40,7 @@ impl Pool {
             }
             idle >= longest
         };
-        let mut closed: Vec<_> =
-            self.idle.borrow_mut().extract_if(.., |conn| due(conn.idle_since)).collect();
+        let mut closed: Vec<_> = self.idle.borrow_mut().extract_if(.., |conn| due(conn.idle_since)).collect();
         let count = closed.len();
         closed.clear();
         let shared: Vec<_> = self
