@@ -63,7 +63,8 @@ fn profile_dir() -> Result<PathBuf> {
     Ok(deps.parent().context("deps is in a profile directory")?.to_owned())
 }
 
-/// A fresh directory for one test's files, under `target/tests`.
+/// A fresh directory for one test's files, under `target/tests`. It stays, to be looked at; the first one that a later
+/// test process makes removes those of processes that are gone.
 ///
 /// # Errors
 /// When it cannot be made.
@@ -71,8 +72,24 @@ pub fn scratch(label: &str) -> Result<PathBuf> {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let ordinal = NEXT.fetch_add(1, Ordering::Relaxed);
+    let home = target_dir()?.join("tests");
+    if ordinal == 0 {
+        sweep(&home);
+    }
     let safe: String = label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    let dir = target_dir()?.join("tests").join(format!("{}-{ordinal}-{safe}", std::process::id()));
+    let dir = home.join(format!("{}-{ordinal}-{safe}", std::process::id()));
     std::fs::create_dir_all(&dir)?;
     Ok(dir)
+}
+
+fn sweep(home: &Path) {
+    let Ok(entries) = std::fs::read_dir(home) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|n| n.split('-').next()).and_then(|n| n.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // Another process may sweep at the same time.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }

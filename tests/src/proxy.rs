@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
     process::{Child, Command},
+    task::JoinHandle,
 };
 
 use crate::{
@@ -39,6 +40,7 @@ pub enum Kind {
 pub struct Proxy {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    pipes: Vec<JoinHandle<()>>,
     admin: u16,
     dir: PathBuf,
 }
@@ -73,7 +75,7 @@ impl Proxy {
                 let _ = proxy.child.start_kill();
                 let _ = proxy.exit(Duration::from_secs(5)).await;
                 Err(error
-                    .context(format!("{kind:?} did not start; its last words:\n{}", proxy.last_words(15))))
+                    .context(format!("{kind:?} did not start; its last words:\n{}", proxy.last_words(6))))
             }
         }
     }
@@ -112,13 +114,14 @@ impl Proxy {
         command.kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("running {}", binary.display()))?;
         let lines = Arc::new(Mutex::new(Vec::new()));
+        let mut pipes = Vec::new();
         if let Some(stdout) = child.stdout.take() {
-            collect(stdout, &lines);
+            pipes.push(collect(stdout, &lines));
         }
         if let Some(stderr) = child.stderr.take() {
-            collect(stderr, &lines);
+            pipes.push(collect(stderr, &lines));
         }
-        Ok(Self { child, lines, admin, dir })
+        Ok(Self { child, lines, pipes, admin, dir })
     }
 
     /// The directory with its bootstrap.
@@ -221,13 +224,20 @@ impl Proxy {
         Ok(kill_process(pid.context("the proxy is gone")?, signal)?)
     }
 
-    /// Waits for the process to end.
+    /// Waits for the process to end, and for all that it printed.
     ///
     /// # Errors
     /// When it does not in time.
     pub async fn exit(&mut self, limit: Duration) -> Result<ExitStatus> {
-        let child = &mut self.child;
-        wait::within("the proxy to end", limit, async { Ok(child.wait().await?) }).await
+        let (child, pipes) = (&mut self.child, &mut self.pipes);
+        wait::within("the proxy to end", limit, async {
+            let status = child.wait().await?;
+            for pipe in pipes.drain(..) {
+                pipe.await?;
+            }
+            Ok(status)
+        })
+        .await
     }
 }
 
@@ -240,7 +250,7 @@ impl Drop for Proxy {
     }
 }
 
-fn collect(pipe: impl AsyncRead + Unpin + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) {
+fn collect(pipe: impl AsyncRead + Unpin + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
     let lines = Arc::clone(lines);
     tokio::spawn(async move {
         let mut pipe = BufReader::new(pipe);
@@ -249,7 +259,7 @@ fn collect(pipe: impl AsyncRead + Unpin + Send + 'static, lines: &Arc<Mutex<Vec<
             lock(&lines).push(String::from_utf8_lossy(&line).trim_end().to_owned());
             line.clear();
         }
-    });
+    })
 }
 
 async fn fetch(port: u16, method: &str, path: &str) -> Result<Response> {

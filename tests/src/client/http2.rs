@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use h2::{SendStream, client::SendRequest, ext::Protocol};
+use h2::{RecvStream, SendStream, client::SendRequest, ext::Protocol};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use tokio::task::JoinHandle;
 
@@ -76,10 +76,10 @@ impl H2 {
         };
         told.status = response.status().as_u16();
         told.headers = fields(response.headers());
-        if tunnel && told.status == 200 {
-            send_body(&mut stream, request)?;
-        }
         let mut body = response.into_body();
+        if tunnel && told.status == 200 {
+            return Self::tunnel(told, &mut stream, &mut body, request).await;
+        }
         "complete".clone_into(&mut told.end);
         while let Some(piece) = body.data().await {
             match piece {
@@ -97,6 +97,30 @@ impl H2 {
             Ok(trailers) => told.trailers = trailers.iter().flat_map(fields).collect(),
             Err(error) => told.end = broken(&error),
         }
+        Ok(told)
+    }
+}
+
+impl H2 {
+    /// Sends the body through a tunnel and reads as much back; then lets the stream go, which resets it: an end of
+    /// one direction is not something that every upgraded protocol can carry.
+    async fn tunnel(
+        mut told: Response,
+        stream: &mut SendStream<Bytes>,
+        body: &mut RecvStream,
+        request: &H2Request,
+    ) -> Result<Response> {
+        let pieces = request.body.as_deref().unwrap_or_default();
+        let length: usize = pieces.iter().map(Bytes::len).sum();
+        for piece in pieces {
+            stream.send_data(piece.clone(), false)?;
+        }
+        let mut echoed = Vec::new();
+        while echoed.len() < length {
+            let Some(piece) = body.data().await else { break };
+            echoed.extend_from_slice(&piece?);
+        }
+        told.tunnel = Some(echoed);
         Ok(told)
     }
 }

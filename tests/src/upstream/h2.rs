@@ -83,6 +83,8 @@ async fn exchange(
     match reply.finish {
         Finish::CloseFirst => {
             close.send_replace(true);
+            // Dropping the stream before the connection would reset it.
+            wait_for_reset(|cx| respond.poll_reset(cx), &place, entry).await;
             return Ok(());
         }
         Finish::ResetFirst => {
@@ -146,6 +148,7 @@ async fn finish(
         Finish::Close(_) => {
             tokio::time::sleep(leave).await;
             close.send_replace(true);
+            wait_for_reset(|cx| send.poll_reset(cx), place, entry).await;
         }
         Finish::Stall(_) => wait_for_reset(|cx| send.poll_reset(cx), place, entry).await,
         _ if reply.trailers.is_empty() => send.send_data(Bytes::new(), true)?,

@@ -69,7 +69,13 @@ pub fn seen_lines(ordinal: usize, seen: &Seen, blur: bool) -> Vec<String> {
         Ending::Cut => "cut",
     };
     let mut lines = vec![format!("{label} {} {} {} {ending}", seen.protocol, seen.method, seen.path)];
-    lines.extend(field_lines(&format!("{label} header"), &seen.headers));
+    let mut headers = seen.headers.clone();
+    if ordinal > 0 {
+        // A later attempt is told what is left of the time.
+        let left = headers.iter_mut().filter(|(name, _)| name == "x-envoy-expected-rq-timeout-ms");
+        left.for_each(|(_, value)| "<left>".clone_into(value));
+    }
+    lines.extend(field_lines(&format!("{label} header"), &headers));
     lines.push(format!("{label} body {} {}", seen.framing, show(&seen.body)));
     lines.extend(field_lines(&format!("{label} trailer"), &seen.trailers));
     if let Some(tls) = &seen.tls {
@@ -86,8 +92,9 @@ pub fn seen_lines(ordinal: usize, seen: &Seen, blur: bool) -> Vec<String> {
 
 /// Replaces ports by their names and UUIDs by `<uuid>`, everywhere in a line.
 pub fn normal(line: &str, ports: &BTreeMap<String, String>) -> String {
+    let line = without_tls_words(line);
     let mut out = String::with_capacity(line.len());
-    let mut rest = line;
+    let mut rest = line.as_str();
     while let Some(first) = rest.chars().next() {
         let word: usize = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap_or(rest.len());
         if word >= 36 && is_uuid(&rest[word - 36..word]) {
@@ -109,6 +116,16 @@ pub fn normal(line: &str, ports: &BTreeMap<String, String>) -> String {
         rest = &rest[first.len_utf8()..];
     }
     out
+}
+
+/// What a TLS library says of a failed handshake is its own; that it is said between these marks is not. With the
+/// words the number of bytes sent differs too.
+fn without_tls_words(line: &str) -> String {
+    let Some((before, rest)) = line.split_once("TLS_error:") else { return line.to_owned() };
+    let Some((_, after)) = rest.split_once("TLS_error_end") else { return line.to_owned() };
+    let before: Vec<_> =
+        before.split(' ').map(|word| if word.starts_with("out=") { "out=<n>" } else { word }).collect();
+    without_tls_words(&format!("{}<TLS error>{after}", before.join(" ")))
 }
 
 fn is_uuid(text: &str) -> bool {

@@ -51,6 +51,9 @@ impl Tally {
 pub fn text(outcomes: &[Outcome], show: bool) -> (String, Tally) {
     let mut out = String::new();
     for outcome in outcomes {
+        if outcome.verdict.is_echo() {
+            continue;
+        }
         let name = format!("{}/{}", outcome.group, outcome.case);
         match &outcome.verdict {
             Verdict::Different(diff) => {
@@ -61,7 +64,7 @@ pub fn text(outcomes: &[Outcome], show: bool) -> (String, Tally) {
             }
             _ => {}
         }
-        if show {
+        if show && !outcome.oracle.is_empty() {
             let _ =
                 writeln!(out, "ORACLE [{name}] {:?}\n    {}\n", outcome.took, outcome.oracle.join("\n    "));
         }

@@ -22,6 +22,9 @@ const SETTLE: Duration = Duration::from_millis(1500);
 /// Pairs of proxies that run at once.
 const AT_ONCE: usize = 4;
 
+/// What the other cases of a group say when its first has told why nothing could run.
+const NOT_STARTED: &str = "+ did not start, see above";
+
 /// How a case went.
 #[derive(Clone, Debug)]
 pub enum Verdict {
@@ -35,6 +38,17 @@ pub enum Verdict {
     Broken(String),
     /// Not run, and why.
     Skipped(String),
+}
+
+impl Verdict {
+    /// Whether another case tells the reason.
+    pub fn is_echo(&self) -> bool {
+        match self {
+            Self::Different(diff) => diff.iter().any(|line| line == NOT_STARTED),
+            Self::Broken(why) => why == NOT_STARTED,
+            _ => false,
+        }
+    }
 }
 
 /// The outcome of a case.
@@ -104,10 +118,8 @@ async fn run_group(group: &Group, papers: &Arc<Papers>, known: &BTreeMap<String,
         Err(verdict) => {
             // One cause: the first case tells it whole, the others that they share it.
             let rest = match &verdict {
-                Verdict::Different(_) => {
-                    Verdict::Different(vec!["+ Outrider did not start, see above".into()])
-                }
-                _ => Verdict::Broken("the oracle did not start, see above".into()),
+                Verdict::Different(_) => Verdict::Different(vec![NOT_STARTED.into()]),
+                _ => Verdict::Broken(NOT_STARTED.into()),
             };
             let verdicts = std::iter::once(verdict).chain(std::iter::repeat(rest));
             return group

@@ -52,6 +52,7 @@ pub struct Transcript {
 #[derive(Debug)]
 pub struct Marks {
     diary: usize,
+    log: usize,
     stats: BTreeMap<String, u64>,
 }
 
@@ -111,7 +112,7 @@ impl World {
     /// Prepares for a case.
     pub async fn begin(&self, case: &Case) -> Result<Marks> {
         self.script.set(&case.replies, &case.own);
-        Ok(Marks { diary: self.diary.len(), stats: self.counters(&case.stats).await? })
+        Ok(Marks { diary: self.diary.len(), log: self.log().len(), stats: self.counters(&case.stats).await? })
     }
 
     /// Does what the client does in a case.
@@ -170,7 +171,7 @@ impl World {
         for (i, seen) in seen.iter().enumerate() {
             lines.extend(seen_lines(i, seen, case.blur));
         }
-        let logged = self.log_lines(&said.ports);
+        let logged = self.log_lines(marks.log, &said.ports);
         settled &= logged.len() >= case.logs.unwrap_or(said.responses);
         lines.extend(logged.into_iter().map(|line| format!("log {line}")));
         for (name, value) in self.counters(&case.stats).await? {
@@ -190,13 +191,21 @@ impl World {
         Ok((kept.collect(), settled))
     }
 
-    fn log_lines(&self, ports: &[u16]) -> Vec<String> {
-        let text = fs::read_to_string(self.dir.join("access.log")).unwrap_or_default();
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("access.log")).unwrap_or_default()
+    }
+
+    /// The lines of our own connections since the mark: the kernel may give a port twice.
+    fn log_lines(&self, mark: usize, ports: &[u16]) -> Vec<String> {
+        let text = self.log();
+        // Text begins with the client's address, JSON with a key `0` that holds it.
         let mine = |line: &&str| {
-            let address = line.split(' ').next().unwrap_or_default();
-            ports.iter().any(|port| address.ends_with(&format!(":{port}")))
+            ports.iter().any(|port| {
+                line.starts_with(&format!("127.0.0.1:{port} "))
+                    || line.starts_with(&format!("{{\"0\":\"127.0.0.1:{port}\""))
+            })
         };
-        text.lines().filter(mine).map(str::to_owned).collect()
+        text.get(mark..).unwrap_or_default().lines().filter(mine).map(str::to_owned).collect()
     }
 
     async fn counters(&self, wanted: &[String]) -> Result<BTreeMap<String, u64>> {

@@ -1,10 +1,55 @@
 //! The groups of cases.
 
+mod admin;
+mod failures;
+mod forwarding;
+mod grpc;
+mod h2;
+mod internal;
+mod logs;
+mod mutations;
+mod pedantry;
+mod responses;
+mod retries;
+mod rewrites;
 mod routing;
+mod tcp;
+mod timeouts;
+mod tls;
+mod upgrades;
 
 use crate::driver::Group;
 
 /// All groups.
 pub fn all() -> Vec<Group> {
-    vec![routing::paths(), routing::headers(), routing::hosts()]
+    vec![
+        routing::paths(),
+        routing::headers(),
+        routing::hosts(),
+        responses::direct(),
+        responses::redirects(),
+        rewrites::rewrites(),
+        rewrites::weighted(),
+        mutations::levels(),
+        mutations::formats(),
+        forwarding::forwarding(),
+        timeouts::timeouts(),
+        retries::retries(),
+        internal::internal(),
+        failures::failures(),
+        pedantry::pedantry(),
+        pedantry::answers(),
+        h2::h2(),
+        grpc::grpc(),
+        upgrades::upgrades(),
+        tls::downstream(),
+        tls::upstream(),
+        tls::passthrough(),
+        tcp::tcp(),
+        tcp::proxy_protocol(),
+        tcp::chains(),
+        logs::operators(),
+        logs::filters(),
+        admin::admin(),
+    ]
 }
