@@ -1,12 +1,24 @@
 //! The client's side.
 
+use std::io;
 use std::sync::Arc;
 
 use outrider_config::model;
 use outrider_core::stats::Scope;
 use outrider_core::stream::TlsInfo;
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+use webpki::KeyUsage;
 
-use super::TlsError;
+use super::error::failure;
+use super::identity::Identities;
+use super::provider::{provider, versions};
+use super::server::{key_log, session_info};
+use super::stats::Counts;
+use super::verify::{PeerVerifier, is_for};
+use super::{TlsError, TlsStats};
 use crate::io::IoStream;
 
 /// What ALPN is offered when the context lists none.
@@ -37,7 +49,19 @@ pub struct TlsTarget<'a> {
 
 /// An upstream TLS context, ready for handshakes.
 #[derive(Debug)]
-pub struct ClientTls {}
+pub struct ClientTls {
+    with_sni: TlsConnectorConfig,
+    without_sni: TlsConnectorConfig,
+    sni: Box<str>,
+    auto_host_sni: bool,
+    verify_sni: bool,
+    alpn: Vec<Vec<u8>>,
+    alpn_default: AlpnDefault,
+    local: Option<Arc<outrider_core::stream::CertInfo>>,
+    counts: Arc<Counts>,
+}
+
+type TlsConnectorConfig = Arc<ClientConfig>;
 
 impl ClientTls {
     /// Builds the context; reads its files. Counts under `scope` (`cluster.<name>.`) + `ssl.`.
@@ -45,20 +69,121 @@ impl ClientTls {
     /// # Errors
     /// Unreadable or malformed certificates, keys, roots or lists; each error names the field and the file.
     pub fn build(tls: &model::UpstreamTls, alpn: AlpnDefault, scope: &Scope) -> Result<Arc<Self>, TlsError> {
-        let _ = (tls, alpn, scope);
-        Ok(Arc::new(Self {}))
+        let common = &tls.common;
+        let counts = Arc::new(Counts::new(scope));
+        let provider = provider(common, "common_tls_context.tls_params")?;
+        let identities = Identities::build(&common.certificates, &provider, false, false)?;
+        let local = identities.first_info();
+        let verifier = PeerVerifier::build(
+            common.validation.as_ref(),
+            KeyUsage::server_auth(),
+            false,
+            provider.signature_verification_algorithms,
+            counts.clone(),
+        )?;
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&versions(common))
+            .map_err(|error| TlsError::Config {
+                field: "common_tls_context.tls_params".into(),
+                reason: error.to_string(),
+            })?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::new(identities));
+        config.resumption = match tls.max_session_keys {
+            0 => Resumption::disabled(),
+            keys => Resumption::in_memory_sessions(keys as usize),
+        };
+        if let Some(path) = &common.key_log {
+            config.key_log = key_log(path)?;
+        }
+        let mut without_sni = config.clone();
+        without_sni.enable_sni = false;
+        Ok(Arc::new(Self {
+            with_sni: Arc::new(config),
+            without_sni: Arc::new(without_sni),
+            sni: tls.sni.as_str().into(),
+            auto_host_sni: tls.auto_host_sni,
+            verify_sni: tls.auto_sni_san_validation,
+            alpn: common.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect(),
+            alpn_default: alpn,
+            local,
+            counts,
+        }))
+    }
+
+    /// Whether the host's hostname is to be given as [`TlsTarget::sni`] (`auto_host_sni`).
+    pub fn wants_host_sni(&self) -> bool {
+        self.auto_host_sni
+    }
+
+    /// The stats of this context.
+    pub fn stats(&self) -> &TlsStats {
+        &self.counts.base
     }
 
     /// Does the handshake as the client.
     ///
     /// # Errors
-    /// The handshake failed: [`TlsError::Handshake`] or [`TlsError::Closed`].
+    /// The handshake failed: [`TlsError::Handshake`] or [`TlsError::Closed`]. The stream is closed then.
     pub async fn connect(
         &self,
         stream: IoStream,
         target: &TlsTarget<'_>,
     ) -> Result<(IoStream, TlsInfo), TlsError> {
-        let _ = (stream, target);
-        Err(TlsError::Handshake("TLS_error:not there yet".into()))
+        let sni = target.sni.filter(|sni| !sni.is_empty()).unwrap_or(&self.sni);
+        let (config, name) = match ServerName::try_from(sni) {
+            Ok(name @ ServerName::DnsName(_)) => (&self.with_sni, name.to_owned()),
+            // rustls wants a name for its cache of sessions, also where none is sent.
+            Ok(name) => (&self.without_sni, name.to_owned()),
+            Err(_) => (&self.without_sni, nameless()?),
+        };
+        let connector = TlsConnector::from(config.clone());
+        let connect = connector.with_alpn(self.alpn_for(target.alpn)).connect(name, stream);
+        let stream = connect.await.map_err(|error| self.failed(error))?;
+        let session = stream.get_ref().1;
+        let sni = (!sni.is_empty()).then(|| sni.into());
+        let info = TlsInfo { sni, local: self.local.clone(), ..session_info(session) };
+        self.verify_name(&info, target)?;
+        self.counts.handshake(session);
+        Ok((IoStream::from_client_tls(stream), info))
     }
+
+    /// After the handshake, so that it holds for resumed sessions too. Nothing was sent yet but our certificate.
+    fn verify_name(&self, info: &TlsInfo, target: &TlsTarget<'_>) -> Result<(), TlsError> {
+        let own = self.verify_sni.then_some(info.sni.as_deref()).flatten();
+        for name in target.verify_name.iter().copied().chain(own) {
+            if !info.peer.as_ref().is_some_and(|peer| is_for(peer, name)) {
+                self.counts.base.fail_verify_san().inc();
+                self.counts.base.connection_error().inc();
+                let text = "TLS_error:CERTIFICATE_VERIFY_FAILED:verify cert failed: verify SAN list";
+                return Err(TlsError::Handshake(text.into(), None));
+            }
+        }
+        Ok(())
+    }
+
+    fn alpn_for(&self, default: Option<AlpnDefault>) -> Vec<Vec<u8>> {
+        if !self.alpn.is_empty() {
+            return self.alpn.clone();
+        }
+        match default.unwrap_or(self.alpn_default) {
+            AlpnDefault::None => Vec::new(),
+            AlpnDefault::Http1 => vec![b"http/1.1".to_vec()],
+            AlpnDefault::Http2 => vec![b"h2".to_vec()],
+            AlpnDefault::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        }
+    }
+
+    fn failed(&self, error: io::Error) -> TlsError {
+        let error = failure(error);
+        if matches!(error, TlsError::Handshake(..)) {
+            self.counts.base.connection_error().inc();
+        }
+        error
+    }
+}
+
+fn nameless() -> Result<ServerName<'static>, TlsError> {
+    ServerName::try_from("no-sni.invalid").map_err(|error| TlsError::Handshake(error.to_string(), None))
 }

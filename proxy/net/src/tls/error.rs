@@ -37,8 +37,27 @@ pub enum TlsError {
     /// The handshake failed. The text begins with `TLS_error:` and goes to logs and
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
     #[error("{0}")]
-    Handshake(String),
+    Handshake(String, #[source] Option<rustls::Error>),
     /// The peer closed the connection, or the socket failed, before the handshake was done.
     #[error("TLS_error:connection closed in handshake: {0}")]
     Closed(io::Error),
+}
+
+/// The error for what a handshake's future ended with.
+pub(super) fn failure(error: io::Error) -> TlsError {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).cloned();
+    let Some(inner) = inner else { return TlsError::Closed(error) };
+    use rustls::{CertificateError, Error};
+    let text = match &inner {
+        Error::InvalidCertificate(CertificateError::Other(why)) => {
+            format!("TLS_error:CERTIFICATE_VERIFY_FAILED:{why}")
+        }
+        Error::InvalidCertificate(why) => {
+            format!("TLS_error:CERTIFICATE_VERIFY_FAILED:verify cert failed: {why}")
+        }
+        Error::NoCertificatesPresented => "TLS_error:PEER_DID_NOT_RETURN_A_CERTIFICATE".into(),
+        Error::AlertReceived(alert) => format!("TLS_error:ALERT_RECEIVED:{alert:?}"),
+        other => format!("TLS_error:{other}"),
+    };
+    TlsError::Handshake(text, Some(inner))
 }

@@ -1,17 +1,40 @@
 //! The server's side.
 
+use std::io;
 use std::sync::Arc;
 
 use outrider_config::model;
 use outrider_core::stats::Scope;
 use outrider_core::stream::TlsInfo;
+use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ServerSessionMemoryCache};
+use rustls::{CommonState, HandshakeKind, ServerConfig};
+use tokio_rustls::LazyConfigAcceptor;
+use webpki::KeyUsage;
 
-use super::TlsError;
+use super::cert::{cert_info, sha256};
+use super::error::failure;
+use super::identity::Identities;
+use super::keylog::FileKeyLog;
+use super::provider::{provider, suite_name, version_name, versions};
+use super::stats::Counts;
+use super::tickets;
+use super::verify::PeerVerifier;
+use super::{TlsError, TlsStats};
 use crate::io::IoStream;
+
+/// Sessions kept for clients that resume by session id.
+const SESSIONS: usize = 1024;
 
 /// A downstream TLS context, ready for handshakes.
 #[derive(Debug)]
-pub struct ServerTls {}
+pub struct ServerTls {
+    /// With our ALPN protocols.
+    config: Arc<ServerConfig>,
+    /// Without: for clients who offer none of ours. BoringSSL goes on without ALPN then, rustls would refuse.
+    without_alpn: Arc<ServerConfig>,
+    identities: Arc<Identities>,
+    counts: Arc<Counts>,
+}
 
 impl ServerTls {
     /// Builds the context; reads its files. Counts under `scope` (`listener.<address>.`) + `ssl.`.
@@ -19,8 +42,59 @@ impl ServerTls {
     /// # Errors
     /// Unreadable or malformed certificates, keys, roots or lists; each error names the field and the file.
     pub fn build(tls: &model::DownstreamTls, scope: &Scope) -> Result<Arc<Self>, TlsError> {
-        let _ = (tls, scope);
-        Ok(Arc::new(Self {}))
+        let common = &tls.common;
+        let counts = Arc::new(Counts::new(scope));
+        let provider = provider(common, "common_tls_context.tls_params")?;
+        let identities =
+            Identities::build(&common.certificates, &provider, tls.require_sni, tls.full_scan_certs)?;
+        if identities.is_empty() {
+            return Err(TlsError::Config {
+                field: "common_tls_context.tls_certificates".into(),
+                reason: "a server needs at least one certificate".into(),
+            });
+        }
+        let verifier = PeerVerifier::build(
+            common.validation.as_ref(),
+            KeyUsage::client_auth(),
+            tls.require_client_certificate,
+            provider.signature_verification_algorithms,
+            counts.clone(),
+        )?;
+        let mut context = verifier.fingerprint();
+        context.extend(identities.leaves().flat_map(sha256));
+        let ticketer = tickets::producer(tls, sha256(&context))?;
+        let identities = Arc::new(identities);
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&versions(common))
+            .map_err(|error| TlsError::Config {
+                field: "common_tls_context.tls_params".into(),
+                reason: error.to_string(),
+            })?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(identities.clone());
+        // Envoy's servers choose (SSL_OP_CIPHER_SERVER_PREFERENCE).
+        config.ignore_client_order = true;
+        config.session_storage = if tls.disable_stateful_resumption {
+            Arc::new(NoServerSessionStorage {})
+        } else {
+            ServerSessionMemoryCache::new(SESSIONS)
+        };
+        match ticketer {
+            Some(ticketer) => config.ticketer = ticketer,
+            None if tls.disable_stateful_resumption => config.send_tls13_tickets = 0,
+            None => {}
+        }
+        if let Some(path) = &common.key_log {
+            config.key_log = key_log(path)?;
+        }
+        let without_alpn = Arc::new(config.clone());
+        config.alpn_protocols = common.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        Ok(Arc::new(Self { config: Arc::new(config), without_alpn, identities, counts }))
+    }
+
+    /// The stats of this context.
+    pub fn stats(&self) -> &TlsStats {
+        &self.counts.base
     }
 
     /// Does the handshake as the server.
@@ -28,7 +102,59 @@ impl ServerTls {
     /// # Errors
     /// The handshake failed: [`TlsError::Handshake`] or [`TlsError::Closed`].
     pub async fn accept(&self, stream: IoStream) -> Result<(IoStream, TlsInfo), TlsError> {
-        drop(stream);
-        Err(TlsError::Handshake("TLS_error:not there yet".into()))
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await;
+        let start = start.map_err(|error| self.failed(error))?;
+        let hello = start.client_hello();
+        let config = self.config_for(&hello).clone();
+        let local = self.identities.info_for(&hello);
+        let stream = start.into_stream(config).await.map_err(|error| self.failed(error))?;
+        let session = stream.get_ref().1;
+        self.counts.handshake(session);
+        let sni = session.server_name().map(Into::into);
+        let info = TlsInfo { sni, local, ..session_info(session) };
+        Ok((IoStream::from_server_tls(stream), info))
     }
+
+    fn config_for(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {
+        let ours = &self.config.alpn_protocols;
+        let common =
+            hello.alpn().is_some_and(|mut offered| offered.any(|one| ours.iter().any(|our| our == one)));
+        if common { &self.config } else { &self.without_alpn }
+    }
+
+    fn failed(&self, error: io::Error) -> TlsError {
+        let error = failure(error);
+        match &error {
+            TlsError::Handshake(_, Some(rustls::Error::NoCertificatesPresented)) => {
+                self.counts.base.fail_verify_no_cert().inc();
+                self.counts.base.connection_error().inc();
+            }
+            TlsError::Handshake(..) => self.counts.base.connection_error().inc(),
+            _ => {}
+        }
+        error
+    }
+}
+
+/// What either side says of a session.
+pub(super) fn session_info(session: &CommonState) -> TlsInfo {
+    let suite = session.negotiated_cipher_suite().and_then(|suite| suite_name(suite.suite()));
+    let alpn = session.alpn_protocol().map(|protocol| String::from_utf8_lossy(protocol).as_ref().into());
+    TlsInfo {
+        version: version_name(session.protocol_version()),
+        cipher: suite.map_or("", |(_, name)| name),
+        alpn,
+        resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+        peer: session.peer_certificates().and_then(|chain| cert_info(chain.first()?)),
+        ..TlsInfo::default()
+    }
+}
+
+pub(super) fn key_log(path: &str) -> Result<Arc<FileKeyLog>, TlsError> {
+    let log = FileKeyLog::open(path).map_err(|source| TlsError::Read {
+        field: "common_tls_context.key_log.path".into(),
+        name: path.into(),
+        source,
+    })?;
+    Ok(Arc::new(log))
 }

@@ -1,0 +1,151 @@
+//! Our own certificates, and which of them a client gets.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use outrider_config::model::TlsCertificate;
+use outrider_core::stream::CertInfo;
+use rustls::client::ResolvesClientCert;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{SignatureAlgorithm, SignatureScheme};
+
+use super::TlsError;
+use super::cert::{cert_info, common_names};
+use super::source::Content;
+
+/// A certificate with its key.
+#[derive(Debug)]
+struct Identity {
+    key: Arc<CertifiedKey>,
+    info: Arc<CertInfo>,
+    ecdsa: bool,
+}
+
+/// All certificates of a context, by the names they are for.
+#[derive(Debug)]
+pub(super) struct Identities {
+    list: Vec<Identity>,
+    /// Lower case; wildcards as `.example.com`. Indices in the configuration's order.
+    by_name: HashMap<Box<str>, Vec<usize>>,
+    require_match: bool,
+    full_scan: bool,
+}
+
+impl Identities {
+    /// Reads `certificates`.
+    ///
+    /// # Errors
+    /// A chain or key that cannot be read, or a key that is not the certificate's.
+    pub(super) fn build(
+        certificates: &[TlsCertificate],
+        provider: &CryptoProvider,
+        require_match: bool,
+        full_scan: bool,
+    ) -> Result<Self, TlsError> {
+        let mut all = Self { list: Vec::new(), by_name: HashMap::new(), require_match, full_scan };
+        for certificate in certificates {
+            all.add(certificate, provider)?;
+        }
+        Ok(all)
+    }
+
+    fn add(&mut self, certificate: &TlsCertificate, provider: &CryptoProvider) -> Result<(), TlsError> {
+        let content = Content::read(&certificate.chain)?;
+        let chain = content.certificates()?;
+        let key_content = Content::read(&certificate.key)?;
+        let key = key_content.private_key()?;
+        let leaf = chain.first().cloned().ok_or_else(|| content.wrong("no PEM certificate in it"))?;
+        let info = cert_info(&leaf).ok_or_else(|| content.wrong("its first certificate cannot be read"))?;
+        let mut key = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                key_content.wrong("this private key does not belong to the certificate")
+            }
+            other => key_content.wrong(format!("a private key that cannot be used: {other}")),
+        })?;
+        if let Some(staple) = &certificate.ocsp_staple {
+            let staple = Content::read(staple)?;
+            if staple.bytes().is_empty() {
+                return Err(staple.wrong("an empty OCSP response"));
+            }
+            key.ocsp = Some(staple.bytes().to_vec());
+        }
+        let index = self.list.len();
+        let ecdsa = key.key.algorithm() == SignatureAlgorithm::ECDSA;
+        // Envoy: the common name counts where there is no DNS name.
+        let names = if info.dns_sans.is_empty() { common_names(&leaf) } else { info.dns_sans.clone() };
+        for name in names {
+            let name = name.to_ascii_lowercase();
+            let name = name.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(&name);
+            self.by_name.entry(name.into()).or_default().push(index);
+        }
+        self.list.push(Identity { key: Arc::new(key), info, ecdsa });
+        Ok(())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The facts of the first certificate.
+    pub(super) fn first_info(&self) -> Option<Arc<CertInfo>> {
+        self.list.first().map(|identity| identity.info.clone())
+    }
+
+    /// The DER of every leaf, for telling contexts apart.
+    pub(super) fn leaves(&self) -> impl Iterator<Item = &[u8]> {
+        self.list.iter().map(|identity| identity.info.der.as_slice())
+    }
+
+    /// The facts of the certificate that `hello` gets.
+    pub(super) fn info_for(&self, hello: &ClientHello<'_>) -> Option<Arc<CertInfo>> {
+        self.select(hello.server_name(), hello.signature_schemes()).map(|identity| identity.info.clone())
+    }
+
+    /// Exact name, then wildcard, then (unless a match is required) the first or the best of all.
+    fn select(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Identity> {
+        let named = name.and_then(|name| {
+            let name = name.to_ascii_lowercase();
+            let wildcard = || self.by_name.get(name.get(name.find('.')?..)?);
+            self.by_name.get(name.as_str()).or_else(wildcard)
+        });
+        if let Some(candidates) = named {
+            return self.best(candidates.iter().filter_map(|i| self.list.get(*i)), schemes);
+        }
+        if self.require_match {
+            return None;
+        }
+        if self.full_scan || name.is_none() {
+            return self.best(self.list.iter(), schemes);
+        }
+        self.list.first()
+    }
+
+    /// ECDSA for those who can, else the first that the client can check; the first of all when none is.
+    fn best<'a>(
+        &self,
+        candidates: impl Iterator<Item = &'a Identity> + Clone,
+        schemes: &[SignatureScheme],
+    ) -> Option<&'a Identity> {
+        let usable = |identity: &&Identity| identity.key.key.choose_scheme(schemes).is_some();
+        let ecdsa = candidates.clone().find(|identity| identity.ecdsa && usable(identity));
+        ecdsa.or_else(|| candidates.clone().find(usable)).or_else(|| candidates.clone().next())
+    }
+}
+
+impl ResolvesServerCert for Identities {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.select(hello.server_name(), hello.signature_schemes()).map(|identity| identity.key.clone())
+    }
+}
+
+impl ResolvesClientCert for Identities {
+    fn resolve(&self, _hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.best(self.list.iter(), schemes).map(|identity| identity.key.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        !self.list.is_empty()
+    }
+}

@@ -1,0 +1,460 @@
+//! Whom we believe: Envoy's default certificate validator on webpki.
+
+use std::fmt;
+use std::sync::Arc;
+
+use outrider_config::model::{CertificateValidation, SanKind, SanMatcher};
+use outrider_core::matcher::StringMatch;
+use outrider_core::stream::CertInfo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
+    RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
+};
+
+use super::TlsError;
+use super::cert::{cert_info, sha256, spki_sha256};
+use super::source::Content;
+use super::stats::Counts;
+
+/// Verifies the peer's certificate, in either role.
+pub(super) struct PeerVerifier {
+    /// `None`: the chain is not verified.
+    roots: Option<Roots>,
+    sans: Vec<SanMatcher>,
+    certificate_hashes: Vec<[u8; 32]>,
+    spki_hashes: Vec<[u8; 32]>,
+    allow_expired: bool,
+    accept_untrusted: bool,
+    max_depth: Option<usize>,
+    /// Whether a client is asked for a certificate, and whether it must have one.
+    request: bool,
+    require: bool,
+    usage: KeyUsage,
+    algorithms: WebPkiSupportedAlgorithms,
+    counts: Arc<Counts>,
+}
+
+struct Roots {
+    anchors: Vec<TrustAnchor<'static>>,
+    /// Beside the anchors: the certificates they come from, with their first and last second.
+    certificates: Vec<(CertificateDer<'static>, i64, i64)>,
+    subjects: Vec<DistinguishedName>,
+    crls: Vec<CertRevocationList<'static>>,
+    leaf_crl_only: bool,
+}
+
+/// Why a certificate was refused, in Envoy's words where it has some.
+#[derive(Debug, thiserror::Error)]
+#[error("verify cert failed: {0}")]
+struct Refused(String);
+
+impl PeerVerifier {
+    /// The verifier for `validation`; `require` says whether a client must show a certificate.
+    ///
+    /// # Errors
+    /// Roots or revocation lists that cannot be read, or SAN matchers that no root backs.
+    pub(super) fn build(
+        validation: Option<&CertificateValidation>,
+        usage: KeyUsage,
+        require: bool,
+        algorithms: WebPkiSupportedAlgorithms,
+        counts: Arc<Counts>,
+    ) -> Result<Self, TlsError> {
+        let nothing = CertificateValidation::default();
+        let config = validation.unwrap_or(&nothing);
+        let roots = config.trusted_ca.as_ref().map(|ca| Roots::read(ca, config)).transpose()?;
+        if roots.is_none() && !config.san_matchers.is_empty() && !config.accept_untrusted {
+            return Err(TlsError::Config {
+                field: "match_typed_subject_alt_names".into(),
+                reason: "verifying names without trusted_ca is no verification: give a trusted_ca".into(),
+            });
+        }
+        if roots.is_none() && config.crl.is_some() {
+            return Err(TlsError::Config {
+                field: "crl".into(),
+                reason: "a revocation list needs a trusted_ca to go with it".into(),
+            });
+        }
+        let hashes = !config.certificate_hashes.is_empty() || !config.spki_hashes.is_empty();
+        Ok(Self {
+            request: require
+                || roots.is_some()
+                || hashes
+                || config.accept_untrusted
+                || !config.san_matchers.is_empty(),
+            roots,
+            sans: config.san_matchers.clone(),
+            certificate_hashes: config.certificate_hashes.clone(),
+            spki_hashes: config.spki_hashes.clone(),
+            allow_expired: config.allow_expired,
+            accept_untrusted: config.accept_untrusted,
+            max_depth: config.max_verify_depth.map(|depth| depth as usize),
+            require,
+            usage,
+            algorithms,
+            counts,
+        })
+    }
+
+    /// A digest of all that decides whom we believe: sessions are not resumed across a change of it.
+    pub(super) fn fingerprint(&self) -> Vec<u8> {
+        let mut all = format!(
+            "{:?}|{:?}|{:?}|{}|{}|{:?}|{}|{}|",
+            self.sans,
+            self.certificate_hashes,
+            self.spki_hashes,
+            self.allow_expired,
+            self.accept_untrusted,
+            self.max_depth,
+            self.request,
+            self.require
+        )
+        .into_bytes();
+        if let Some(roots) = &self.roots {
+            all.extend(roots.certificates.iter().flat_map(|(der, ..)| sha256(der)));
+            all.extend(sha256(format!("{:?}{}", roots.crls, roots.leaf_crl_only).as_bytes()));
+        }
+        all
+    }
+
+    fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let stats = &self.counts.base;
+        let chain = self
+            .roots
+            .as_ref()
+            .map_or(Ok(()), |roots| self.verify_chain(roots, end_entity, intermediates, now));
+        if let Err(error) = chain {
+            stats.fail_verify_error().inc();
+            return if self.accept_untrusted { Ok(()) } else { Err(refusal(&error)) };
+        }
+        match self.verify_leaf(end_entity) {
+            Err(_) if self.accept_untrusted => Ok(()),
+            other => other,
+        }
+    }
+
+    fn verify_chain(
+        &self,
+        roots: &Roots,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), webpki::Error> {
+        let first = match self.verify_chain_at(roots, end_entity, intermediates, now) {
+            Err(error) if self.allow_expired && is_about_time(&error) => error,
+            other => return other,
+        };
+        // Any moment at which the whole chain held will do: each certificate's first and last seconds
+        // are the only candidates.
+        for der in std::iter::once(end_entity).chain(intermediates) {
+            let Some(info) = cert_info(der) else { continue };
+            for second in [info.not_after, info.not_before] {
+                let Ok(second) = u64::try_from(second) else { continue };
+                let then = UnixTime::since_unix_epoch(std::time::Duration::from_secs(second));
+                if self.verify_chain_at(roots, end_entity, intermediates, then).is_ok() {
+                    return Ok(());
+                }
+            }
+        }
+        Err(first)
+    }
+
+    fn verify_chain_at(
+        &self,
+        roots: &Roots,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), webpki::Error> {
+        // Envoy trusts what is in trusted_ca itself, be it a leaf (X509_V_FLAG_PARTIAL_CHAIN).
+        if let Some((_, from, to)) = roots.certificates.iter().find(|(der, ..)| der == end_entity) {
+            return self.check_validity(*from, *to, now);
+        }
+        let crls: Vec<&CertRevocationList<'_>> = roots.crls.iter().collect();
+        let revocation = RevocationOptionsBuilder::new(&crls).ok().map(|builder| {
+            let depth = if roots.leaf_crl_only {
+                RevocationCheckDepth::EndEntity
+            } else {
+                RevocationCheckDepth::Chain
+            };
+            // As BoringSSL: once there are lists, a certificate that none speaks of is refused, and so is
+            // what an outdated list says.
+            builder
+                .with_depth(depth)
+                .with_status_policy(UnknownStatusPolicy::Deny)
+                .with_expiration_policy(ExpirationPolicy::Enforce)
+                .build()
+        });
+        let accept = |path: &VerifiedPath<'_>| {
+            // The leaf does not count, the root does.
+            let depth = path.intermediate_certificates().count() + 1;
+            if self.max_depth.is_some_and(|most| depth > most) {
+                return Err(webpki::Error::MaximumPathDepthExceeded);
+            }
+            let anchor = path.anchor();
+            let same = |known: &TrustAnchor<'_>| {
+                known.subject == anchor.subject
+                    && known.subject_public_key_info == anchor.subject_public_key_info
+            };
+            let valid = roots
+                .anchors
+                .iter()
+                .zip(&roots.certificates)
+                .filter(|(known, _)| same(known))
+                .any(|(_, (_, from, to))| self.check_validity(*from, *to, now).is_ok());
+            if valid { Ok(()) } else { Err(webpki::Error::InvalidCertValidity) }
+        };
+        let leaf = EndEntityCert::try_from(end_entity)?;
+        leaf.verify_for_usage(
+            self.algorithms.all,
+            &roots.anchors,
+            intermediates,
+            now,
+            self.usage,
+            revocation,
+            Some(&accept),
+        )?;
+        Ok(())
+    }
+
+    fn check_validity(&self, from: i64, to: i64, now: UnixTime) -> Result<(), webpki::Error> {
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let valid = self.allow_expired || (from <= now && now <= to);
+        if valid { Ok(()) } else { Err(webpki::Error::InvalidCertValidity) }
+    }
+
+    /// Names and hashes of the leaf.
+    fn verify_leaf(&self, end_entity: &CertificateDer<'_>) -> Result<(), rustls::Error> {
+        let stats = &self.counts.base;
+        let mut verified = self.roots.is_some();
+        if !self.sans.is_empty() {
+            let matches = cert_info(end_entity).is_some_and(|info| matches_any(&self.sans, &info));
+            if !matches {
+                stats.fail_verify_san().inc();
+                return Err(refused("SAN matcher"));
+            }
+            verified = true;
+        }
+        if !self.certificate_hashes.is_empty() || !self.spki_hashes.is_empty() {
+            let certificate = self.certificate_hashes.contains(&sha256(end_entity));
+            let spki = || spki_sha256(end_entity).is_some_and(|hash| self.spki_hashes.contains(&hash));
+            if !certificate && !spki() {
+                stats.fail_verify_cert_hash().inc();
+                return Err(refused("cert hash and spki"));
+            }
+            verified = true;
+        }
+        // Nothing to verify with is no failure where nobody asked for verification.
+        if verified || !self.require { Ok(()) } else { Err(refused("no trusted_ca to verify with")) }
+    }
+}
+
+impl Roots {
+    fn read(
+        source: &outrider_config::model::DataSource,
+        config: &CertificateValidation,
+    ) -> Result<Self, TlsError> {
+        let content = Content::read(source)?;
+        let mut roots = Self {
+            anchors: Vec::new(),
+            certificates: Vec::new(),
+            subjects: Vec::new(),
+            crls: Vec::new(),
+            leaf_crl_only: config.only_verify_leaf_crl,
+        };
+        for der in content.certificates()? {
+            let anchor = webpki::anchor_from_trusted_cert(&der)
+                .map_err(|error| content.wrong(format!("a certificate that cannot be a root: {error}")))?
+                .to_owned();
+            let info = cert_info(&der).ok_or_else(|| content.wrong("a certificate that cannot be read"))?;
+            roots.subjects.push(DistinguishedName::in_sequence(anchor.subject.as_ref()));
+            roots.anchors.push(anchor);
+            roots.certificates.push((der, info.not_before, info.not_after));
+        }
+        if let Some(source) = &config.crl {
+            let content = Content::read(source)?;
+            for der in content.revocation_lists()? {
+                let crl = OwnedCertRevocationList::from_der(&der).map_err(|error| {
+                    content.wrong(format!("a revocation list that cannot be used: {error}"))
+                })?;
+                roots.crls.push(crl.into());
+            }
+        }
+        Ok(roots)
+    }
+}
+
+impl fmt::Debug for PeerVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerVerifier")
+            .field("roots", &self.roots.as_ref().map(|roots| roots.anchors.len()))
+            .field("sans", &self.sans)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClientCertVerifier for PeerVerifier {
+    fn offer_client_auth(&self) -> bool {
+        self.request
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.require
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.roots.as_ref().map_or(&[], |roots| &roots.subjects)
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.verify(end_entity, intermediates, now).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.verify(end_entity, intermediates, now).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Whether one of the certificate's names is what one of the matchers wants.
+fn matches_any(matchers: &[SanMatcher], info: &CertInfo) -> bool {
+    matchers.iter().any(|wanted| {
+        let names = match wanted.kind {
+            SanKind::Dns => &info.dns_sans,
+            SanKind::Uri => &info.uri_sans,
+            SanKind::Ip => &info.ip_sans,
+            SanKind::Email => &info.email_sans,
+        };
+        names.iter().any(|name| match &wanted.matcher.matcher {
+            StringMatch::Exact(exact) if wanted.kind == SanKind::Dns => dns_matches(exact, name),
+            _ => wanted.matcher.matches(name),
+        })
+    })
+}
+
+/// Whether the certificate of `info` is one for the host `name` (a DNS name, an IP address or a URI).
+pub(super) fn is_for(info: &CertInfo, name: &str) -> bool {
+    info.dns_sans.iter().any(|pattern| dns_matches(name, pattern))
+        || info.uri_sans.iter().any(|uri| uri == name)
+        || info.ip_sans.iter().any(|ip| ip == name)
+}
+
+/// Whether `pattern`, out of a certificate, is a DNS name for `name`: the same without regard to case, or
+/// `*.` in place of exactly one label.
+pub(super) fn dns_matches(name: &str, pattern: &str) -> bool {
+    if name.eq_ignore_ascii_case(pattern) {
+        return true;
+    }
+    let Some(suffix) = pattern.strip_prefix('*').filter(|suffix| suffix.len() > 1 && suffix.starts_with('.'))
+    else {
+        return false;
+    };
+    let label = name.len().checked_sub(suffix.len()).and_then(|at| name.split_at_checked(at));
+    label.is_some_and(|(label, rest)| {
+        !label.is_empty() && !label.contains('.') && rest.eq_ignore_ascii_case(suffix)
+    })
+}
+
+fn is_about_time(error: &webpki::Error) -> bool {
+    use webpki::Error;
+    matches!(error, Error::CertExpired { .. } | Error::CertNotValidYet { .. } | Error::InvalidCertValidity)
+}
+
+fn refused(why: &str) -> rustls::Error {
+    CertificateError::Other(OtherError(Arc::new(Refused(why.into())))).into()
+}
+
+/// With the alert that the peer shall see, where there is a special one.
+fn refusal(error: &webpki::Error) -> rustls::Error {
+    match error {
+        webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer.into(),
+        webpki::Error::CertRevoked => CertificateError::Revoked.into(),
+        webpki::Error::CertExpired { .. } | webpki::Error::InvalidCertValidity => {
+            CertificateError::Expired.into()
+        }
+        other => refused(&other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_stand_for_one_label() {
+        assert!(dns_matches("a.example.com", "*.Example.com"));
+        assert!(dns_matches("A.example.com", "a.example.com"));
+        assert!(!dns_matches("a.b.example.com", "*.example.com"));
+        assert!(!dns_matches("example.com", "*.example.com"));
+        assert!(!dns_matches(".example.com", "*.example.com"));
+        assert!(!dns_matches("a.example.com", "a*.example.com"));
+        assert!(!dns_matches("a", "*"));
+    }
+}
