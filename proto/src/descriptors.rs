@@ -180,7 +180,7 @@ pub enum DecodeError {
     #[error("no message named {0} in Envoy's API")]
     Unknown(String),
     /// The bytes are not an encoding of the message.
-    #[error("not a {0}: {1}")]
+    #[error("malformed {0}: {1}")]
     Malformed(String, String),
 }
 

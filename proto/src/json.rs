@@ -133,6 +133,14 @@ fn float(value: f64, text: impl FnOnce() -> String) -> Json {
     if value.is_infinite() {
         return json!(if value > 0.0 { "Infinity" } else { "-Infinity" });
     }
+    // Whole numbers print without a point, as far as they are exact.
+    #[expect(clippy::cast_possible_truncation, reason = "whole and below 2^53")]
+    if value.fract() == 0.0
+        && value.abs() < 9_007_199_254_740_992.0
+        && (value != 0.0 || value.is_sign_positive())
+    {
+        return json!(value as i64);
+    }
     text().parse::<f64>().ok().and_then(serde_json::Number::from_f64).map_or(Json::Null, Json::Number)
 }
 
@@ -184,6 +192,7 @@ mod tests {
         assert_eq!(timestamp(951_868_800, 500_000_000), "2000-03-01T00:00:00.500Z");
         assert_eq!(timestamp(-1, 0), "1969-12-31T23:59:59Z");
         assert_eq!(float(f64::from(0.1_f32), || 0.1_f32.to_string()), json!(0.1));
+        assert_eq!(float(30.0, || "30".to_owned()).to_string(), "30");
         assert_eq!(float(f64::NAN, String::new), json!("NaN"));
     }
 }

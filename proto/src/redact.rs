@@ -84,7 +84,8 @@ fn expand_typed_struct(descs: &Descriptors, message: &mut DynamicMessage) {
     }
 }
 
-fn is_sensitive(field: &FieldDescriptor) -> bool {
+/// Whether the API marks a field as holding a secret.
+pub(crate) fn is_sensitive(field: &FieldDescriptor) -> bool {
     /// The number of the `udpa.annotations.sensitive` extension.
     const SENSITIVE: u32 = 76_569_463;
     let options = field.options();

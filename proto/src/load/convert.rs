@@ -15,7 +15,7 @@ use super::{
     lines::{Kids, Spot},
     node::{Entry, Kind, Node, Style, shorten},
 };
-use crate::{Descriptors, Path, Problem, suggest};
+use crate::{Descriptors, Path, Problem, redact::is_sensitive, suggest};
 
 /// How deep messages may nest; protobuf's own decoders stop there too.
 pub(super) const MAX_MESSAGE_DEPTH: usize = 90;
@@ -138,9 +138,17 @@ impl<'a> Loader<'a> {
                 );
                 continue;
             }
+            let problems = self.problems.len();
             if let Some((value, kids)) = self.field(&entry.value, &field, &at, depth) {
                 message.set_field(&field, value);
                 spots.push((self.name(field.name()), self.spot(entry.line, kids)));
+            }
+            if self.problems.len() > problems && is_sensitive(&field) {
+                // An error message must not be where a secret gets out.
+                for problem in self.problems.iter_mut().skip(problems) {
+                    "the value does not fit; it is not shown, since the field is sensitive"
+                        .clone_into(&mut problem.message);
+                }
             }
         }
         Some((message, Kids::Fields(spots)))

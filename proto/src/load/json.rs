@@ -65,7 +65,11 @@ impl Reader<'_> {
                 let kind = match word {
                     "null" => Kind::Null,
                     "true" | "false" => Kind::Scalar(word.to_owned(), Style::Literal),
-                    _ => return self.fail(format!("unexpected word {:?}", super::node::shorten(word))),
+                    _ => {
+                        return self.fail(
+                            "a word that is neither true, false nor null; a string needs double quotes",
+                        );
+                    }
                 };
                 self.skip(end);
                 kind
@@ -149,7 +153,7 @@ impl Reader<'_> {
         let end = end.unwrap_or(self.rest.len());
         let number = self.rest.get(..end).unwrap_or_default().to_owned();
         if serde_json::from_str::<serde_json::Number>(&number).is_err() {
-            return self.fail(format!("{:?} is not a number", super::node::shorten(&number)));
+            return self.fail("not a number");
         }
         self.skip(end);
         Ok(number)
@@ -179,7 +183,7 @@ mod tests {
             ("[1,]", "expected a value"),
             ("{'a': 1}", "double quotes"),
             ("01", "not a number"),
-            ("tru", "unexpected word"),
+            ("tru", "neither true"),
             ("\"a", "without an end"),
             ("\"\\", "without an end"),
             ("\"\\é\"", "bad escape"),

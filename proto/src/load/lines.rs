@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::path::{Path, Seg};
+use crate::{
+    Problem,
+    path::{Path, Seg},
+};
 
 /// The line, and the source text, of every field of a loaded message.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +59,12 @@ impl LineMap {
         }
         let source = self.sources.get(usize::from(at.source)).map_or("", |source| source);
         (source, (at.line > 0).then_some(at.line))
+    }
+
+    /// A problem with the field at `path`, with its source and line.
+    pub fn problem(&self, path: &Path<'_>, message: impl Into<String>) -> Problem {
+        let (source, line) = self.locate(path);
+        Problem { path: path.to_string(), line, source: source.to_owned(), message: message.into() }
     }
 
     /// Lays `other` over this map as protobuf merges messages: repeated fields append, the rest replaces.

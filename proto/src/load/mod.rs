@@ -148,6 +148,30 @@ pub fn parse_bytes(
     }
 }
 
+/// Reads a message that is there in bytes already (Envoy's `.pb` files). It has no lines.
+///
+/// # Errors
+/// The message is unknown, or the bytes are not one.
+pub fn decode(
+    descs: &Descriptors,
+    bytes: &[u8],
+    source_name: &str,
+    message_full_name: &str,
+) -> Result<Loaded, Problems> {
+    match descs.decode(message_full_name, bytes) {
+        Ok(message) => {
+            let lines = LineMap::new(source_name, lines::Spot::default());
+            Ok(Loaded { message, lines, unknown: Vec::new() })
+        }
+        Err(error) => Err(Problems::from(Problem {
+            path: String::new(),
+            line: None,
+            source: source_name.to_owned(),
+            message: error.to_string(),
+        })),
+    }
+}
+
 /// Turns an `Any` that carries a `TypedStruct` into the `Any` that it stands for; anything else is returned as it is.
 /// Texts are resolved while they are parsed; this is for messages that come over the wire.
 ///

@@ -438,3 +438,23 @@ fn bytes_that_are_no_text_are_an_error() {
         parse_bytes(&Descriptors::load(), b"node:\n  id: \xff", "t.yaml", BOOTSTRAP, ParseOptions::default());
     assert_eq!(outcome.unwrap_err().to_string(), "t.yaml:2: not UTF-8 text");
 }
+
+#[test]
+fn an_error_does_not_show_a_secret() {
+    let text = "static_resources: {secrets: [{name: a, generic_secret: {secret: {inline_string: 31337}}}]}";
+    let wanted = "t.yaml:1: static_resources.secrets[0].generic_secret.secret.inline_string: the value does not fit; it is \
+                  not shown, since the field is sensitive";
+    assert_eq!(errors(text), wanted);
+}
+
+#[test]
+fn bytes_load_too() {
+    let descs = Descriptors::load();
+    let bytes = bootstrap("node: {id: a}").encode_to_vec();
+    assert_eq!(
+        decode(&descs, &bytes, "t.pb", BOOTSTRAP).unwrap().typed::<Bootstrap>().unwrap().node.unwrap().id,
+        "a"
+    );
+    let error = decode(&descs, b"\xff", "t.pb", BOOTSTRAP).unwrap_err().to_string();
+    assert!(error.starts_with("t.pb: malformed envoy.config.bootstrap.v3.Bootstrap"), "{error}");
+}

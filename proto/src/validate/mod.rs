@@ -69,9 +69,7 @@ struct Checker<'l> {
 
 impl Checker<'_> {
     fn problem(&mut self, path: &Path<'_>, message: impl Into<String>) {
-        let (source, line) = self.lines.locate(path);
-        let (path, source) = (path.to_string(), source.to_owned());
-        self.problems.push(Problem { path, line, source, message: message.into() });
+        self.problems.push(self.lines.problem(path, message));
     }
 
     fn plan(&mut self, desc: &MessageDescriptor) -> Rc<Plan> {
