@@ -3,9 +3,10 @@
 #![expect(clippy::expect_used, reason = "fixtures that are wrong end the benchmark")]
 
 mod headers;
+mod logs;
 mod stats;
 
 use criterion::{criterion_group, criterion_main};
 
-criterion_group!(micro, headers::benchmarks, stats::benchmarks);
+criterion_group!(micro, headers::benchmarks, logs::benchmarks, stats::benchmarks);
 criterion_main!(micro);
