@@ -3,10 +3,11 @@
 #![expect(clippy::expect_used, reason = "fixtures that are wrong end the benchmark")]
 
 mod headers;
+mod lb;
 mod logs;
 mod stats;
 
 use criterion::{criterion_group, criterion_main};
 
-criterion_group!(micro, headers::benchmarks, logs::benchmarks, stats::benchmarks);
+criterion_group!(micro, headers::benchmarks, lb::benchmarks, logs::benchmarks, stats::benchmarks);
 criterion_main!(micro);
