@@ -1,0 +1,233 @@
+//! Clusters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrider_proto::Path;
+use outrider_proto::pb::envoy::config::cluster::v3 as pb;
+use outrider_proto::pb::envoy::config::core::v3 as core_pb;
+use outrider_proto::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
+use outrider_proto::pb::envoy::extensions::upstreams::http::generic::v3::GenericConnectionPoolProto;
+
+use super::address::{Bind, bind, keepalive};
+use super::cx::{Cx, UNSUPPORTED, inert, refuse};
+use super::scalar::{bool_of, duration, type_of, u32_of, unpack};
+use super::{breaker, cluster_http, discovery, lb, tls_context};
+use crate::model::{Cluster, TcpKeepalive, UpstreamProtocol, UpstreamTls};
+
+/// A cluster; `None`, and an error, when it lacks what it cannot do without. `outer` is the cluster manager's
+/// `upstream_bind_config`.
+#[expect(clippy::too_many_lines, reason = "one message of sixty fields, destructured and built once")]
+pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster, outer: &Bind) -> Option<Cluster> {
+    let pb::Cluster {
+        transport_socket_matches,
+        transport_socket_matcher,
+        name,
+        alt_stat_name,
+        stats_matcher,
+        eds_cluster_config,
+        connect_timeout,
+        per_connection_buffer_limit_bytes,
+        per_connection_buffer_high_watermark_timeout,
+        lb_policy,
+        load_assignment,
+        health_checks,
+        max_requests_per_connection,
+        circuit_breakers,
+        upstream_http_protocol_options,
+        common_http_protocol_options,
+        http_protocol_options,
+        http2_protocol_options,
+        typed_extension_protocol_options,
+        dns_refresh_rate,
+        dns_jitter,
+        dns_failure_refresh_rate,
+        respect_dns_ttl,
+        dns_lookup_family,
+        dns_resolvers,
+        use_tcp_for_dns_lookups,
+        dns_resolution_config,
+        typed_dns_resolver_config,
+        wait_for_warm_on_init,
+        outlier_detection,
+        cleanup_interval,
+        upstream_bind_config,
+        lb_subset_config,
+        common_lb_config,
+        transport_socket,
+        metadata,
+        protocol_selection,
+        upstream_connection_options,
+        close_connections_on_host_health_failure,
+        ignore_health_on_host_removal,
+        filters,
+        load_balancing_policy,
+        lrs_server,
+        lrs_report_endpoint_metrics,
+        track_timeout_budgets,
+        upstream_config,
+        track_cluster_stats,
+        preconnect_policy,
+        connection_pool_per_downstream_connection,
+        queuing_policies,
+        cluster_discovery_type,
+        lb_config,
+    } = message;
+    refuse!(cx, path, UNSUPPORTED;
+        transport_socket_matches, transport_socket_matcher, stats_matcher,
+        per_connection_buffer_high_watermark_timeout, health_checks, outlier_detection, lb_subset_config, filters,
+        lrs_server, track_timeout_budgets, track_cluster_stats, preconnect_policy,
+        connection_pool_per_downstream_connection, queuing_policies);
+    refuse!(cx, path, "endpoint discovery comes with xDS; write load_assignment"; eds_cluster_config);
+    inert!(cx, path, "load reports are refused, and nothing else reads it"; lrs_report_endpoint_metrics);
+    inert!(cx, path, "read by extensions and control planes alone"; metadata);
+    inert!(cx, path, "there are no active health checks that it could overrule"; ignore_health_on_host_removal);
+    if bool_of(wait_for_warm_on_init) == Some(false) {
+        cx.refuse(&path.field("wait_for_warm_on_init"), "the start waits for every cluster; remove it");
+    }
+    upstream(cx, &path.field("upstream_config"), upstream_config.as_ref());
+
+    let dns = discovery::OldDns {
+        dns_refresh_rate,
+        dns_jitter,
+        dns_failure_refresh_rate: dns_failure_refresh_rate.as_ref(),
+        respect_dns_ttl: *respect_dns_ttl,
+        dns_lookup_family: *dns_lookup_family,
+        dns_resolvers,
+        use_tcp_for_dns_lookups: *use_tcp_for_dns_lookups,
+        dns_resolution_config: dns_resolution_config.as_ref(),
+        typed_dns_resolver_config: typed_dns_resolver_config.as_ref(),
+    };
+    let discovery = discovery::discovery(
+        cx,
+        path,
+        &discovery::Fields {
+            kind: cluster_discovery_type.as_ref(),
+            assignment: load_assignment.as_ref(),
+            dns,
+            cleanup_interval,
+            lb_config: lb_config.as_ref(),
+        },
+    );
+    let lb = lb::policy(
+        cx,
+        path,
+        &lb::Fields {
+            policy: *lb_policy,
+            config: lb_config.as_ref(),
+            extension: load_balancing_policy.as_ref(),
+            original_dst: discovery
+                .as_ref()
+                .is_some_and(|found| matches!(found, crate::model::Discovery::OriginalDst(_))),
+        },
+    );
+    let common_lb = lb::common(cx, &path.field("common_lb_config"), common_lb_config.as_ref());
+    let old = cluster_http::Old {
+        max_requests_per_connection,
+        upstream: upstream_http_protocol_options.as_ref(),
+        common: common_http_protocol_options.as_ref(),
+        http1: http_protocol_options.as_ref(),
+        http2: http2_protocol_options.as_ref(),
+        selection: *protocol_selection,
+    };
+    let http = cluster_http::options(cx, path, typed_extension_protocol_options, &old);
+    let tls = transport(cx, &path.field("transport_socket"), transport_socket.as_ref());
+    if http.protocol == UpstreamProtocol::Auto && tls.is_none() {
+        cx.error(
+            &path.field("transport_socket"),
+            "auto_config chooses the protocol by ALPN, which needs a TLS transport socket",
+        );
+    }
+    let connect_timeout =
+        duration(cx, path, "connect_timeout", connect_timeout).unwrap_or(Duration::from_secs(5));
+    if connect_timeout.is_zero() {
+        cx.error(&path.field("connect_timeout"), "it must be more than 0s");
+    }
+    let bind = upstream_bind_config
+        .as_ref()
+        .map(|message| bind(cx, &path.field("upstream_bind_config"), message))
+        .unwrap_or_default()
+        .over(outer);
+    let (breakers, per_host_max_connections) =
+        breaker::breakers(cx, &path.field("circuit_breakers"), circuit_breakers.as_ref());
+    Some(Cluster {
+        name: Arc::from(name.as_str()),
+        stat_name: match alt_stat_name.as_str() {
+            "" => Arc::from(name.replace(':', "_")),
+            alt => Arc::from(alt.replace(':', "_")),
+        },
+        alt_stat_name: (!alt_stat_name.is_empty()).then(|| Arc::from(alt_stat_name.as_str())),
+        discovery: discovery?,
+        lb,
+        connect_timeout,
+        per_connection_buffer_limit: u32_of(per_connection_buffer_limit_bytes).unwrap_or(1 << 20) as usize,
+        tls: tls.map(Arc::new),
+        http,
+        breaker_default: breakers.default,
+        breaker_high: breakers.high,
+        per_host_max_connections,
+        socket_options: bind.socket_options(),
+        bind: bind.source,
+        keepalive: connection_options(
+            cx,
+            &path.field("upstream_connection_options"),
+            upstream_connection_options.as_ref(),
+        ),
+        close_connections_on_host_health_failure: *close_connections_on_host_health_failure,
+        panic_threshold: common_lb.panic_threshold,
+        fail_traffic_on_panic: common_lb.fail_traffic_on_panic,
+    })
+}
+
+/// The kind of upstream: the generic one is the one there is.
+fn upstream(cx: &Cx, path: &Path<'_>, message: Option<&core_pb::TypedExtensionConfig>) {
+    let Some(core_pb::TypedExtensionConfig { name: _name, typed_config }) = message else { return };
+    match typed_config {
+        Some(any) if outrider_proto::any::is::<GenericConnectionPoolProto>(any) => {
+            cx.inert(path, "the generic upstream is the default");
+        }
+        Some(any) => {
+            cx.refuse(&path.field("typed_config"), format!("the upstream {} is not supported", type_of(any)));
+        }
+        None => cx.error(path, "a typed_config is needed"),
+    }
+}
+
+/// TLS to the hosts; `None` for plain.
+fn transport(cx: &Cx, path: &Path<'_>, message: Option<&core_pb::TransportSocket>) -> Option<UpstreamTls> {
+    use core_pb::transport_socket::ConfigType;
+    let core_pb::TransportSocket { name, config_type } = message?;
+    let Some(ConfigType::TypedConfig(any)) = config_type else {
+        cx.error(path, format!("the transport socket {name:?} needs a typed_config with its @type"));
+        return None;
+    };
+    let path = path.field("typed_config");
+    if outrider_proto::any::is::<RawBuffer>(any) {
+        let RawBuffer {} = unpack(cx, &path, any)?;
+        return None;
+    }
+    if outrider_proto::any::is::<UpstreamTlsContext>(any) {
+        return tls_context::upstream(cx, &path, &unpack(cx, &path, any)?);
+    }
+    cx.refuse(
+        &path,
+        format!("the transport socket {} is not supported; use TLS or raw_buffer", type_of(any)),
+    );
+    None
+}
+
+fn connection_options(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: Option<&pb::UpstreamConnectionOptions>,
+) -> Option<TcpKeepalive> {
+    let pb::UpstreamConnectionOptions {
+        tcp_keepalive,
+        set_local_interface_name_on_upstream_connections,
+        happy_eyeballs_config,
+    } = message?;
+    inert!(cx, path, "only extensions read the interface's name"; set_local_interface_name_on_upstream_connections);
+    refuse!(cx, path, "hosts have one address each, so there is nothing to choose; remove it"; happy_eyeballs_config);
+    tcp_keepalive.as_ref().map(keepalive)
+}

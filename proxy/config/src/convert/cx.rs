@@ -1,0 +1,124 @@
+//! What a conversion carries along: the problems found so far, the ledger, and what the bootstrap says of
+//! runtime and secrets.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use outrider_proto::{Path, Problem};
+
+use super::dns::Resolver;
+use crate::model::{RuntimeValue, Secret};
+
+/// What became of the fields that are not simply honoured. Anyone can read it (`outrider check`, `/compat`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Fields that are accepted and change nothing, by path, with the reason why that is honest.
+    pub inert: Vec<(String, String)>,
+    /// Fields and values that are not supported, by path, with what to do about it.
+    pub refused: Vec<(String, String)>,
+}
+
+/// What the command line and the bootstrap say beside the message that is converted.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// `--service-node`; empty when not given.
+    pub service_node: String,
+    /// `--service-cluster`; empty when not given.
+    pub service_cluster: String,
+    /// `--service-zone`; empty when not given.
+    pub service_zone: String,
+    /// Runtime values in force, for single resources; [`super::bootstrap`] reads the bootstrap's own.
+    pub runtime: BTreeMap<String, RuntimeValue>,
+    /// Secrets that may be referred to by name, for single resources.
+    pub secrets: Vec<Arc<Secret>>,
+}
+
+/// The context of one conversion. Problems are collected, not thrown: the conversion goes on with a
+/// stand-in, so that all problems are found in one go, and its result is given only when there are none.
+#[derive(Debug, Default)]
+pub(crate) struct Cx {
+    problems: RefCell<Vec<Problem>>,
+    ledger: RefCell<Ledger>,
+    pub(crate) runtime: BTreeMap<String, RuntimeValue>,
+    secrets: RefCell<Vec<Arc<Secret>>>,
+    /// The resolver of the bootstrap, for clusters that say nothing of theirs.
+    pub(crate) resolver: RefCell<Option<Resolver>>,
+}
+
+impl Cx {
+    /// An empty context.
+    pub(crate) fn new(runtime: BTreeMap<String, RuntimeValue>, secrets: Vec<Arc<Secret>>) -> Self {
+        Self { runtime, secrets: RefCell::new(secrets), ..Self::default() }
+    }
+
+    /// Notes that what is at `path` is wrong.
+    pub(crate) fn error(&self, path: &Path<'_>, message: impl Into<String>) {
+        self.problems.borrow_mut().push(Problem {
+            path: path.to_string(),
+            line: None,
+            source: String::new(),
+            message: message.into(),
+        });
+    }
+
+    /// Notes that what is at `path` is right and not supported: a problem, and an entry in the ledger.
+    pub(crate) fn refuse(&self, path: &Path<'_>, why: impl Into<String>) {
+        let why = why.into();
+        self.ledger.borrow_mut().refused.push((path.to_string(), why.clone()));
+        self.error(path, why);
+    }
+
+    /// Notes that what is at `path` is accepted and changes nothing.
+    pub(crate) fn inert(&self, path: &Path<'_>, why: impl Into<String>) {
+        self.ledger.borrow_mut().inert.push((path.to_string(), why.into()));
+    }
+
+    /// The secret named `name` for which `pick` gives something.
+    pub(crate) fn secret<T>(&self, name: &str, pick: impl Fn(&Secret) -> Option<T>) -> Option<T> {
+        self.secrets.borrow().iter().filter(|secret| &*secret.name == name).find_map(|secret| pick(secret))
+    }
+
+    /// Makes a secret known by its name.
+    pub(crate) fn add_secret(&self, secret: Arc<Secret>) {
+        self.secrets.borrow_mut().push(secret);
+    }
+
+    /// The result: `value` if nothing was wrong.
+    pub(crate) fn finish<T>(self, value: T) -> (Result<T, Vec<Problem>>, Ledger) {
+        let problems = self.problems.into_inner();
+        let result = if problems.is_empty() { Ok(value) } else { Err(problems) };
+        (result, self.ledger.into_inner())
+    }
+}
+
+/// The reason of a field that simply has not been built.
+pub(crate) const UNSUPPORTED: &str = "not supported by this version of Outrider; remove the field";
+
+/// Refuses each of the fields that is set. The fields are bindings made by destructuring their message.
+macro_rules! refuse {
+    ($cx:expr, $path:expr, $why:expr; $($field:ident),+ $(,)?) => {$(
+        if outrider_proto::IsSet::is_set($field) {
+            $cx.refuse(&$path.field($crate::convert::cx::field_name(stringify!($field))), $why);
+        }
+    )+};
+}
+
+/// Records each of the fields that is set as inert, with the reason.
+macro_rules! inert {
+    ($cx:expr, $path:expr, $why:expr; $($field:ident),+ $(,)?) => {$(
+        if outrider_proto::IsSet::is_set($field) {
+            $cx.inert(&$path.field($crate::convert::cx::field_name(stringify!($field))), $why);
+        }
+    )+};
+}
+
+pub(crate) use {inert, refuse};
+
+/// The proto name of a field from its Rust name.
+pub(crate) const fn field_name(rust: &'static str) -> &'static str {
+    match rust.as_bytes() {
+        [b'r', b'#', ..] => rust.split_at(2).1,
+        _ => rust,
+    }
+}

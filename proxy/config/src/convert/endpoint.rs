@@ -1,0 +1,139 @@
+//! Endpoints.
+
+use std::sync::Arc;
+
+use outrider_proto::Path;
+use outrider_proto::pb::envoy::config::core::v3 as core_pb;
+use outrider_proto::pb::envoy::config::endpoint::v3 as pb;
+
+use super::address::{Names, required};
+use super::cx::{Cx, UNSUPPORTED, inert, refuse};
+use super::scalar::{enumeration, u32_of};
+use crate::model::{Endpoint, EndpointHealth, Endpoints, LocalityEndpoints};
+
+/// A `ClusterLoadAssignment`.
+pub(crate) fn assignment(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &pb::ClusterLoadAssignment,
+    names: Names,
+) -> Endpoints {
+    let pb::ClusterLoadAssignment {
+        // The cluster's own name counts; xDS uses this one as the resource's name.
+        cluster_name: _cluster_name,
+        endpoints,
+        named_endpoints,
+        policy,
+    } = message;
+    inert!(cx, path, "only endpoint_name refers to it, and that is refused"; named_endpoints);
+    let mut overprovisioning = 140;
+    if let Some(message) = policy {
+        let path = path.field("policy");
+        let pb::cluster_load_assignment::Policy {
+            drop_overloads,
+            overprovisioning_factor,
+            endpoint_stale_after,
+            weighted_priority_health,
+        } = message;
+        refuse!(cx, path, UNSUPPORTED; drop_overloads, weighted_priority_health);
+        inert!(cx, path, "endpoints of a file do not grow stale"; endpoint_stale_after);
+        overprovisioning = u32_of(overprovisioning_factor).unwrap_or(overprovisioning);
+    }
+    let at = path.field("endpoints");
+    Endpoints {
+        localities: endpoints
+            .iter()
+            .enumerate()
+            .map(|(i, message)| locality(cx, &at.index(i), message, names))
+            .collect(),
+        overprovisioning_factor: overprovisioning,
+    }
+}
+
+fn locality(cx: &Cx, path: &Path<'_>, message: &pb::LocalityLbEndpoints, names: Names) -> LocalityEndpoints {
+    use pb::locality_lb_endpoints::{LbConfig, LbEndpointList};
+    let pb::LocalityLbEndpoints {
+        locality,
+        metadata,
+        lb_endpoints,
+        load_balancing_weight,
+        priority,
+        proximity,
+        lb_config,
+    } = message;
+    inert!(cx, path, "read by extensions alone, and none of those supported reads it"; metadata);
+    inert!(cx, path, "not implemented, in Envoy neither"; proximity);
+    let core_pb::Locality { region, zone, sub_zone } = locality.clone().unwrap_or_default();
+    if *priority > 128 {
+        cx.error(&path.field("priority"), format!("{priority} is too high: 128 is the most"));
+    }
+    let at = path.field("lb_endpoints");
+    let mut endpoints: Vec<Endpoint> = lb_endpoints
+        .iter()
+        .enumerate()
+        .filter_map(|(i, message)| endpoint(cx, &at.index(i), message, names))
+        .collect();
+    match lb_config {
+        Some(LbConfig::LoadBalancerEndpoints(LbEndpointList { lb_endpoints })) => {
+            let path = path.field("load_balancer_endpoints");
+            let path = path.field("lb_endpoints");
+            endpoints.extend(
+                lb_endpoints
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(i, message)| endpoint(cx, &path.index(i), message, names)),
+            );
+        }
+        Some(LbConfig::LedsClusterLocalityConfig(_)) => {
+            cx.refuse(
+                &path.field("leds_cluster_locality_config"),
+                "endpoint discovery comes with xDS; write lb_endpoints",
+            );
+        }
+        None => {}
+    }
+    LocalityEndpoints {
+        region,
+        zone,
+        sub_zone,
+        priority: *priority,
+        weight: u32_of(load_balancing_weight),
+        endpoints,
+    }
+}
+
+fn endpoint(cx: &Cx, path: &Path<'_>, message: &pb::LbEndpoint, names: Names) -> Option<Endpoint> {
+    use core_pb::HealthStatus;
+    use pb::lb_endpoint::HostIdentifier;
+    let pb::LbEndpoint { health_status, metadata, load_balancing_weight, host_identifier } = message;
+    inert!(cx, path, "subsets, and transport sockets chosen by metadata, are refused; nothing else reads it"; metadata);
+    let weight = u32_of(load_balancing_weight).unwrap_or(1);
+    if weight == 0 {
+        cx.error(&path.field("load_balancing_weight"), "it must be 1 or more");
+    }
+    let health = match enumeration::<HealthStatus>(cx, path, "health_status", *health_status) {
+        HealthStatus::Unknown | HealthStatus::Healthy => EndpointHealth::Healthy,
+        HealthStatus::Unhealthy | HealthStatus::Timeout => EndpointHealth::Unhealthy,
+        HealthStatus::Draining => EndpointHealth::Draining,
+        HealthStatus::Degraded => EndpointHealth::Degraded,
+    };
+    let message = match host_identifier {
+        Some(HostIdentifier::Endpoint(message)) => message,
+        Some(HostIdentifier::EndpointName(_)) => {
+            cx.refuse(&path.field("endpoint_name"), "not implemented, in Envoy neither; write endpoint");
+            return None;
+        }
+        None => {
+            cx.error(&path.field("endpoint"), "an endpoint is needed");
+            return None;
+        }
+    };
+    let path = path.field("endpoint");
+    let pb::Endpoint { address, health_check_config, hostname, additional_addresses, observability_name } =
+        message;
+    inert!(cx, path, "health_checks are refused, and nothing else reads it"; health_check_config);
+    refuse!(cx, path, "a second address of a host is not supported; make it an endpoint of its own"; additional_addresses);
+    refuse!(cx, path, UNSUPPORTED; observability_name);
+    let address = required(cx, &path.field("address"), address.as_ref(), names)?;
+    Some(Endpoint { address, hostname: Arc::from(hostname.as_str()), weight: weight.max(1), health })
+}

@@ -1,0 +1,250 @@
+//! Filter chains: what they match, their transport, the network filter at their end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use outrider_proto::Path;
+use outrider_proto::pb::envoy::config::core::v3 as core_pb;
+use outrider_proto::pb::envoy::config::listener::v3 as pb;
+use outrider_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use outrider_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use outrider_proto::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
+
+use super::address::cidrs;
+use super::cx::{Cx, inert, refuse};
+use super::scalar::{enumeration, timeout, type_of, u32_of, unpack};
+use super::{hcm, tcp_proxy, tls_context};
+use crate::model::{DownstreamTls, FilterChain, FilterChainMatch, NetworkFilter, SourceType};
+
+/// The filter chains of a listener. Two that match the same connections are an error.
+pub(crate) fn chains(cx: &Cx, path: &Path<'_>, messages: &[pb::FilterChain]) -> Vec<Arc<FilterChain>> {
+    let mut seen: HashMap<String, String> = HashMap::new();
+    let mut chains = Vec::with_capacity(messages.len());
+    for (i, message) in messages.iter().enumerate() {
+        let path = path.index(i);
+        let Some(chain) = chain(cx, &path, message) else { continue };
+        let mut clash = None;
+        for key in keys(&chain.matches) {
+            if let Some(first) = seen.get(&key) {
+                clash = clash.or_else(|| Some(first.clone()));
+            } else {
+                seen.insert(key, path.to_string());
+            }
+        }
+        if let Some(first) = clash {
+            cx.error(
+                &path.field("filter_chain_match"),
+                format!("it matches connections that {first} matches with the same rules; change or remove one of them"),
+            );
+        }
+        chains.push(Arc::new(chain));
+    }
+    chains
+}
+
+/// Every combination of single criteria that a match stands for: no two chains may share one.
+fn keys(matches: &FilterChainMatch) -> Vec<String> {
+    fn product<T: std::fmt::Debug>(keys: Vec<String>, values: &[T]) -> Vec<String> {
+        if values.is_empty() {
+            return keys.into_iter().map(|key| key + "|").collect();
+        }
+        keys.iter().flat_map(|key| values.iter().map(move |value| format!("{key}|{value:?}"))).collect()
+    }
+    let FilterChainMatch {
+        destination_port,
+        prefix_ranges,
+        server_names,
+        transport_protocol,
+        application_protocols,
+        direct_source_prefix_ranges,
+        source_type,
+        source_prefix_ranges,
+        source_ports,
+    } = matches;
+    let mut keys = vec![format!("{destination_port:?}|{transport_protocol}|{source_type:?}")];
+    keys = product(keys, prefix_ranges);
+    keys = product(keys, server_names);
+    keys = product(keys, application_protocols);
+    keys = product(keys, direct_source_prefix_ranges);
+    keys = product(keys, source_prefix_ranges);
+    product(keys, source_ports)
+}
+
+/// A filter chain; `None`, and an error, when it lacks what it cannot do without.
+pub(crate) fn chain(cx: &Cx, path: &Path<'_>, message: &pb::FilterChain) -> Option<FilterChain> {
+    let pb::FilterChain {
+        filter_chain_match,
+        filters,
+        // The listener turns it into a listener filter.
+        use_proxy_proto: _use_proxy_proto,
+        metadata,
+        transport_socket,
+        transport_socket_connect_timeout,
+        name,
+    } = message;
+    inert!(cx, path, "read by extensions and control planes alone"; metadata);
+    let tls = match transport_socket {
+        Some(message) => transport(cx, &path.field("transport_socket"), message),
+        None => None,
+    };
+    let matches = match filter_chain_match {
+        Some(message) => chain_match(cx, &path.field("filter_chain_match"), message),
+        None => FilterChainMatch::default(),
+    };
+    let filter = network_filter(cx, &path.field("filters"), filters);
+    Some(FilterChain {
+        name: Arc::from(name.as_str()),
+        matches,
+        tls: tls.map(Arc::new),
+        transport_connect_timeout: timeout(
+            cx,
+            path,
+            "transport_socket_connect_timeout",
+            transport_socket_connect_timeout,
+            None,
+        ),
+        filter: filter?,
+    })
+}
+
+/// TLS termination; `None` for plain.
+fn transport(cx: &Cx, path: &Path<'_>, message: &core_pb::TransportSocket) -> Option<DownstreamTls> {
+    use core_pb::transport_socket::ConfigType;
+    let core_pb::TransportSocket { name, config_type } = message;
+    let Some(ConfigType::TypedConfig(any)) = config_type else {
+        cx.error(path, format!("the transport socket {name:?} needs a typed_config with its @type"));
+        return None;
+    };
+    let path = path.field("typed_config");
+    if outrider_proto::any::is::<RawBuffer>(any) {
+        let RawBuffer {} = unpack(cx, &path, any)?;
+        return None;
+    }
+    if outrider_proto::any::is::<DownstreamTlsContext>(any) {
+        return tls_context::downstream(cx, &path, &unpack(cx, &path, any)?);
+    }
+    cx.refuse(
+        &path,
+        format!("the transport socket {} is not supported; use TLS or raw_buffer", type_of(any)),
+    );
+    None
+}
+
+fn chain_match(cx: &Cx, path: &Path<'_>, message: &pb::FilterChainMatch) -> FilterChainMatch {
+    use pb::filter_chain_match::ConnectionSourceType;
+    let pb::FilterChainMatch {
+        destination_port,
+        prefix_ranges,
+        address_suffix,
+        suffix_len,
+        direct_source_prefix_ranges,
+        source_type,
+        source_prefix_ranges,
+        source_ports,
+        server_names,
+        transport_protocol,
+        application_protocols,
+    } = message;
+    refuse!(cx, path, "not implemented, in Envoy neither; use prefix_ranges"; address_suffix, suffix_len);
+    let port = |path: &Path<'_>, port: u32| match u16::try_from(port) {
+        Ok(port @ 1..) => Some(port),
+        _ => {
+            cx.error(path, format!("{port} is not a port: it must be 1 to 65535"));
+            None
+        }
+    };
+    let names = path.field("server_names");
+    FilterChainMatch {
+        destination_port: u32_of(destination_port).and_then(|value| port(&path.field("destination_port"), value)),
+        prefix_ranges: cidrs(cx, &path.field("prefix_ranges"), prefix_ranges),
+        server_names: server_names
+            .iter()
+            .enumerate()
+            .map(|(i, name)| {
+                if name.contains('*') && (!name.starts_with("*.") || name.trim_start_matches("*.").contains('*')) {
+                    cx.error(
+                        &names.index(i),
+                        format!("{name:?}: a wildcard stands for the first labels alone, as in *.example.com; leave server_names out to match all"),
+                    );
+                }
+                Arc::from(name.to_ascii_lowercase())
+            })
+            .collect(),
+        transport_protocol: Arc::from(transport_protocol.as_str()),
+        application_protocols: application_protocols.iter().map(|name| Arc::from(name.as_str())).collect(),
+        direct_source_prefix_ranges: cidrs(
+            cx,
+            &path.field("direct_source_prefix_ranges"),
+            direct_source_prefix_ranges,
+        ),
+        source_type: match enumeration::<ConnectionSourceType>(cx, path, "source_type", *source_type) {
+            ConnectionSourceType::Any => SourceType::Any,
+            ConnectionSourceType::SameIpOrLoopback => SourceType::SameIpOrLoopback,
+            ConnectionSourceType::External => SourceType::External,
+        },
+        source_prefix_ranges: cidrs(cx, &path.field("source_prefix_ranges"), source_prefix_ranges),
+        source_ports: source_ports
+            .iter()
+            .enumerate()
+            .filter_map(|(i, value)| port(&path.field("source_ports").index(i), *value))
+            .collect(),
+    }
+}
+
+/// The filter that ends the chain; those that do not are not supported yet.
+fn network_filter(cx: &Cx, path: &Path<'_>, messages: &[pb::Filter]) -> Option<NetworkFilter> {
+    use pb::filter::ConfigType;
+    let mut found = None;
+    let mut failed = false;
+    for (i, message) in messages.iter().enumerate() {
+        let path = path.index(i);
+        let pb::Filter { name, config_type } = message;
+        failed = true;
+        let any = match config_type {
+            Some(ConfigType::TypedConfig(any)) => any,
+            Some(ConfigType::ConfigDiscovery(_)) => {
+                cx.refuse(
+                    &path.field("config_discovery"),
+                    "filter discovery comes with xDS; write typed_config",
+                );
+                continue;
+            }
+            None => {
+                cx.error(&path, format!("the network filter {name:?} needs a typed_config with its @type"));
+                continue;
+            }
+        };
+        let at = path.field("typed_config");
+        let filter = if outrider_proto::any::is::<TcpProxy>(any) {
+            unpack(cx, &at, any)
+                .and_then(|message| tcp_proxy::tcp_proxy(cx, &at, &message))
+                .map(|filter| NetworkFilter::TcpProxy(Arc::new(filter)))
+        } else if outrider_proto::any::is::<HttpConnectionManager>(any) {
+            unpack(cx, &at, any)
+                .and_then(|message| hcm::manager(cx, &at, &message))
+                .map(|filter| NetworkFilter::Http(Arc::new(filter)))
+        } else {
+            cx.refuse(
+                &at,
+                format!(
+                    "the network filter {} is not supported; use tcp_proxy or http_connection_manager",
+                    type_of(any)
+                ),
+            );
+            continue;
+        };
+        if i + 1 == messages.len() {
+            found = filter;
+        } else {
+            cx.error(
+                &path,
+                format!("the filter {name:?} ends the chain and so must be the last network filter"),
+            );
+        }
+    }
+    if found.is_none() && !failed {
+        cx.error(path, "no filter: a chain ends in tcp_proxy or http_connection_manager");
+    }
+    found
+}

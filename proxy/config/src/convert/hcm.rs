@@ -1,0 +1,416 @@
+//! The HTTP connection manager.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use outrider_proto::Path;
+use outrider_proto::pb::envoy::config::core::v3 as core_pb;
+use outrider_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
+use outrider_proto::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
+
+use super::access_log::{self, Protocol};
+use super::cx::{Cx, UNSUPPORTED, inert, refuse};
+use super::http_options::{Common, common, http1, http2};
+use super::route::route_configuration;
+use super::scalar::{
+    bool_of, duration, enumeration, header_value, runtime_bool, timeout, type_of, u32_of, unpack,
+};
+use super::{address, route_action, router};
+use crate::model::{
+    ClientCertDetails, CodecType, EscapedSlashes, ForwardClientCert, HttpConnectionManager,
+    InternalAddresses, RouteConfiguration, ServerHeader, StripPort, UnderscoreAction, UpgradeConfig,
+};
+
+/// A connection manager; `None`, and an error, when it lacks what it cannot do without.
+#[expect(clippy::too_many_lines, reason = "one message of seventy fields, destructured and built once")]
+pub(crate) fn manager(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &pb::HttpConnectionManager,
+) -> Option<HttpConnectionManager> {
+    let pb::HttpConnectionManager {
+        codec_type,
+        stat_prefix,
+        http_filters,
+        add_user_agent,
+        tracing,
+        common_http_protocol_options,
+        http1_safe_max_connection_duration,
+        http_protocol_options,
+        http2_protocol_options,
+        http3_protocol_options,
+        server_name,
+        server_header_transformation,
+        scheme_header_transformation,
+        max_request_headers_kb,
+        stream_idle_timeout,
+        stream_flush_timeout,
+        request_timeout,
+        request_headers_timeout,
+        drain_timeout,
+        drain_timeout_jitter,
+        delayed_close_timeout,
+        access_log,
+        access_log_flush_interval,
+        flush_access_log_on_new_request,
+        access_log_options,
+        use_remote_address,
+        xff_num_trusted_hops,
+        original_ip_detection_extensions,
+        early_header_mutation_extensions,
+        internal_address_config,
+        skip_xff_append,
+        via,
+        generate_request_id,
+        preserve_external_request_id,
+        always_set_request_id_in_response,
+        forward_client_cert_details,
+        set_current_client_cert_details,
+        forward_client_cert_matcher,
+        proxy_100_continue,
+        represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+        upgrade_configs,
+        normalize_path,
+        merge_slashes,
+        path_with_escaped_slashes_action,
+        request_id_extension,
+        local_reply_config,
+        strip_matching_host_port,
+        stream_error_on_invalid_http_message,
+        path_normalization_options,
+        strip_trailing_host_dot,
+        proxy_status_config,
+        typed_header_validation_config,
+        append_x_forwarded_port,
+        append_local_overload,
+        add_proxy_protocol_connection_state,
+        forward_proto_config,
+        route_specifier,
+        strip_port_mode,
+    } = message;
+    refuse!(cx, path, "tracing is not supported; remove it"; tracing);
+    refuse!(cx, path, UNSUPPORTED;
+        http1_safe_max_connection_duration, stream_flush_timeout, drain_timeout_jitter,
+        original_ip_detection_extensions, early_header_mutation_extensions, forward_client_cert_matcher,
+        local_reply_config, path_normalization_options, proxy_status_config, typed_header_validation_config,
+        forward_proto_config);
+    inert!(cx, path, "only HTTP/3 listeners read it, and those are refused"; http3_protocol_options);
+    inert!(cx, path, "no overload action is supported, so the header is never due"; append_local_overload);
+    inert!(cx, path, "only transport sockets that write PROXY protocol read it, and those are refused";
+        add_proxy_protocol_connection_state);
+    if bool_of(add_user_agent) == Some(true) {
+        cx.refuse(&path.field("add_user_agent"), UNSUPPORTED);
+    }
+    let Common {
+        idle_timeout,
+        max_connection_duration,
+        max_headers_count,
+        max_stream_duration,
+        underscores,
+        max_requests_per_connection,
+    } = common(cx, &path.field("common_http_protocol_options"), common_http_protocol_options.as_ref());
+    let logs = LogOptions::of(
+        cx,
+        path,
+        access_log_options.as_ref(),
+        access_log_flush_interval,
+        *flush_access_log_on_new_request,
+    );
+    let routes = routes(cx, path, route_specifier.as_ref());
+    let router = router::filter_chain(cx, &path.field("http_filters"), http_filters);
+    let (forward_client_cert, client_cert_details) =
+        client_cert(cx, path, *forward_client_cert_details, set_current_client_cert_details.as_ref());
+    let (router, router_name) = router?;
+    Some(HttpConnectionManager {
+        stat_prefix: Arc::from(stat_prefix.as_str()),
+        codec: codec(cx, path, *codec_type),
+        routes: Arc::new(routes?),
+        http1: http1(cx, &path.field("http_protocol_options"), http_protocol_options.as_ref()),
+        http2: http2(cx, &path.field("http2_protocol_options"), http2_protocol_options.as_ref()),
+        server_name: match server_name.as_str() {
+            "" => HeaderValue::from_static("envoy"),
+            name => header_value(cx, &path.field("server_name"), name),
+        },
+        server_header: server_header(cx, path, *server_header_transformation),
+        scheme_overwrite: scheme(cx, path, scheme_header_transformation.as_ref()),
+        idle_timeout,
+        max_connection_duration,
+        max_requests_per_connection: max_requests_per_connection.unwrap_or(0),
+        max_headers_count,
+        max_request_headers_kb: head_limit(cx, path, max_request_headers_kb),
+        max_stream_duration,
+        underscores: underscore_action(underscores),
+        stream_idle_timeout: timeout(
+            cx,
+            path,
+            "stream_idle_timeout",
+            stream_idle_timeout,
+            Some(Duration::from_secs(300)),
+        ),
+        request_timeout: timeout(cx, path, "request_timeout", request_timeout, None),
+        request_headers_timeout: timeout(cx, path, "request_headers_timeout", request_headers_timeout, None),
+        drain_timeout: duration(cx, path, "drain_timeout", drain_timeout).unwrap_or(Duration::from_secs(5)),
+        delayed_close_timeout: timeout(
+            cx,
+            path,
+            "delayed_close_timeout",
+            delayed_close_timeout,
+            Some(Duration::from_secs(1)),
+        ),
+        access_logs: access_log::logs(cx, &path.field("access_log"), access_log, Protocol::Http),
+        log_on_new_request: logs.on_new_request,
+        log_interval: logs.interval,
+        use_remote_address: bool_of(use_remote_address).unwrap_or(false),
+        xff_num_trusted_hops: *xff_num_trusted_hops,
+        skip_xff_append: *skip_xff_append,
+        via: via.clone(),
+        append_x_forwarded_port: *append_x_forwarded_port,
+        generate_request_id: bool_of(generate_request_id).unwrap_or(true),
+        preserve_external_request_id: *preserve_external_request_id,
+        always_set_request_id_in_response: *always_set_request_id_in_response,
+        pack_trace_reason: pack_trace_reason(
+            cx,
+            &path.field("request_id_extension"),
+            request_id_extension.as_ref(),
+        ),
+        forward_client_cert,
+        client_cert_details,
+        proxy_100_continue: *proxy_100_continue,
+        represent_ipv4_remote_address_as_ipv4_mapped_ipv6: *represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+        upgrades: upgrades(cx, &path.field("upgrade_configs"), upgrade_configs),
+        normalize_path: bool_of(normalize_path)
+            .unwrap_or_else(|| runtime_bool(cx, "http_connection_manager.normalize_path", false)),
+        merge_slashes: *merge_slashes,
+        escaped_slashes: escaped_slashes(cx, path, *path_with_escaped_slashes_action),
+        strip_port: strip_port(cx, path, *strip_matching_host_port, strip_port_mode.as_ref()),
+        strip_trailing_host_dot: *strip_trailing_host_dot,
+        stream_error_on_invalid_http_message: bool_of(stream_error_on_invalid_http_message).unwrap_or(false),
+        internal_addresses: internal(cx, path, internal_address_config.as_ref()),
+        router,
+        router_name,
+    })
+}
+
+/// When entries are written beside the one at the end of a stream.
+struct LogOptions {
+    on_new_request: bool,
+    interval: Option<Duration>,
+}
+
+impl LogOptions {
+    fn of(
+        cx: &Cx,
+        path: &Path<'_>,
+        message: Option<&pb::http_connection_manager::HcmAccessLogOptions>,
+        old_interval: &Option<outrider_proto::pb::google::protobuf::Duration>,
+        old_on_new_request: bool,
+    ) -> Self {
+        let old_interval = timeout(cx, path, "access_log_flush_interval", old_interval, None);
+        let Some(message) = message else {
+            return Self { on_new_request: old_on_new_request, interval: old_interval };
+        };
+        for (set, field) in [
+            (old_on_new_request, "flush_access_log_on_new_request"),
+            (old_interval.is_some(), "access_log_flush_interval"),
+        ] {
+            if set {
+                cx.error(&path.field(field), "it excludes access_log_options; move it there");
+            }
+        }
+        let path = path.field("access_log_options");
+        let pb::http_connection_manager::HcmAccessLogOptions {
+            access_log_flush_interval,
+            flush_access_log_on_new_request,
+            flush_log_on_tunnel_successfully_established,
+        } = message;
+        refuse!(cx, path, UNSUPPORTED; flush_log_on_tunnel_successfully_established);
+        Self {
+            on_new_request: *flush_access_log_on_new_request,
+            interval: timeout(cx, &path, "access_log_flush_interval", access_log_flush_interval, None),
+        }
+    }
+}
+
+fn codec(cx: &Cx, path: &Path<'_>, value: i32) -> CodecType {
+    use pb::http_connection_manager::CodecType as Kind;
+    match enumeration::<Kind>(cx, path, "codec_type", value) {
+        Kind::Auto => CodecType::Auto,
+        Kind::Http1 => CodecType::Http1,
+        Kind::Http2 => CodecType::Http2,
+        Kind::Http3 => {
+            cx.refuse(&path.field("codec_type"), "HTTP/3 is not supported; use AUTO, HTTP1 or HTTP2");
+            CodecType::Auto
+        }
+    }
+}
+
+fn routes(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: Option<&pb::http_connection_manager::RouteSpecifier>,
+) -> Option<RouteConfiguration> {
+    use pb::http_connection_manager::RouteSpecifier;
+    match message {
+        Some(RouteSpecifier::RouteConfig(message)) => {
+            Some(route_configuration(cx, &path.field("route_config"), message))
+        }
+        Some(RouteSpecifier::Rds(_)) => {
+            cx.refuse(&path.field("rds"), "route discovery comes with xDS; write route_config");
+            None
+        }
+        Some(RouteSpecifier::ScopedRoutes(_)) => {
+            cx.refuse(&path.field("scoped_routes"), "scoped routes are not supported; write route_config");
+            None
+        }
+        None => {
+            cx.error(path, "routes are needed: route_config");
+            None
+        }
+    }
+}
+
+fn server_header(cx: &Cx, path: &Path<'_>, value: i32) -> ServerHeader {
+    use pb::http_connection_manager::ServerHeaderTransformation as Kind;
+    match enumeration::<Kind>(cx, path, "server_header_transformation", value) {
+        Kind::Overwrite => ServerHeader::Overwrite,
+        Kind::AppendIfAbsent => ServerHeader::AppendIfAbsent,
+        Kind::PassThrough => ServerHeader::PassThrough,
+    }
+}
+
+fn scheme(cx: &Cx, path: &Path<'_>, message: Option<&core_pb::SchemeHeaderTransformation>) -> Option<String> {
+    use core_pb::scheme_header_transformation::Transformation;
+    let core_pb::SchemeHeaderTransformation { match_upstream, transformation } = message?;
+    let path = path.field("scheme_header_transformation");
+    refuse!(cx, path, UNSUPPORTED; match_upstream);
+    let Transformation::SchemeToOverwrite(scheme) = transformation.as_ref()?;
+    if scheme != "http" && scheme != "https" {
+        cx.error(&path.field("scheme_to_overwrite"), format!("{scheme:?} is neither http nor https"));
+    }
+    Some(scheme.clone())
+}
+
+fn head_limit(
+    cx: &Cx,
+    path: &Path<'_>,
+    value: &Option<outrider_proto::pb::google::protobuf::UInt32Value>,
+) -> u32 {
+    let limit = u32_of(value).unwrap_or(60);
+    if !(1..=8192).contains(&limit) {
+        cx.error(&path.field("max_request_headers_kb"), format!("{limit} is not within 1 to 8192"));
+    }
+    limit
+}
+
+fn underscore_action(
+    value: core_pb::http_protocol_options::HeadersWithUnderscoresAction,
+) -> UnderscoreAction {
+    use core_pb::http_protocol_options::HeadersWithUnderscoresAction as Kind;
+    match value {
+        Kind::Allow => UnderscoreAction::Allow,
+        Kind::RejectRequest => UnderscoreAction::Reject,
+        Kind::DropHeader => UnderscoreAction::Drop,
+    }
+}
+
+fn escaped_slashes(cx: &Cx, path: &Path<'_>, value: i32) -> EscapedSlashes {
+    use pb::http_connection_manager::PathWithEscapedSlashesAction as Kind;
+    match enumeration::<Kind>(cx, path, "path_with_escaped_slashes_action", value) {
+        Kind::ImplementationSpecificDefault | Kind::KeepUnchanged => EscapedSlashes::Keep,
+        Kind::RejectRequest => EscapedSlashes::Reject,
+        Kind::UnescapeAndRedirect => EscapedSlashes::Redirect,
+        Kind::UnescapeAndForward => EscapedSlashes::Forward,
+    }
+}
+
+fn strip_port(
+    cx: &Cx,
+    path: &Path<'_>,
+    matching: bool,
+    mode: Option<&pb::http_connection_manager::StripPortMode>,
+) -> StripPort {
+    use pb::http_connection_manager::StripPortMode;
+    let any = matches!(mode, Some(StripPortMode::StripAnyHostPort(true)));
+    if any && matching {
+        cx.error(
+            &path.field("strip_any_host_port"),
+            "strip_matching_host_port and strip_any_host_port exclude one another",
+        );
+    }
+    match (any, matching) {
+        (true, _) => StripPort::Any,
+        (false, true) => StripPort::Matching,
+        (false, false) => StripPort::No,
+    }
+}
+
+fn internal(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: Option<&pb::http_connection_manager::InternalAddressConfig>,
+) -> InternalAddresses {
+    let Some(message) = message else { return InternalAddresses { unix_sockets: false, ranges: None } };
+    let pb::http_connection_manager::InternalAddressConfig { unix_sockets, cidr_ranges } = message;
+    let path = path.field("internal_address_config");
+    InternalAddresses {
+        unix_sockets: *unix_sockets,
+        ranges: Some(address::cidrs(cx, &path.field("cidr_ranges"), cidr_ranges)),
+    }
+}
+
+fn client_cert(
+    cx: &Cx,
+    path: &Path<'_>,
+    action: i32,
+    details: Option<&pb::http_connection_manager::SetCurrentClientCertDetails>,
+) -> (ForwardClientCert, ClientCertDetails) {
+    use pb::http_connection_manager::{ForwardClientCertDetails as Kind, SetCurrentClientCertDetails};
+    let action = match enumeration::<Kind>(cx, path, "forward_client_cert_details", action) {
+        Kind::Sanitize => ForwardClientCert::Sanitize,
+        Kind::ForwardOnly => ForwardClientCert::ForwardOnly,
+        Kind::AppendForward => ForwardClientCert::AppendForward,
+        Kind::SanitizeSet => ForwardClientCert::SanitizeSet,
+        Kind::AlwaysForwardOnly => ForwardClientCert::AlwaysForwardOnly,
+    };
+    let Some(details) = details else { return (action, ClientCertDetails::default()) };
+    let SetCurrentClientCertDetails { subject, cert, chain, dns, uri, issuer, format } = details;
+    let path = path.field("set_current_client_cert_details");
+    refuse!(cx, path, UNSUPPORTED; issuer, format);
+    let details = ClientCertDetails {
+        subject: bool_of(subject).unwrap_or(false),
+        cert: *cert,
+        chain: *chain,
+        dns: *dns,
+        uri: *uri,
+    };
+    (action, details)
+}
+
+fn upgrades(
+    cx: &Cx,
+    path: &Path<'_>,
+    messages: &[pb::http_connection_manager::UpgradeConfig],
+) -> Vec<UpgradeConfig> {
+    let mut upgrades = Vec::new();
+    for (i, message) in messages.iter().enumerate() {
+        let path = path.index(i);
+        let pb::http_connection_manager::UpgradeConfig { upgrade_type, filters, enabled } = message;
+        refuse!(cx, path, "upgrades pass the connection manager's own filters; remove it"; filters);
+        route_action::add_upgrade(cx, &path, &mut upgrades, upgrade_type, bool_of(enabled).unwrap_or(true));
+    }
+    upgrades
+}
+
+fn pack_trace_reason(cx: &Cx, path: &Path<'_>, message: Option<&pb::RequestIdExtension>) -> bool {
+    let Some(pb::RequestIdExtension { typed_config: Some(any) }) = message else { return true };
+    let path = path.field("typed_config");
+    if !outrider_proto::any::is::<UuidRequestIdConfig>(any) {
+        cx.refuse(&path, format!("{} is not supported; use the UUID extension or none", type_of(any)));
+        return true;
+    }
+    let Some(message) = unpack::<UuidRequestIdConfig>(cx, &path, any) else { return true };
+    let UuidRequestIdConfig { pack_trace_reason, use_request_id_for_trace_sampling } = &message;
+    inert!(cx, path, "it decides what is traced, and tracing is not supported"; use_request_id_for_trace_sampling);
+    bool_of(pack_trace_reason).unwrap_or(true)
+}

@@ -1,0 +1,67 @@
+//! `google.protobuf.Struct` as JSON text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use outrider_proto::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
+
+/// The text, with its keys sorted.
+pub(crate) fn text(message: &Struct) -> String {
+    let mut out = String::new();
+    object(message, &mut out);
+    out
+}
+
+fn object(message: &Struct, out: &mut String) {
+    out.push('{');
+    for (i, (key, value)) in message.fields.iter().collect::<BTreeMap<_, _>>().into_iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        string(key, out);
+        out.push(':');
+        any(value, out);
+    }
+    out.push('}');
+}
+
+fn any(value: &Value, out: &mut String) {
+    match &value.kind {
+        None | Some(Kind::NullValue(_)) => out.push_str("null"),
+        Some(Kind::BoolValue(value)) => out.push_str(if *value { "true" } else { "false" }),
+        Some(Kind::NumberValue(number)) if number.is_finite() => {
+            let _ = write!(out, "{number}");
+        }
+        Some(Kind::NumberValue(_)) => out.push_str("null"),
+        Some(Kind::StringValue(text)) => string(text, out),
+        Some(Kind::StructValue(message)) => object(message, out),
+        Some(Kind::ListValue(ListValue { values })) => {
+            out.push('[');
+            for (i, value) in values.iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                any(value, out);
+            }
+            out.push(']');
+        }
+    }
+}
+
+fn string(text: &str, out: &mut String) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c < ' ' => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}

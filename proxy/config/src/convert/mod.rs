@@ -1,0 +1,52 @@
+//! Envoy's messages to the model.
+//!
+//! Every message is destructured whole, so that a field that Envoy adds breaks the build until someone decides it:
+//! honoured exactly, refused by its full path, or inert with a written reason. Refused and inert fields are
+//! listed in the [`Ledger`]. Problems do not stop the conversion: all of them are found in one go.
+
+#![expect(
+    deprecated,
+    reason = "Envoy still accepts its deprecated fields, and so do we; each is decided like any other"
+)]
+
+mod access_log;
+mod address;
+mod bootstrap;
+mod breaker;
+mod cluster;
+mod cluster_http;
+mod cluster_specifier;
+mod cx;
+mod discovery;
+mod dns;
+mod endpoint;
+mod filter_chain;
+mod hcm;
+mod header;
+mod http_options;
+mod json;
+mod lb;
+mod listener;
+mod listener_filter;
+mod log_filter;
+mod matcher;
+mod overload;
+mod references;
+mod resource;
+mod retry;
+mod route;
+mod route_action;
+mod router;
+mod runtime;
+mod scalar;
+mod secret;
+mod stats;
+mod tcp_proxy;
+mod tls_context;
+
+#[cfg(test)]
+mod tests;
+
+pub use bootstrap::bootstrap;
+pub use cx::{Ledger, Options};
+pub use resource::{Outcome, cluster, endpoints, listener, route_configuration, secret};

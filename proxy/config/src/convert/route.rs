@@ -1,0 +1,336 @@
+//! Route tables, virtual hosts, routes and what they match.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use outrider_proto::Path;
+use outrider_proto::pb::envoy::config::route::v3 as pb;
+use outrider_proto::pb::google::protobuf::Any;
+
+use super::cx::{Cx, UNSUPPORTED, inert, refuse};
+use super::header::{Lists, mutations};
+use super::route_action::{self, Inherited};
+use super::scalar::{bool_of, enumeration, fraction, header_name, u32_of};
+use super::{matcher, retry};
+use crate::model::{
+    PathMatch, RequireTls, Route, RouteConfiguration, RouteMatch, TlsContextMatch, VirtualHost,
+};
+
+/// The reason why metadata of routes changes nothing.
+const METADATA: &str = "read by extensions alone, and none of those supported reads it";
+
+/// A route table.
+pub(crate) fn route_configuration(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &pb::RouteConfiguration,
+) -> RouteConfiguration {
+    let pb::RouteConfiguration {
+        name,
+        virtual_hosts,
+        vhds,
+        internal_only_headers,
+        response_headers_to_add,
+        response_headers_to_remove,
+        request_headers_to_add,
+        request_headers_to_remove,
+        most_specific_header_mutations_wins,
+        validate_clusters,
+        max_direct_response_body_size_bytes,
+        cluster_specifier_plugins,
+        request_mirror_policies,
+        ignore_port_in_host_matching,
+        vhost_header,
+        ignore_path_parameters_in_path_matching,
+        typed_per_filter_config,
+        metadata,
+        route_specifiers,
+    } = message;
+    refuse!(cx, path, "virtual hosts on demand come with xDS; write virtual_hosts"; vhds);
+    refuse!(cx, path, UNSUPPORTED; cluster_specifier_plugins, vhost_header, route_specifiers);
+    refuse_per_filter(cx, path, typed_per_filter_config);
+    inert!(cx, path, METADATA; metadata);
+    let mirrors = route_action::mirrors(cx, &path.field("request_mirror_policies"), request_mirror_policies);
+    let max_direct_response_body = u32_of(max_direct_response_body_size_bytes).unwrap_or(4096);
+    let hosts = path.field("virtual_hosts");
+    check_domains(cx, &hosts, virtual_hosts);
+    RouteConfiguration {
+        name: Arc::from(name.as_str()),
+        virtual_hosts: virtual_hosts
+            .iter()
+            .enumerate()
+            .map(|(i, message)| {
+                let inherited = Inherited { retry: None, mirrors: &mirrors, max_direct_response_body };
+                Arc::new(virtual_host(cx, &hosts.index(i), message, &inherited))
+            })
+            .collect(),
+        headers: mutations(
+            cx,
+            path,
+            &Lists {
+                request_add: request_headers_to_add,
+                request_remove: request_headers_to_remove,
+                response_add: response_headers_to_add,
+                response_remove: response_headers_to_remove,
+            },
+        ),
+        internal_only_headers: internal_only_headers
+            .iter()
+            .enumerate()
+            .filter_map(|(i, name)| header_name(cx, &path.field("internal_only_headers").index(i), name))
+            .collect(),
+        most_specific_wins: *most_specific_header_mutations_wins,
+        ignore_port: *ignore_port_in_host_matching,
+        validate_clusters: bool_of(validate_clusters).unwrap_or(true),
+        max_direct_response_body,
+        ignore_path_parameters: *ignore_path_parameters_in_path_matching,
+    }
+}
+
+/// Refuses per-filter configuration, entry by entry.
+pub(crate) fn refuse_per_filter(cx: &Cx, path: &Path<'_>, configs: &HashMap<String, Any>) {
+    let names: BTreeSet<&str> = configs.keys().map(String::as_str).collect();
+    for name in names {
+        cx.refuse(
+            &path.field("typed_per_filter_config").key(name),
+            "no HTTP filter but the router is supported, and it has no settings for a route; remove the entry",
+        );
+    }
+}
+
+/// A domain may stand in one virtual host alone, and once.
+fn check_domains(cx: &Cx, path: &Path<'_>, hosts: &[pb::VirtualHost]) {
+    let mut seen: HashMap<String, String> = HashMap::new();
+    for (i, host) in hosts.iter().enumerate() {
+        let (host, domains) = (path.index(i), &host.domains);
+        for (j, domain) in domains.iter().enumerate() {
+            let domains = host.field("domains");
+            let at = domains.index(j);
+            if let Some(first) = seen.get(&domain.to_ascii_lowercase()) {
+                let what = if domain == "*" { "the catch-all domain *" } else { "this domain" };
+                cx.error(
+                    &at,
+                    format!("{what} is taken by {first} already; a domain may stand in one place alone"),
+                );
+            } else {
+                seen.insert(domain.to_ascii_lowercase(), at.to_string());
+            }
+        }
+    }
+}
+
+fn virtual_host(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &pb::VirtualHost,
+    inherited: &Inherited<'_>,
+) -> VirtualHost {
+    use pb::virtual_host::TlsRequirementType;
+    let pb::VirtualHost {
+        name,
+        domains,
+        routes,
+        matcher,
+        require_tls,
+        virtual_clusters,
+        rate_limits,
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+        cors,
+        typed_per_filter_config,
+        include_request_attempt_count,
+        include_attempt_count_in_response,
+        retry_policy,
+        retry_policy_typed_config,
+        hedge_policy,
+        include_is_timeout_retry_header,
+        per_request_buffer_limit_bytes,
+        request_body_buffer_limit,
+        request_mirror_policies,
+        metadata,
+        route_specifiers,
+    } = message;
+    refuse!(cx, path, UNSUPPORTED;
+        matcher, virtual_clusters, rate_limits, cors, retry_policy_typed_config, hedge_policy, route_specifiers);
+    refuse_per_filter(cx, path, typed_per_filter_config);
+    inert!(cx, path, METADATA; metadata);
+    let buffer_limit = buffer_limit(per_request_buffer_limit_bytes, request_body_buffer_limit);
+    let retry = retry_policy
+        .as_ref()
+        .map(|message| Arc::new(retry::policy(cx, &path.field("retry_policy"), message)));
+    let own_mirrors =
+        route_action::mirrors(cx, &path.field("request_mirror_policies"), request_mirror_policies);
+    let mirrors = if own_mirrors.is_empty() { inherited.mirrors } else { &own_mirrors };
+    let inherited = Inherited { retry: retry.as_ref(), mirrors, ..*inherited };
+    let at = path.field("routes");
+    VirtualHost {
+        name: Arc::from(name.as_str()),
+        domains: domains.iter().map(|domain| domain.to_ascii_lowercase()).collect(),
+        routes: routes
+            .iter()
+            .enumerate()
+            .filter_map(|(i, message)| route(cx, &at.index(i), message, &inherited, buffer_limit))
+            .map(Arc::new)
+            .collect(),
+        require_tls: match enumeration::<TlsRequirementType>(cx, path, "require_tls", *require_tls) {
+            TlsRequirementType::None => RequireTls::None,
+            TlsRequirementType::ExternalOnly => RequireTls::External,
+            TlsRequirementType::All => RequireTls::All,
+        },
+        headers: mutations(
+            cx,
+            path,
+            &Lists {
+                request_add: request_headers_to_add,
+                request_remove: request_headers_to_remove,
+                response_add: response_headers_to_add,
+                response_remove: response_headers_to_remove,
+            },
+        ),
+        request_attempt_count: *include_request_attempt_count,
+        attempt_count_in_response: *include_attempt_count_in_response,
+        is_timeout_retry_header: *include_is_timeout_retry_header,
+    }
+}
+
+/// The body limit; the newer field comes first.
+fn buffer_limit(
+    old: &Option<outrider_proto::pb::google::protobuf::UInt32Value>,
+    new: &Option<outrider_proto::pb::google::protobuf::UInt64Value>,
+) -> Option<u64> {
+    new.as_ref().map(|limit| limit.value).or(u32_of(old).map(u64::from))
+}
+
+fn route(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &pb::Route,
+    inherited: &Inherited<'_>,
+    host_buffer_limit: Option<u64>,
+) -> Option<Route> {
+    let pb::Route {
+        name,
+        r#match,
+        metadata,
+        decorator,
+        typed_per_filter_config,
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+        tracing,
+        per_request_buffer_limit_bytes,
+        stat_prefix,
+        request_body_buffer_limit,
+        route_specifiers,
+        action,
+    } = message;
+    refuse!(cx, path, "tracing is not supported; remove it"; tracing);
+    inert!(cx, path, "it names spans, and tracing is not supported"; decorator);
+    refuse!(cx, path, UNSUPPORTED; route_specifiers);
+    refuse_per_filter(cx, path, typed_per_filter_config);
+    inert!(cx, path, METADATA; metadata);
+    let headers = mutations(
+        cx,
+        path,
+        &Lists {
+            request_add: request_headers_to_add,
+            request_remove: request_headers_to_remove,
+            response_add: response_headers_to_add,
+            response_remove: response_headers_to_remove,
+        },
+    );
+    let matches = match r#match {
+        Some(message) => route_match(cx, &path.field("match"), message),
+        None => {
+            cx.error(&path.field("match"), "a match is needed, such as {prefix: \"/\"}");
+            None
+        }
+    };
+    let action = route_action::action(cx, path, action.as_ref(), inherited);
+    Some(Route {
+        name: (!name.is_empty()).then(|| Arc::from(name.as_str())),
+        matches: matches?,
+        action: action?,
+        headers,
+        per_request_buffer_limit: buffer_limit(per_request_buffer_limit_bytes, request_body_buffer_limit)
+            .or(host_buffer_limit),
+        stat_prefix: (!stat_prefix.is_empty()).then(|| Arc::from(stat_prefix.as_str())),
+    })
+}
+
+fn route_match(cx: &Cx, path: &Path<'_>, message: &pb::RouteMatch) -> Option<RouteMatch> {
+    use pb::route_match::{GrpcRouteMatchOptions, TlsContextMatchOptions};
+    let pb::RouteMatch {
+        case_sensitive,
+        runtime_fraction,
+        headers,
+        query_parameters,
+        cookies,
+        grpc,
+        tls_context,
+        dynamic_metadata,
+        filter_state,
+        path_specifier,
+    } = message;
+    refuse!(cx, path, "cookies cannot be matched by themselves yet; match the cookie header"; cookies);
+    refuse!(cx, path, "no supported filter writes it; remove it"; dynamic_metadata, filter_state);
+    let headers = matcher::headers(cx, &path.field("headers"), headers);
+    let query = matcher::queries(cx, &path.field("query_parameters"), query_parameters);
+    let fraction =
+        runtime_fraction.as_ref().map(|message| fraction(cx, &path.field("runtime_fraction"), message));
+    let path_match = path_match(cx, path, path_specifier.as_ref())?;
+    Some(RouteMatch {
+        path: path_match,
+        case_sensitive: bool_of(case_sensitive).unwrap_or(true),
+        headers,
+        query,
+        grpc: matches!(grpc, Some(GrpcRouteMatchOptions {})),
+        fraction,
+        tls: tls_context.as_ref().map(|TlsContextMatchOptions { presented, validated }| TlsContextMatch {
+            presented: bool_of(presented),
+            validated: bool_of(validated),
+        }),
+    })
+}
+
+fn path_match(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: Option<&pb::route_match::PathSpecifier>,
+) -> Option<PathMatch> {
+    use pb::route_match::{ConnectMatcher, PathSpecifier};
+    Some(match message {
+        Some(PathSpecifier::Prefix(text)) => PathMatch::Prefix(text.as_str().into()),
+        Some(PathSpecifier::Path(text)) => PathMatch::Exact(text.as_str().into()),
+        Some(PathSpecifier::PathSeparatedPrefix(text)) => {
+            // Envoy's rule: ^[^?#]+[^?#/]$
+            if text.len() < 2 || text.contains(['?', '#']) || text.ends_with('/') {
+                cx.error(
+                    &path.field("path_separated_prefix"),
+                    format!(
+                        "{text:?} must have at least two characters, none of them ? or #, and not end in /"
+                    ),
+                );
+            }
+            PathMatch::SeparatedPrefix(text.as_str().into())
+        }
+        Some(PathSpecifier::SafeRegex(message)) => {
+            PathMatch::Regex(Box::new(matcher::whole_regex(cx, &path.field("safe_regex"), message)?))
+        }
+        Some(PathSpecifier::ConnectMatcher(ConnectMatcher {})) => PathMatch::Connect,
+        Some(PathSpecifier::PathMatchPolicy(_)) => {
+            cx.refuse(
+                &path.field("path_match_policy"),
+                "URI templates are not supported; write the match as safe_regex",
+            );
+            return None;
+        }
+        None => {
+            cx.error(path, "give one of prefix, path, path_separated_prefix, safe_regex and connect_matcher");
+            return None;
+        }
+    })
+}
