@@ -79,7 +79,7 @@ impl Descriptors {
     /// Envoy's API has no such message.
     ///
     /// Descriptors obtained before and after further files were decoded belong to different pools and do not
-    /// compare equal; take them together with [`Self::messages`] where that matters.
+    /// compare equal; take them together with [`Self::pool_with`] where that matters.
     pub fn message(&self, full_name: &str) -> Option<MessageDescriptor> {
         self.pool_with([full_name]).get_message_by_name(full_name)
     }

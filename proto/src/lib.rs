@@ -5,7 +5,7 @@
 //! - [`load`]: YAML or JSON text to a message, with the line of every field and all problems at once.
 //! - [`validate`]: the rules that the API itself puts on its fields.
 //! - [`walk`], [`unknown`]: which fields are set; which were set and are not known.
-//! - [`json`], [`redact`], [`encode`]: messages to JSON, secrets out of messages, bytes that compare.
+//! - [`json`], [`mod@redact`], [`encode`]: messages to JSON, secrets out of messages, bytes that compare.
 //! - [`any`], [`Path`], [`IsSet`]: small tools for converters.
 //!
 //! ```
