@@ -66,6 +66,19 @@ impl DrainWatch {
         *self.0.borrow()
     }
 
+    /// Whether the phase has changed since [`changed`](Self::changed) last returned on this very handle:
+    /// an atomic load, for loops that cannot afford to poll that future each time.
+    pub fn has_changed(&self) -> bool {
+        self.0.has_changed().unwrap_or(false)
+    }
+
+    /// Waits until what still runs is to be cut off.
+    pub async fn terminated(mut self) {
+        while self.phase() != DrainPhase::Terminated {
+            self.changed().await;
+        }
+    }
+
     /// Waits for the next change of phase. For ever, once the controller is gone.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {

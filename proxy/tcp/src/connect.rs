@@ -1,0 +1,75 @@
+//! From a client to an upstream connection.
+
+use std::sync::Arc;
+
+use outrider_core::ResponseFlags;
+use outrider_core::stream::{ConnInfo, StreamInfo, UpstreamInfo};
+use outrider_upstream::{Host, PickContext, PoolErrorKind, TcpLease};
+
+use crate::proxy::TcpProxyWorker;
+
+/// Connects, at most `max_connect_attempts` times. `None`: there is no connection; `log` says why.
+pub(crate) async fn connect(
+    worker: &TcpProxyWorker,
+    conn: &ConnInfo,
+    mut log: Option<&mut StreamInfo>,
+) -> Option<TcpLease> {
+    let mut flag = |log: &mut Option<&mut StreamInfo>, flags| {
+        if let Some(log) = log {
+            log.flags.insert(flags);
+        }
+    };
+    let shared = &worker.shared;
+    let cluster = shared.draw().and_then(|slot| worker.clusters.get(slot));
+    let Some(cluster) = cluster else {
+        shared.stats.downstream_cx_no_route().inc();
+        flag(&mut log, ResponseFlags::NO_CLUSTER_FOUND);
+        return None;
+    };
+    if let Some(log) = &mut log {
+        log.upstream.cluster = Some(cluster.shared.config.name.clone());
+        log.upstream.cluster_alt = cluster.shared.config.alt_stat_name.clone();
+    }
+    let original_dst = if conn.local_restored { conn.local.ip() } else { None };
+    for _ in 0..shared.config.max_connect_attempts.max(1) {
+        let Ok(host) = cluster.pick(&PickContext { original_dst, ..PickContext::default() }) else {
+            flag(&mut log, ResponseFlags::NO_HEALTHY_UPSTREAM);
+            return None;
+        };
+        if let Some(log) = &mut log {
+            log.attempts += 1;
+            note_host(&mut log.upstream, &host);
+        }
+        match cluster.tcp_connect(&host).await {
+            Ok(lease) => {
+                if let Some(log) = &mut log {
+                    log.upstream.local = Some(lease.guard.local.clone());
+                    log.upstream.tls = lease.guard.tls.clone();
+                    log.upstream.connection_id = Some(lease.guard.connection_id);
+                    log.upstream.transport_failure = None;
+                }
+                return Some(lease);
+            }
+            Err(error) => {
+                tracing::debug!(cluster = &*cluster.shared.config.name, %error, "no upstream connection");
+                flag(&mut log, error.flags());
+                if let Some(log) = &mut log {
+                    log.upstream.transport_failure =
+                        (!error.details.is_empty()).then(|| error.details.clone());
+                }
+                // An open breaker is no failure of the host: another attempt would meet it again.
+                if error.kind == PoolErrorKind::Overflow {
+                    return None;
+                }
+            }
+        }
+    }
+    cluster.shared.stats().upstream_cx_connect_attempts_exceeded().inc();
+    flag(&mut log, ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+    None
+}
+
+fn note_host(upstream: &mut UpstreamInfo, host: &Arc<Host>) {
+    upstream.host = Some(host.address.clone());
+    upstream.hostname = Some(host.hostname.clone());
+}
