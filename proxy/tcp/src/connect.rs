@@ -14,7 +14,7 @@ pub(crate) async fn connect(
     conn: &ConnInfo,
     mut log: Option<&mut StreamInfo>,
 ) -> Option<TcpLease> {
-    let mut flag = |log: &mut Option<&mut StreamInfo>, flags| {
+    let flag = |log: &mut Option<&mut StreamInfo>, flags| {
         if let Some(log) = log {
             log.flags.insert(flags);
         }
