@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::task::{Context, Waker};
 
 use http::header::HOST;
 use http::request::Parts;
@@ -82,6 +83,8 @@ pub struct Stream {
     pub request_done: Cell<bool>,
     /// What it asks to be upgraded to.
     pub upgrade: RefCell<Option<UpgradeKind>>,
+    /// Whom the request's end wakes.
+    request_waker: RefCell<Option<Waker>>,
     head: RefCell<Option<Box<KeptHead>>>,
 }
 
@@ -98,6 +101,7 @@ impl Stream {
             head_request: Cell::new(false),
             request_done: Cell::new(false),
             upgrade: RefCell::new(None),
+            request_waker: RefCell::new(None),
             head: RefCell::new(None),
         }
     }
@@ -149,6 +153,21 @@ impl Stream {
             let mut info = self.info.borrow_mut();
             let since = info.start.elapsed();
             info.timings.last_downstream_rx = Some(since);
+            drop(info);
+            let waker = self.request_waker.take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
         }
+    }
+
+    /// When the request's last byte arrived. While it has not, the task of `cx` is woken when it does.
+    pub(crate) fn request_done_at(&self, cx: &Context<'_>) -> Option<tokio::time::Instant> {
+        if !self.request_done.get() {
+            *self.request_waker.borrow_mut() = Some(cx.waker().clone());
+            return None;
+        }
+        let info = self.info.borrow();
+        Some((info.start + info.timings.last_downstream_rx.unwrap_or_default()).into())
     }
 }

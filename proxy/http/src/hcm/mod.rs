@@ -6,6 +6,7 @@ use std::sync::Arc;
 use outrider_config::model;
 use outrider_core::stats::Registry;
 use outrider_telemetry::access_log::{AccessLogger, LogFileError, LogFiles};
+use outrider_upstream::WorkerClusters;
 
 use crate::routing::RouteTable;
 use crate::stats::HcmStats;
@@ -53,12 +54,14 @@ impl HcmShared {
 pub struct HcmWorker {
     /// What all workers share.
     pub shared: Arc<HcmShared>,
+    /// The worker's clusters.
+    pub clusters: Rc<WorkerClusters>,
 }
 
 impl HcmWorker {
     /// The worker's part of `shared`.
-    pub fn new(shared: Arc<HcmShared>) -> Rc<Self> {
-        Rc::new(Self { shared })
+    pub fn new(shared: Arc<HcmShared>, clusters: Rc<WorkerClusters>) -> Rc<Self> {
+        Rc::new(Self { shared, clusters })
     }
 
     /// Whether something reads request heads after they were forwarded.

@@ -1,42 +1,74 @@
 //! The router: from a routed request to its response.
+//!
+//! [`forward`] prepares the request ([`call`]), and takes one of two ways: [`once`](attempt) for nearly all requests, without
+//! a box, a copy of the head or a kept body; [`again`] where retries or mirrors are asked for. What decides is
+//! without I/O: [`retry`], [`timeout`], [`outcome`].
 
-use std::pin::Pin;
+mod again;
+mod attempt;
+mod call;
+mod envoy_headers;
+mod heads;
+mod limits;
+mod mirror;
+mod outcome;
+mod replay;
+mod response;
+mod retry;
+mod timeout;
+mod upgrade;
+
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http_body::Body;
 use outrider_core::LocalReply;
-use outrider_core::reply::details;
 
-use crate::body::{BodyError, DownstreamBody, ResponseBody};
-use crate::routing::Selected;
+pub use response::UpstreamResponse;
+
+pub(crate) use heads::finish_reply;
+pub(crate) use timeout::{GRPC_TIMEOUT, parse_grpc_timeout};
+
+use crate::body::{DownstreamBody, ResponseBody};
+use crate::routing::{RequestView, Selected};
 use crate::stream::Stream;
+use call::Call;
 
-/// The body of an upstream's response.
-#[derive(Debug)]
-pub struct UpstreamResponse {}
-
-impl Body for UpstreamResponse {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
-        Poll::Ready(None)
-    }
-}
-
-/// Gets the response to `request`, which took the route `selected`.
+/// Gets the response to `request`, which took the route `selected`. Direct responses and redirects come back as
+/// replies too. Dropping the future gives the request up: what runs upstream is reset.
 ///
 /// # Errors
-/// The reply that the proxy makes up itself.
+/// The reply that the proxy makes up itself, with the route's changes of response headers in it.
 pub(crate) async fn forward(
-    _stream: &Rc<Stream>,
-    _request: http::Request<DownstreamBody>,
-    _selected: &Selected,
+    stream: &Rc<Stream>,
+    request: http::Request<DownstreamBody>,
+    selected: &Selected,
 ) -> Result<http::Response<ResponseBody>, LocalReply> {
-    Err(LocalReply::new(http::StatusCode::SERVICE_UNAVAILABLE, details::CLUSTER_NOT_FOUND))
+    let stats = &stream.hcm.shared.stats;
+    stats.rq_total().inc();
+    let (mut parts, body) = request.into_parts();
+    if body.is_end_stream() {
+        stream.request_complete();
+    }
+    let prepared = match selected.forward() {
+        Some(route) => Call::prepare(stream, selected, route, &mut parts),
+        None => {
+            stats.rq_direct_response().inc();
+            let head = stream.view(&parts.method, &parts.uri, &parts.headers);
+            let view = RequestView { head, tls: None, random: 0 };
+            Err(selected.reply(&view).unwrap_or_else(|| outcome::no_cluster(http::StatusCode::NOT_FOUND)))
+        }
+    };
+    if stream.wants_head() || selected.response_reads_request() {
+        stream.keep_head(&parts);
+    }
+    let result = match prepared {
+        Err(reply) => Err(reply),
+        Ok(call) if call.is_plain() => attempt::once(call, parts, body).await,
+        // Rare, and large: it stays out of every request's future.
+        Ok(call) => Box::pin(again::with_retries(call, parts, body)).await,
+    };
+    result.map_err(|mut reply| {
+        heads::finish_reply(stream, selected, &mut reply);
+        reply
+    })
 }

@@ -1,9 +1,27 @@
 //! Routes: from a request's head to what is done with it.
+//!
+//! [`RouteTable`] is compiled on the control thread; [`RouteTable::route`] walks it without allocating. What it
+//! selects knows the answer ([`Selected::reply`]) or the cluster, and all changes that the table asks for.
 
-/// A compiled route table.
-#[derive(Debug, Default)]
-pub struct RouteTable {}
+mod direct;
+mod domain;
+mod index;
+mod matcher;
+mod mutation;
+mod redirect;
+pub(crate) mod rewrite;
+mod stats;
+mod table;
+mod weighted;
 
-/// A route that was chosen for a request.
-#[derive(Debug)]
-pub struct Selected {}
+pub use direct::DirectBodyError;
+pub use domain::DuplicateDomain;
+pub(crate) use domain::port_start;
+pub use matcher::RequestView;
+pub(crate) use matcher::in_fraction;
+pub(crate) use mutation::ContextSource;
+pub(crate) use stats::RouteStats;
+pub use table::{RouteTable, RouteTableError, Selected, SelectedAction, TableHandle};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,273 @@
+//! One try: a connection, the exchange of heads, and the response that follows.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::request::Parts;
+use http::uri::{Authority, Scheme as UriScheme};
+use http::{HeaderValue, Request, Response, Uri};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use outrider_core::LocalReply;
+use outrider_core::reply::details;
+use outrider_core::stream::Protocol;
+use outrider_upstream::{AcquireContext, BodyError, Host, Lease, SendError, UpstreamBody};
+
+use super::call::{self, Call};
+use super::envoy_headers::{CANARY, SERVICE_TIME};
+use super::limits::Expired;
+use super::outcome::{Failure, Reset};
+use super::response::{BodyLimits, Tail, UpstreamResponse, grpc_outcome};
+use super::retry::grpc_status;
+use super::{heads, upgrade};
+use crate::body::{DownstreamBody, ResponseBody, UpstreamUpgrade};
+use crate::stream::{Scheme, Stream};
+
+/// A response's head, and the connection that it came on.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) lease: Lease,
+}
+
+/// Nearly every request: one try.
+pub(crate) async fn once(
+    call: Call<'_>,
+    parts: Parts,
+    body: DownstreamBody,
+) -> Result<Response<ResponseBody>, LocalReply> {
+    let body = if body.is_end_stream() { UpstreamBody::Empty } else { boxed(body) };
+    let host = call.first_host.clone();
+    match exchange(&call, &host, Request::from_parts(parts, body)).await {
+        Ok(answer) => Ok(respond(&call, &host, answer)),
+        Err(failure) => {
+            call.count_expired(&failure, Some(&host));
+            Err(call.fail(&failure, Some(&host)))
+        }
+    }
+}
+
+/// Sends `request` to `host` and waits for the response's head, as long as the limits allow.
+pub(crate) async fn exchange(
+    call: &Call<'_>,
+    host: &Arc<Host>,
+    request: Request<UpstreamBody>,
+) -> Result<Answer, Failure> {
+    call.limits.begin_try();
+    match call.limits.guard(send(call, host, request)).await {
+        Ok(result) => result,
+        Err(Expired::Global) => Err(Failure::GlobalTimeout),
+        Err(Expired::PerTry) => Err(Failure::PerTryTimeout),
+        Err(Expired::PerTryIdle) => Err(Failure::PerTryIdle),
+        Err(Expired::MaxDuration) => Err(Failure::MaxDuration),
+    }
+}
+
+async fn send(
+    call: &Call<'_>,
+    host: &Arc<Host>,
+    mut request: Request<UpstreamBody>,
+) -> Result<Answer, Failure> {
+    note_host(call.stream, host);
+    let mut lease = acquire(call, host, &request).await.map_err(|error| {
+        call.stream.info.borrow_mut().upstream.transport_failure =
+            (!error.details.is_empty()).then(|| error.details.clone());
+        Failure::pool(&error)
+    })?;
+    call.limits.connected();
+    note_connection(call.stream, &lease);
+    if let Some(route) = call.route_stats() {
+        route.counters.upstream_rq_total().inc();
+    }
+    call::auto_rewrite_host(call, host, request.headers_mut());
+    shape(call.stream, &lease, &mut request);
+    match lease.send(request).await {
+        Ok(response) => Ok(Answer { response, lease }),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+async fn acquire(
+    call: &Call<'_>,
+    host: &Arc<Host>,
+    request: &Request<UpstreamBody>,
+) -> Result<Lease, outrider_upstream::PoolError> {
+    let http = &call.cluster.shared.config.http;
+    // Looked at only where the cluster takes its SNI from requests.
+    let sni = if http.auto_sni || http.auto_san_validation {
+        let named = http.override_auto_sni_header.as_ref().and_then(|name| request.headers().get(name));
+        let value = named.filter(|value| !value.is_empty()).or_else(|| request.headers().get(HOST));
+        value.and_then(|value| value.to_str().ok())
+    } else {
+        None
+    };
+    let context = AcquireContext {
+        downstream_protocol: call.stream.info.borrow().protocol,
+        high_priority: call.route.high_priority,
+        sni_from: sni,
+    };
+    call.cluster.acquire(host, &context).await
+}
+
+fn failed(error: SendError) -> Failure {
+    if let Some(pool) = &error.pool {
+        return Failure::pool(pool);
+    }
+    let started = !error.kind.never_processed();
+    Failure::Reset { reset: Reset::of_send(error.kind), transport: Arc::from(""), started }
+}
+
+/// The form that the connection's protocol asks for, where the lease does not see to it.
+fn shape(stream: &Stream, lease: &Lease, request: &mut Request<UpstreamBody>) {
+    let http2 = lease.protocol() == Protocol::Http2;
+    if let Some(kind) = &*stream.upgrade.borrow() {
+        if http2 {
+            upgrade::for_http2(request, kind);
+        } else {
+            upgrade::for_http1(request, kind);
+        }
+    }
+    // The scheme is the client's, whatever the transport is.
+    if http2
+        && request.uri().authority().is_none()
+        && let Some(uri) = absolute(request.uri(), request.headers().get(HOST), stream.scheme.get())
+    {
+        *request.uri_mut() = uri;
+    }
+}
+
+fn absolute(uri: &Uri, host: Option<&HeaderValue>, scheme: Scheme) -> Option<Uri> {
+    let mut parts = uri.clone().into_parts();
+    parts.authority = Some(Authority::try_from(host?.as_bytes()).ok()?);
+    parts.scheme = Some(match scheme {
+        Scheme::Http => UriScheme::HTTP,
+        Scheme::Https => UriScheme::HTTPS,
+    });
+    Uri::from_parts(parts).ok()
+}
+
+fn note_host(stream: &Stream, host: &Host) {
+    let mut info = stream.info.borrow_mut();
+    let upstream = &mut info.upstream;
+    upstream.host = Some(host.address.clone());
+    upstream.hostname = Some(host.hostname.clone());
+    upstream.transport_failure = None;
+}
+
+fn note_connection(stream: &Stream, lease: &Lease) {
+    let mut info = stream.info.borrow_mut();
+    info.timings.first_upstream_tx = Some(info.start.elapsed());
+    let upstream = &mut info.upstream;
+    upstream.local = lease.local().cloned();
+    upstream.protocol = Some(lease.protocol());
+    upstream.tls = lease.tls().cloned();
+    upstream.connection_id = Some(lease.connection_id());
+    // Behind a logical name the address is the connection's.
+    if let Some(remote) = lease.remote()
+        && upstream.host.as_ref() != Some(remote)
+    {
+        upstream.host = Some(remote.clone());
+    }
+}
+
+/// Turns the upstream's answer into the response for the client, and counts it.
+pub(crate) fn respond(call: &Call<'_>, host: &Arc<Host>, answer: Answer) -> Response<ResponseBody> {
+    let Answer { mut response, lease } = answer;
+    let stream = call.stream;
+    let protocol = lease.protocol();
+    let upgraded = stream
+        .upgrade
+        .borrow()
+        .as_ref()
+        .is_some_and(|kind| upgrade::accepted(&mut response, kind, protocol == Protocol::Http2));
+    let status = response.status().as_u16();
+    let ended = response.body().is_end_stream() && !upgraded;
+    let mut kind = call.kind;
+    kind.canary = response.headers().get(CANARY).is_some_and(|value| value == "true");
+    add_service_time(call, response.headers_mut());
+    call.count_status(status, kind);
+    let grpc_pending = call.grpc && status < 500 && !ended;
+    if status >= 500 || !call.grpc {
+        host.count_response(Some(status));
+    } else if ended {
+        host.count_response(Some(grpc_outcome(grpc_status(response.headers()))));
+    }
+    stream.info.borrow_mut().details = details::VIA_UPSTREAM.into();
+    heads::finish_response(stream, call.selected, status, response.headers_mut());
+    if upgraded {
+        return hand_over(response, lease);
+    }
+    let (parts, body) = response.into_parts();
+    let timeouts = &call.limits.timeouts;
+    let tail = Tail {
+        stream: stream.clone(),
+        selected: call.selected.clone(),
+        cluster: call.cluster.clone(),
+        host: host.clone(),
+        guard: lease.into_guard(),
+        kind,
+        protocol,
+        grpc_pending,
+        dynamic_stats: call.dynamic_stats(),
+        limits: BodyLimits {
+            global: timeouts.global,
+            idle: timeouts.per_try_idle,
+            until: call.limits.max_duration_at(),
+        },
+    };
+    if ended {
+        tail.end(None);
+        return Response::from_parts(parts, ResponseBody::Empty);
+    }
+    Response::from_parts(parts, ResponseBody::Upstream(UpstreamResponse::new(body, tail)))
+}
+
+fn add_service_time(call: &Call<'_>, headers: &mut http::HeaderMap) {
+    let mut info = call.stream.info.borrow_mut();
+    let since = info.start.elapsed();
+    info.timings.first_upstream_rx = Some(since);
+    // Not of a response that came before the whole request was here.
+    let Some(received) = info.timings.last_downstream_rx else { return };
+    if !call.suppresses_headers() {
+        let ms = u64::try_from(since.saturating_sub(received).as_millis()).unwrap_or(u64::MAX);
+        headers.insert(SERVICE_TIME, heads::small_number(ms));
+    }
+}
+
+fn hand_over(mut response: Response<Incoming>, lease: Lease) -> Response<ResponseBody> {
+    let io = hyper::upgrade::on(&mut response);
+    let upgrade = UpstreamUpgrade { io: Box::pin(io), guard: Box::new(lease.into_guard()) };
+    let (parts, _) = response.into_parts();
+    Response::from_parts(parts, ResponseBody::Upgrade(Box::new(upgrade)))
+}
+
+/// A request's body as it goes upstream.
+pub(crate) fn boxed(body: DownstreamBody) -> UpstreamBody {
+    UpstreamBody::Boxed(Box::pin(Streaming(body)))
+}
+
+/// A downstream body with the upstream's error type.
+struct Streaming(DownstreamBody);
+
+impl Body for Streaming {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.0).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::new)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}

@@ -1,0 +1,112 @@
+//! Time limits around a future: one timer, registered only once the future had to wait.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::timeout::Timeouts;
+use crate::stream::Stream;
+
+/// Which limit was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expired {
+    /// The whole request's.
+    Global,
+    /// The try's.
+    PerTry,
+    /// The try showed no life.
+    PerTryIdle,
+    /// The stream's longest life.
+    MaxDuration,
+}
+
+/// The limits of a request, and where the try in hand stands.
+#[derive(Debug)]
+pub(crate) struct Limits<'a> {
+    pub(crate) stream: &'a Stream,
+    pub(crate) timeouts: Timeouts,
+    /// Longest life of a stream upstream.
+    pub(crate) max_duration: Option<Duration>,
+    /// When the try got its connection.
+    ready: Cell<Option<Instant>>,
+}
+
+impl<'a> Limits<'a> {
+    /// The limits of `stream`'s request.
+    pub(crate) const fn new(stream: &'a Stream, timeouts: Timeouts, max_duration: Option<Duration>) -> Self {
+        Self { stream, timeouts, max_duration, ready: Cell::new(None) }
+    }
+
+    /// A new try begins.
+    pub(crate) fn begin_try(&self) {
+        self.ready.set(None);
+    }
+
+    /// The try has its connection.
+    pub(crate) fn connected(&self) {
+        if self.timeouts.per_try.is_some()
+            || self.timeouts.per_try_idle.is_some()
+            || self.max_duration.is_some()
+        {
+            self.ready.set(Some(Instant::now()));
+        }
+    }
+
+    /// When the stream's longest life ends.
+    pub(crate) fn max_duration_at(&self) -> Option<Instant> {
+        Some(self.ready.get()? + self.max_duration?)
+    }
+
+    const fn any(&self) -> bool {
+        self.timeouts.any() || self.max_duration.is_some()
+    }
+
+    /// The next limit that time will reach. The clocks of the request and of the try start when the whole
+    /// request has arrived; until then the task is woken when it has.
+    fn next(&self, cx: &Context<'_>) -> Option<(Instant, Expired)> {
+        let mut next = self.max_duration_at().map(|at| (at, Expired::MaxDuration));
+        let Some(done) = self.stream.request_done_at(cx) else { return next };
+        let mut consider = |at: Option<Instant>, which| {
+            if let Some(at) = at
+                && next.is_none_or(|(earlier, _)| at < earlier)
+            {
+                next = Some((at, which));
+            }
+        };
+        let from = |start: Option<Instant>, limit: Option<Duration>| Some(start? + limit?);
+        let try_start = self.ready.get().map(|ready| ready.max(done));
+        consider(from(Some(done), self.timeouts.global), Expired::Global);
+        consider(from(try_start, self.timeouts.per_try), Expired::PerTry);
+        consider(from(try_start, self.timeouts.per_try_idle), Expired::PerTryIdle);
+        next
+    }
+
+    /// Waits for `future` as long as the limits allow.
+    pub(crate) async fn guard<F: Future>(&self, future: F) -> Result<F::Output, Expired> {
+        if !self.any() {
+            return Ok(future.await);
+        }
+        let mut future = pin!(future);
+        let mut sleep = pin!(None::<Sleep>);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            let Some((at, which)) = self.next(cx) else { return Poll::Pending };
+            match sleep.as_mut().as_pin_mut() {
+                None => sleep.set(Some(sleep_until(at))),
+                Some(running) if running.deadline() != at => running.reset(at),
+                Some(_) => {}
+            }
+            match sleep.as_mut().as_pin_mut() {
+                Some(running) => running.poll(cx).map(|()| Err(which)),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
