@@ -12,7 +12,7 @@ use super::access_log::{self, Protocol};
 use super::address::{Bind, Names, bind, required, socket_options};
 use super::cx::{Cx, Ledger, Options, UNSUPPORTED, inert, refuse};
 use super::scalar::duration;
-use super::{cluster, dns, json, listener, overload, references, runtime, secret, stats};
+use super::{cluster, dns, json, listener, overload, runtime, secret, stats};
 use crate::model::{AccessLog, Admin, Bootstrap, Cluster, Listener, LogSink, Node, SocketAddress};
 
 /// Converts a bootstrap.
@@ -25,9 +25,11 @@ pub fn bootstrap(message: &pb::Bootstrap, options: &Options) -> (Result<Bootstra
     let mut cx = Cx::new(options.runtime.clone(), options.secrets.clone());
     let runtime = runtime::layers(&cx, &root.field("layered_runtime"), message.layered_runtime.as_ref());
     cx.runtime.extend(runtime);
+    let resources = message.static_resources.iter();
+    cx.clusters =
+        Some(resources.flat_map(|message| &message.clusters).map(|cluster| cluster.name.clone()).collect());
     let mut model = convert(&cx, &root, message, options);
     model.runtime.clone_from(&cx.runtime);
-    references::check(&cx, &root, message, &model);
     cx.finish(model)
 }
 

@@ -19,7 +19,10 @@ pub(crate) fn specifier(
 ) -> Option<ClusterSpecifier> {
     use pb::route_action::ClusterSpecifier as Kind;
     match message {
-        Some(Kind::Cluster(name)) => Some(ClusterSpecifier::Name(Arc::from(name.as_str()))),
+        Some(Kind::Cluster(name)) => {
+            cx.cluster_reference(&path.field("cluster"), name);
+            Some(ClusterSpecifier::Name(Arc::from(name.as_str())))
+        }
         Some(Kind::ClusterHeader(name)) => {
             header_name(cx, &path.field("cluster_header"), name).map(ClusterSpecifier::Header)
         }
@@ -98,6 +101,7 @@ fn one(
         cx.error(&path.field("name"), "a cluster is needed");
         return None;
     }
+    cx.cluster_reference(&path.field("name"), name);
     let Some(weight) = u32_of(weight) else {
         cx.error(&path.field("weight"), "a weight is needed");
         return None;

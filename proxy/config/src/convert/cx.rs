@@ -1,8 +1,8 @@
 //! What a conversion carries along: the problems found so far, the ledger, and what the bootstrap says of
 //! runtime and secrets.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use outrider_proto::{Path, Problem};
@@ -42,6 +42,10 @@ pub(crate) struct Cx {
     ledger: RefCell<Ledger>,
     pub(crate) runtime: BTreeMap<String, RuntimeValue>,
     secrets: RefCell<Vec<Arc<Secret>>>,
+    /// The clusters that routes may name; `None` where that is not known.
+    pub(crate) clusters: Option<HashSet<String>>,
+    /// Whether the route table at hand asks for the check (`validate_clusters`).
+    pub(crate) check_clusters: Cell<bool>,
     /// The resolver of the bootstrap, for clusters that say nothing of theirs.
     pub(crate) resolver: RefCell<Option<Resolver>>,
 }
@@ -72,6 +76,15 @@ impl Cx {
     /// Notes that what is at `path` is accepted and changes nothing.
     pub(crate) fn inert(&self, path: &Path<'_>, why: impl Into<String>) {
         self.ledger.borrow_mut().inert.push((path.to_string(), why.into()));
+    }
+
+    /// Checks that the cluster that `path` names exists. Envoy leaves the clusters of tcp_proxy unchecked, since they
+    /// may come later.
+    pub(crate) fn cluster_reference(&self, path: &Path<'_>, name: &str) {
+        let Some(clusters) = &self.clusters else { return };
+        if self.check_clusters.get() && !clusters.contains(name) {
+            self.error(path, format!("there is no cluster named {name:?} in static_resources.clusters"));
+        }
     }
 
     /// The secret named `name` for which `pick` gives something.

@@ -31,7 +31,6 @@ mod listener_filter;
 mod log_filter;
 mod matcher;
 mod overload;
-mod references;
 mod resource;
 mod retry;
 mod route;
@@ -43,6 +42,8 @@ mod secret;
 mod stats;
 mod tcp_proxy;
 mod tls_context;
+mod tls_params;
+mod validation;
 
 #[cfg(test)]
 mod tests;

@@ -50,6 +50,8 @@ pub(crate) fn route_configuration(
     refuse!(cx, path, UNSUPPORTED; cluster_specifier_plugins, vhost_header, route_specifiers);
     refuse_per_filter(cx, path, typed_per_filter_config);
     inert!(cx, path, METADATA; metadata);
+    let validate_clusters = bool_of(validate_clusters).unwrap_or(true);
+    cx.check_clusters.set(validate_clusters);
     let mirrors = route_action::mirrors(cx, &path.field("request_mirror_policies"), request_mirror_policies);
     let max_direct_response_body = u32_of(max_direct_response_body_size_bytes).unwrap_or(4096);
     let hosts = path.field("virtual_hosts");
@@ -81,7 +83,7 @@ pub(crate) fn route_configuration(
             .collect(),
         most_specific_wins: *most_specific_header_mutations_wins,
         ignore_port: *ignore_port_in_host_matching,
-        validate_clusters: bool_of(validate_clusters).unwrap_or(true),
+        validate_clusters,
         max_direct_response_body,
         ignore_path_parameters: *ignore_path_parameters_in_path_matching,
     }

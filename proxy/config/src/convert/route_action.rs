@@ -361,7 +361,10 @@ fn mirror(cx: &Cx, path: &Path<'_>, message: &pb::route_action::RequestMirrorPol
     refuse!(cx, path, UNSUPPORTED; request_headers_mutations, host_rewrite_literal);
     inert!(cx, path, "tracing is not supported, so no copy is sampled"; trace_sampled);
     let cluster = match (cluster.is_empty(), cluster_header.is_empty()) {
-        (false, true) => MirrorCluster::Name(Arc::from(cluster.as_str())),
+        (false, true) => {
+            cx.cluster_reference(&path.field("cluster"), cluster);
+            MirrorCluster::Name(Arc::from(cluster.as_str()))
+        }
         (true, false) => {
             MirrorCluster::Header(header_name(cx, &path.field("cluster_header"), cluster_header)?)
         }

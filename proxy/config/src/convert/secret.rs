@@ -1,13 +1,153 @@
-//! Static secrets.
+//! Static secrets, and certificates.
+
+use std::sync::Arc;
 
 use outrider_proto::Path;
+use outrider_proto::pb::envoy::config::core::v3::DataSource as DataSourceMessage;
 use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 
-use super::cx::{Cx, UNSUPPORTED};
-use crate::model::Secret;
+use super::cx::{Cx, UNSUPPORTED, inert, refuse};
+use super::scalar::data_source;
+use super::validation;
+use crate::model::{CertificateValidation, DataSource, Secret, SecretKind, TlsCertificate};
 
 /// A secret; `None`, and an error, when it is not usable.
-pub(crate) fn secret(cx: &Cx, path: &Path<'_>, _message: &pb::Secret) -> Option<Secret> {
-    cx.refuse(path, UNSUPPORTED);
-    None
+pub(crate) fn secret(cx: &Cx, path: &Path<'_>, message: &pb::Secret) -> Option<Secret> {
+    use pb::secret::Type;
+    let pb::Secret { name, r#type } = message;
+    let kind = match r#type {
+        Some(Type::TlsCertificate(message)) => {
+            SecretKind::Certificate(certificate(cx, &path.field("tls_certificate"), message)?)
+        }
+        Some(Type::ValidationContext(message)) => {
+            SecretKind::Validation(validation::context(cx, &path.field("validation_context"), message))
+        }
+        Some(Type::SessionTicketKeys(message)) => {
+            SecretKind::TicketKeys(ticket_keys(cx, &path.field("session_ticket_keys"), message))
+        }
+        Some(Type::GenericSecret(message)) => {
+            let path = path.field("generic_secret");
+            let pb::GenericSecret { secret, secrets } = message;
+            refuse!(cx, path, UNSUPPORTED; secrets);
+            let source = secret.as_ref().and_then(|message| data_source(cx, &path.field("secret"), message));
+            SecretKind::Generic(source?)
+        }
+        None => {
+            cx.error(
+                path,
+                "give one of tls_certificate, validation_context, session_ticket_keys and generic_secret",
+            );
+            return None;
+        }
+    };
+    Some(Secret { name: Arc::from(name.as_str()), kind })
+}
+
+/// A certificate with its key; `None`, and an error, when one of them is missing.
+pub(crate) fn certificate(cx: &Cx, path: &Path<'_>, message: &pb::TlsCertificate) -> Option<TlsCertificate> {
+    let pb::TlsCertificate {
+        certificate_chain,
+        private_key,
+        pkcs12,
+        watched_directory,
+        private_key_provider,
+        password,
+        ocsp_staple,
+        signed_certificate_timestamp,
+        tls_params,
+    } = message;
+    refuse!(cx, path, "PKCS #12 is not supported; write certificate_chain and private_key as PEM"; pkcs12);
+    refuse!(cx, path, "key providers are not supported; write private_key"; private_key_provider);
+    refuse!(cx, path, "encrypted keys are not supported; decrypt the key"; password);
+    refuse!(cx, path, UNSUPPORTED; signed_certificate_timestamp, tls_params);
+    inert!(cx, path, "Envoy watches files of xDS secrets alone, not of static resources"; watched_directory);
+    if pkcs12.is_some() || private_key_provider.is_some() {
+        return None;
+    }
+    let chain = needed(cx, &path.field("certificate_chain"), certificate_chain.as_ref());
+    let key = needed(cx, &path.field("private_key"), private_key.as_ref());
+    let ocsp_staple =
+        ocsp_staple.as_ref().and_then(|message| data_source(cx, &path.field("ocsp_staple"), message));
+    Some(TlsCertificate { chain: chain?, key: key?, ocsp_staple })
+}
+
+fn needed(cx: &Cx, path: &Path<'_>, message: Option<&DataSourceMessage>) -> Option<DataSource> {
+    match message {
+        Some(message) => data_source(cx, path, message),
+        None => {
+            cx.error(path, "a certificate needs its chain and its private key");
+            None
+        }
+    }
+}
+
+/// Ticket keys.
+pub(crate) fn ticket_keys(cx: &Cx, path: &Path<'_>, message: &pb::TlsSessionTicketKeys) -> Vec<DataSource> {
+    let pb::TlsSessionTicketKeys { keys } = message;
+    let path = path.field("keys");
+    if keys.is_empty() {
+        cx.error(&path, "a key is needed");
+    }
+    keys.iter().enumerate().filter_map(|(i, message)| data_source(cx, &path.index(i), message)).collect()
+}
+
+/// The static certificate that `message` names.
+pub(crate) fn named_certificate(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &pb::SdsSecretConfig,
+) -> Option<TlsCertificate> {
+    named(cx, path, message, "certificate", |secret| match &secret.kind {
+        SecretKind::Certificate(certificate) => Some(certificate.clone()),
+        _ => None,
+    })
+}
+
+/// The static validation context that `message` names.
+pub(crate) fn named_validation(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &pb::SdsSecretConfig,
+) -> Option<CertificateValidation> {
+    named(cx, path, message, "validation context", |secret| match &secret.kind {
+        SecretKind::Validation(validation) => Some(validation.clone()),
+        _ => None,
+    })
+}
+
+/// The static ticket keys that `message` names.
+pub(crate) fn named_ticket_keys(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &pb::SdsSecretConfig,
+) -> Option<Vec<DataSource>> {
+    named(cx, path, message, "ticket keys", |secret| match &secret.kind {
+        SecretKind::TicketKeys(keys) => Some(keys.clone()),
+        _ => None,
+    })
+}
+
+fn named<T>(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &pb::SdsSecretConfig,
+    what: &str,
+    pick: impl Fn(&Secret) -> Option<T>,
+) -> Option<T> {
+    let pb::SdsSecretConfig { name, sds_config } = message;
+    if sds_config.is_some() {
+        cx.refuse(
+            &path.field("sds_config"),
+            "secret discovery comes with xDS; write the secret in static_resources.secrets and leave sds_config out",
+        );
+        return None;
+    }
+    let found = cx.secret(name, pick);
+    if found.is_none() {
+        cx.error(
+            &path.field("name"),
+            format!("there is no {what} named {name:?} in static_resources.secrets"),
+        );
+    }
+    found
 }

@@ -55,7 +55,7 @@ route_config:
     domains: ["*"]
     routes:
     - {match: {safe_regex: {regex: "a("}}, route: {cluster: c}}
-    - {match: {prefix: /}, route: {cluster: nowhere, hash_policy: [{header: {header_name: a}}]}}
+    - {match: {prefix: /}, route: {cluster: c, hash_policy: [{header: {header_name: a}}]}}
 "#,
     );
     let problems = bad(&yaml);

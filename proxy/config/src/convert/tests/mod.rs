@@ -1,6 +1,8 @@
 //! Conversions of whole bootstraps, written as users write them.
 
 mod first;
+mod listeners;
+mod tls;
 
 use outrider_proto::load::{self, ParseOptions};
 use outrider_proto::pb::envoy::config::bootstrap::v3::Bootstrap as Message;
