@@ -194,7 +194,9 @@ pub(crate) fn respond(call: &Call<'_>, host: &Arc<Host>, answer: Answer) -> Resp
     } else if ended {
         host.count_response(Some(grpc_outcome(grpc_status(response.headers()))));
     }
-    stream.info.borrow_mut().details = details::VIA_UPSTREAM.into();
+    let refused = ended && stream.upgrade.borrow().as_ref().is_some_and(upgrade::is_websocket);
+    stream.info.borrow_mut().details =
+        if refused { upgrade::HANDSHAKE_UNSUCCESSFUL } else { details::VIA_UPSTREAM }.into();
     heads::finish_response(stream, call.selected, status, response.headers_mut());
     if upgraded {
         return hand_over(response, lease);
@@ -228,9 +230,9 @@ fn add_service_time(call: &Call<'_>, headers: &mut http::HeaderMap) {
     let mut info = call.stream.info.borrow_mut();
     let since = info.start.elapsed();
     info.timings.first_upstream_rx = Some(since);
-    // Not of a response that came before the whole request was here.
+    // Not of a response that came before the whole request was here; an upgrade's request never is.
     let Some(received) = info.timings.last_downstream_rx else { return };
-    if !call.suppresses_headers() {
+    if !call.suppresses_headers() && call.stream.upgrade.borrow().is_none() {
         let ms = u64::try_from(since.saturating_sub(received).as_millis()).unwrap_or(u64::MAX);
         headers.insert(SERVICE_TIME, heads::small_number(ms));
     }

@@ -11,6 +11,7 @@ use http::header::HOST;
 use http::request::Parts;
 use outrider_config::model::{ClusterSpecifier, Forward, HostRewrite};
 use outrider_core::reply::details;
+use outrider_core::stream::Protocol;
 use outrider_core::{LocalReply, ResponseFlags};
 use outrider_upstream::stats::ResponseKind;
 use outrider_upstream::{Host, PickContext, WorkerCluster};
@@ -77,8 +78,8 @@ impl<'a> Call<'a> {
             count_reply(stream, selected, &cluster, kind, StatusCode::SERVICE_UNAVAILABLE);
             return Err(outcome::no_healthy_upstream());
         };
-        let elapsed = since_request_end(stream);
-        heads::set_expected_timeout(&mut parts.headers, &timeouts, elapsed, config.suppress_envoy_headers);
+        let suppress = config.suppress_envoy_headers;
+        heads::set_expected_timeout(&mut parts.headers, &timeouts, Duration::ZERO, suppress);
         if selected.virtual_host().is_some_and(|host| host.request_attempt_count) {
             parts.headers.insert(ATTEMPT_COUNT, heads::small_number(1));
         }
@@ -216,6 +217,9 @@ impl<'a> Call<'a> {
         }
         if let Some(host) = host {
             host.count_timeout();
+        }
+        if self.stream.info.borrow().upstream.protocol == Some(Protocol::Http2) {
+            counts.upstream_rq_tx_reset().inc();
         }
     }
 }

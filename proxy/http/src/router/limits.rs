@@ -33,12 +33,15 @@ pub(crate) struct Limits<'a> {
     pub(crate) max_duration: Option<Duration>,
     /// When the try got its connection.
     ready: Cell<Option<Instant>>,
+    /// An upgrade's request has no end: its clocks start at once.
+    upgrade_from: Option<Instant>,
 }
 
 impl<'a> Limits<'a> {
     /// The limits of `stream`'s request.
-    pub(crate) const fn new(stream: &'a Stream, timeouts: Timeouts, max_duration: Option<Duration>) -> Self {
-        Self { stream, timeouts, max_duration, ready: Cell::new(None) }
+    pub(crate) fn new(stream: &'a Stream, timeouts: Timeouts, max_duration: Option<Duration>) -> Self {
+        let upgrade_from = stream.upgrade.borrow().is_some().then(Instant::now);
+        Self { stream, timeouts, max_duration, ready: Cell::new(None), upgrade_from }
     }
 
     /// A new try begins.
@@ -69,7 +72,7 @@ impl<'a> Limits<'a> {
     /// request has arrived; until then the task is woken when it has.
     fn next(&self, cx: &Context<'_>) -> Option<(Instant, Expired)> {
         let mut next = self.max_duration_at().map(|at| (at, Expired::MaxDuration));
-        let Some(done) = self.stream.request_done_at(cx) else { return next };
+        let Some(done) = self.upgrade_from.or_else(|| self.stream.request_done_at(cx)) else { return next };
         let mut consider = |at: Option<Instant>, which| {
             if let Some(at) = at
                 && next.is_none_or(|(earlier, _)| at < earlier)

@@ -1,10 +1,12 @@
 //! Copies of a request to other clusters: sent and forgotten.
 
+use std::net::{Ipv4Addr, UdpSocket};
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use http::header::HOST;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request};
+use http::{HeaderName, HeaderValue, Method, Request};
 use http_body::Body;
 use outrider_config::model::MirrorCluster;
 use outrider_upstream::stats::ResponseKind;
@@ -17,6 +19,8 @@ use super::outcome::Reset;
 use super::replay::Replay;
 use crate::body::DownstreamBody;
 use crate::routing;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Begins the copies that the route asks for. Nothing of them comes back to the request.
 pub(crate) fn start(call: &Call<'_>, parts: &Parts, body: &Replay<DownstreamBody>) {
@@ -69,7 +73,30 @@ fn shadow(parts: &Parts, body: UpstreamBody, suffix: bool) -> Request<UpstreamBo
         headers.insert(HOST, host);
     }
     headers.insert(INTERNAL, HeaderValue::from_static("true"));
+    // The copy comes from us: our address ends the list.
+    if let Some(address) = local_address() {
+        let list = headers.get(FORWARDED_FOR).filter(|list| !list.is_empty());
+        let list = list.map_or_else(
+            || address.as_bytes().to_vec(),
+            |list| [list.as_bytes(), b",", address.as_bytes()].concat(),
+        );
+        if let Ok(list) = HeaderValue::from_maybe_shared(bytes::Bytes::from(list)) {
+            headers.insert(FORWARDED_FOR, list);
+        }
+    }
     request
+}
+
+/// The address that this machine is known by: the one that its default route would use. Asked once; a UDP
+/// socket that is connected sends nothing.
+fn local_address() -> Option<&'static str> {
+    static ADDRESS: OnceLock<Option<String>> = OnceLock::new();
+    let find = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+        Some(socket.local_addr().ok()?.ip().to_string())
+    };
+    ADDRESS.get_or_init(find).as_deref()
 }
 
 /// `host` and `host:port` with `-shadow` behind the host.

@@ -46,7 +46,8 @@ pub(crate) async fn forward(
     let stats = &stream.hcm.shared.stats;
     stats.rq_total().inc();
     let (mut parts, body) = request.into_parts();
-    if body.is_end_stream() {
+    // An upgrade's request ends with its tunnel.
+    if body.is_end_stream() && stream.upgrade.borrow().is_none() {
         stream.request_complete();
     }
     let prepared = match selected.forward() {

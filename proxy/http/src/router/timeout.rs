@@ -67,6 +67,8 @@ impl Timeouts {
     pub(crate) fn expected(&self, elapsed: Duration) -> Option<Duration> {
         let expected = self.per_try.or(self.global)?;
         let Some(global) = self.global else { return Some(expected) };
+        // Whole milliseconds have passed, as the header counts them.
+        let elapsed = Duration::from_millis(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
         let left = global.checked_sub(elapsed).filter(|left| !left.is_zero());
         Some(left.map_or(Duration::from_millis(1), |left| expected.min(left)))
     }

@@ -8,6 +8,14 @@ use outrider_core::rng::{self, Rng};
 
 use crate::stream::UpgradeKind;
 
+/// The details of a WebSocket request that the upstream answered without a body and without an upgrade.
+pub(crate) const HANDSHAKE_UNSUCCESSFUL: &str = "websocket_handshake_unsuccessful";
+
+/// Whether it is a WebSocket.
+pub(crate) fn is_websocket(kind: &UpgradeKind) -> bool {
+    matches!(kind, UpgradeKind::Protocol(name) if &**name == "websocket")
+}
+
 /// Brings an upgrade request, which looks like HTTP/1.1's, into the form that an HTTP/2 upstream takes.
 pub(crate) fn for_http2<B>(request: &mut Request<B>, kind: &UpgradeKind) {
     let UpgradeKind::Protocol(name) = kind else { return };
@@ -20,20 +28,18 @@ pub(crate) fn for_http2<B>(request: &mut Request<B>, kind: &UpgradeKind) {
     headers.remove(CONTENT_LENGTH);
 }
 
-/// Completes an upgrade request for an HTTP/1.1 upstream: what a WebSocket client of HTTP/2 need not send.
+/// Completes an upgrade request for an HTTP/1.1 upstream: a WebSocket client of HTTP/2 says its version but
+/// sends no key (RFC 8441, section 5), and HTTP/1.1 servers insist on one.
 pub(crate) fn for_http1<B>(request: &mut Request<B>, kind: &UpgradeKind) {
-    let UpgradeKind::Protocol(name) = kind else { return };
     let headers = request.headers_mut();
-    if &**name != "websocket" || headers.contains_key(SEC_WEBSOCKET_KEY) {
+    let speaks = is_websocket(kind) && headers.contains_key(SEC_WEBSOCKET_VERSION);
+    if !speaks || headers.contains_key(SEC_WEBSOCKET_KEY) {
         return;
     }
     let bits = rng::with(|rng| [rng.next_u64().to_ne_bytes(), rng.next_u64().to_ne_bytes()].concat());
     let key = base64::engine::general_purpose::STANDARD.encode(bits);
     if let Ok(key) = HeaderValue::from_str(&key) {
         headers.insert(SEC_WEBSOCKET_KEY, key);
-    }
-    if !headers.contains_key(SEC_WEBSOCKET_VERSION) {
-        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
 }
 
@@ -93,6 +99,9 @@ mod tests {
     #[test]
     fn an_http1_websocket_always_has_a_key() {
         let mut request = request();
+        for_http1(&mut request, &websocket());
+        assert!(!request.headers().contains_key(SEC_WEBSOCKET_KEY), "what is no WebSocket is left alone");
+        request.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         for_http1(&mut request, &websocket());
         assert_eq!(request.headers()[SEC_WEBSOCKET_KEY].len(), 24);
         let mut response = Response::new(());
