@@ -5,9 +5,17 @@
 mod headers;
 mod lb;
 mod logs;
+mod routes;
 mod stats;
 
 use criterion::{criterion_group, criterion_main};
 
-criterion_group!(micro, headers::benchmarks, lb::benchmarks, logs::benchmarks, stats::benchmarks);
+criterion_group!(
+    micro,
+    headers::benchmarks,
+    lb::benchmarks,
+    logs::benchmarks,
+    routes::benchmarks,
+    stats::benchmarks
+);
 criterion_main!(micro);
