@@ -7,26 +7,9 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+pub use outrider_upstream::BodyError;
 
-use crate::stream::Stream;
-
-/// A body broke off. What a client or an upstream can learn of it is in its text.
-#[derive(Debug, thiserror::Error)]
-#[error("{reason}")]
-pub struct BodyError {
-    /// Why.
-    pub reason: std::borrow::Cow<'static, str>,
-    /// Whose fault, where it is known.
-    #[source]
-    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
-}
-
-impl BodyError {
-    /// An error for `reason`.
-    pub fn new(reason: impl Into<std::borrow::Cow<'static, str>>) -> Self {
-        Self { reason: reason.into(), source: None }
-    }
-}
+use crate::stream::{Stream, StreamGuard};
 
 /// A request's body as it comes from the client. Counts bytes and notes when the request is complete.
 #[derive(Debug)]
@@ -63,10 +46,7 @@ impl Body for DownstreamBody {
                 self.stream.request_complete();
                 Poll::Ready(None)
             }
-            Some(Err(error)) => Poll::Ready(Some(Err(BodyError {
-                reason: "the client's request broke off".into(),
-                source: Some(Box::new(error)),
-            }))),
+            Some(Err(error)) => Poll::Ready(Some(Err(BodyError::new(error)))),
         }
     }
 
@@ -99,6 +79,12 @@ pub struct UpstreamUpgrade {
     pub io: Pin<Box<dyn Future<Output = Result<hyper::upgrade::Upgraded, hyper::Error>>>>,
     /// Held until the upgrade ends: pool lease, permits.
     pub guard: Box<dyn std::any::Any>,
+}
+
+impl std::fmt::Debug for UpstreamUpgrade {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UpstreamUpgrade").finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for ResponseBody {
@@ -148,5 +134,82 @@ impl Body for ResponseBody {
             Self::Upstream(body) => body.size_hint(),
             Self::Boxed(body) => body.size_hint(),
         }
+    }
+}
+
+/// A response's body on its way to the client: counted, ended when its stream's time is over, and the owner of
+/// the stream's end.
+#[derive(Debug)]
+pub(crate) struct TrackedBody {
+    body: ResponseBody,
+    guard: Option<StreamGuard>,
+    /// How many bytes are still to come, when that is known.
+    remaining: Option<u64>,
+}
+
+impl TrackedBody {
+    /// The body of the stream that `guard` ends.
+    pub(crate) fn new(body: ResponseBody, guard: StreamGuard) -> Self {
+        if body.is_end_stream() {
+            guard.stream().response_complete();
+        }
+        let remaining = body.size_hint().exact();
+        Self { body, guard: Some(guard), remaining }
+    }
+
+    /// No body, and no stream to end with it.
+    pub(crate) const fn empty() -> Self {
+        Self { body: ResponseBody::Empty, guard: None, remaining: Some(0) }
+    }
+}
+
+impl Body for TrackedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let Some(stream) = this.guard.as_ref().map(StreamGuard::stream) else { return Poll::Ready(None) };
+        if stream.aborted().is_some() {
+            return Poll::Ready(Some(Err(BodyError::new("the stream's time is over"))));
+        }
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Pending => {
+                stream.register(cx);
+                Poll::Pending
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    stream.response_frame(data.len());
+                    this.remaining = this.remaining.map(|rest| rest.saturating_sub(data.len() as u64));
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    stream.response_trailers(trailers);
+                    stream.response_complete();
+                }
+                if this.remaining == Some(0) || this.body.is_end_stream() {
+                    stream.response_complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                stream.response_complete();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                stream.response_broken();
+                Poll::Ready(Some(Err(error)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

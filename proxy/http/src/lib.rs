@@ -5,10 +5,14 @@
 //! stream's facts exactly once.
 
 pub mod body;
+mod codec;
 pub mod hcm;
+mod headers;
+mod local_reply;
 pub mod router;
 pub mod routing;
 pub mod stats;
 pub mod stream;
+mod upgrade;
 
 pub use hcm::{HcmError, HcmShared, HcmWorker};

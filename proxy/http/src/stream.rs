@@ -1,16 +1,24 @@
 //! One request and its response, from the first to the last byte.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use http::header::HOST;
 use http::request::Parts;
-use http::{HeaderMap, Method, Uri};
-use outrider_core::StreamInfo;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use outrider_core::format::FormatContext;
 use outrider_core::matcher::HeadView;
+use outrider_core::reply::details;
+use outrider_core::rng::{self, Rng};
+use outrider_core::{LocalReply, ResponseFlags, StreamInfo};
 
 use crate::hcm::HcmWorker;
+use crate::hcm::conn::Conn;
 
 /// `http` or `https`, as `:scheme` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +70,36 @@ pub struct KeptHead {
     pub headers: HeaderMap,
 }
 
+/// A response's head, and later its trailers, kept for the log.
+#[derive(Debug)]
+struct KeptResponse {
+    status: StatusCode,
+    headers: HeaderMap,
+    trailers: Option<HeaderMap>,
+}
+
+/// Why the proxy ends a stream before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Abort {
+    /// Nothing moved for too long.
+    Idle,
+    /// The request took too long to arrive.
+    Request,
+    /// The stream lived too long.
+    Duration,
+}
+
+/// How far a stream came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Not to its end.
+    Open,
+    /// The whole response went out.
+    Complete,
+    /// The upstream broke off behind the response's head.
+    Broken,
+}
+
 /// One stream.
 #[derive(Debug)]
 pub struct Stream {
@@ -83,27 +121,97 @@ pub struct Stream {
     pub request_done: Cell<bool>,
     /// What it asks to be upgraded to.
     pub upgrade: RefCell<Option<UpgradeKind>>,
+    /// Its connection.
+    pub(crate) conn: Rc<Conn>,
+    /// Its place in the connection's list.
+    pub(crate) slot: Cell<usize>,
+    /// An HTTP/1.0 client wants to go on.
+    pub(crate) keep_alive_10: Cell<bool>,
+    /// hyper's end of an HTTP/2 CONNECT.
+    pub(crate) h2_upgrade: RefCell<Option<hyper::upgrade::OnUpgrade>>,
+    /// The request id, when the response is to carry it.
+    pub(crate) request_id: RefCell<Option<HeaderValue>>,
+    head: RefCell<Option<Box<KeptHead>>>,
+    response: RefCell<Option<Box<KeptResponse>>>,
+    abort: Cell<Option<Abort>>,
+    end: Cell<End>,
+    waker: RefCell<Option<Waker>>,
     /// Whom the request's end wakes.
     request_waker: RefCell<Option<Waker>>,
-    head: RefCell<Option<Box<KeptHead>>>,
+    last_active: Cell<Instant>,
+    idle_timeout: Cell<Option<Duration>>,
+    request_end: Cell<Option<Instant>>,
+    longest_end: Cell<Option<Instant>>,
+    next_log: Cell<Option<Instant>>,
+}
+
+/// Finishes its stream when dropped: exactly once, however the stream ends.
+#[derive(Debug)]
+pub(crate) struct StreamGuard(Rc<Stream>);
+
+impl StreamGuard {
+    pub(crate) const fn stream(&self) -> &Rc<Stream> {
+        &self.0
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
 }
 
 impl Stream {
-    /// A stream of `hcm` with `info`.
-    pub(crate) fn new(hcm: Rc<HcmWorker>, info: StreamInfo) -> Self {
-        Self {
+    /// Opens a stream on `conn`: it counts from now on, and the guard ends it.
+    pub(crate) fn open(conn: &Rc<Conn>) -> (Rc<Self>, StreamGuard) {
+        let config = &conn.hcm.shared.config;
+        let info = StreamInfo::new(conn.info.clone(), Some(conn.protocol.get()));
+        let start = info.start;
+        let after = |duration: Option<Duration>| duration.map(|duration| start + duration);
+        let stream = Rc::new(Self {
             info: RefCell::new(info),
-            hcm,
+            hcm: conn.hcm.clone(),
             scheme: Cell::new(Scheme::Http),
-            random: Cell::new(0),
+            random: Cell::new(rng::with(Rng::next_u64)),
             internal: Cell::new(false),
             grpc: Cell::new(false),
             head_request: Cell::new(false),
             request_done: Cell::new(false),
-            upgrade: RefCell::new(None),
-            request_waker: RefCell::new(None),
-            head: RefCell::new(None),
+            upgrade: RefCell::default(),
+            conn: conn.clone(),
+            slot: Cell::new(0),
+            keep_alive_10: Cell::new(false),
+            h2_upgrade: RefCell::default(),
+            request_id: RefCell::default(),
+            head: RefCell::default(),
+            response: RefCell::default(),
+            abort: Cell::new(None),
+            end: Cell::new(End::Open),
+            waker: RefCell::default(),
+            request_waker: RefCell::default(),
+            last_active: Cell::new(start),
+            idle_timeout: Cell::new(config.stream_idle_timeout),
+            request_end: Cell::new(after(config.request_timeout)),
+            longest_end: Cell::new(after(config.max_stream_duration)),
+            next_log: Cell::new(after(config.log_interval)),
+        });
+        let stats = &conn.hcm.shared.stats;
+        stats.downstream_rq_total().inc();
+        stats.downstream_rq_active().inc();
+        if conn.is_h2() {
+            stats.downstream_rq_http2_total().inc();
+        } else {
+            stats.downstream_rq_http1_total().inc();
+            conn.h1.response_pending.set(true);
+            conn.h1.head_started.set(None);
+            conn.h1.head_bytes.set(0);
         }
+        conn.open(&stream);
+        if let Some(deadline) = stream.next_deadline() {
+            conn.want(deadline);
+        }
+        let guard = StreamGuard(stream.clone());
+        (stream, guard)
     }
 
     /// Whether something will read the request's head after it was forwarded. If so, the router calls
@@ -142,8 +250,26 @@ impl Stream {
         }
     }
 
+    /// Takes the route's own time limits: `idle` and `longest` in place of the connection manager's where the route
+    /// gives them (inner `None`: no limit).
+    pub(crate) fn route_limits(&self, idle: Option<Option<Duration>>, longest: Option<Option<Duration>>) {
+        if let Some(idle) = idle {
+            self.idle_timeout.set(idle);
+        }
+        if let Some(longest) = longest {
+            let start = self.info.borrow().start;
+            self.longest_end.set(longest.map(|longest| start + longest));
+        }
+        if (idle.is_some() || longest.is_some())
+            && let Some(deadline) = self.next_deadline()
+        {
+            self.conn.want(deadline);
+        }
+    }
+
     /// A frame of the request's body arrived with `bytes` bytes of data.
     pub(crate) fn request_frame(&self, bytes: usize) {
+        self.touch();
         self.info.borrow_mut().bytes_received += bytes as u64;
     }
 
@@ -169,5 +295,197 @@ impl Stream {
         }
         let info = self.info.borrow();
         Some((info.start + info.timings.last_downstream_rx.unwrap_or_default()).into())
+    }
+
+    /// The response's head goes out with `status`.
+    pub(crate) fn response_head(&self, status: StatusCode, headers: &HeaderMap) {
+        let now = Instant::now();
+        self.last_active.set(now);
+        let logger = &self.hcm.shared.logger;
+        if logger.reads_response() {
+            let kept = KeptResponse { status, headers: headers.clone(), trailers: None };
+            *self.response.borrow_mut() = Some(Box::new(kept));
+        }
+        let mut info = self.info.borrow_mut();
+        info.response_code = Some(status.as_u16());
+        info.timings.first_downstream_tx = Some(now.saturating_duration_since(info.start));
+    }
+
+    /// A frame of the response's body goes out with `bytes` bytes of data.
+    pub(crate) fn response_frame(&self, bytes: usize) {
+        self.touch();
+        self.info.borrow_mut().bytes_sent += bytes as u64;
+    }
+
+    /// The response's trailers go out.
+    pub(crate) fn response_trailers(&self, trailers: &HeaderMap) {
+        if let Some(kept) = self.response.borrow_mut().as_deref_mut() {
+            kept.trailers = Some(trailers.clone());
+        }
+    }
+
+    /// The response's last byte goes out.
+    pub(crate) fn response_complete(&self) {
+        if self.end.get() == End::Open {
+            self.end.set(End::Complete);
+            let mut info = self.info.borrow_mut();
+            let since = info.start.elapsed();
+            info.timings.last_downstream_tx = Some(since);
+        }
+    }
+
+    /// The upstream broke off behind the response's head; the router has noted why.
+    pub(crate) fn response_broken(&self) {
+        self.end.set(End::Broken);
+    }
+
+    /// Something moved.
+    pub(crate) fn touch(&self) {
+        self.last_active.set(Instant::now());
+    }
+
+    /// Whether the stream's time is over.
+    pub(crate) const fn aborted(&self) -> Option<Abort> {
+        self.abort.get()
+    }
+
+    /// Remembers whom the end of the stream's time wakes.
+    pub(crate) fn register(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// Runs `answer` until it is done or the stream's time is over.
+    pub(crate) async fn or_abort<T>(
+        &self,
+        answer: impl Future<Output = Result<T, LocalReply>>,
+    ) -> Result<T, LocalReply> {
+        let mut answer = pin!(answer);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = answer.as_mut().poll(cx) {
+                return Poll::Ready(done);
+            }
+            if let Some(abort) = self.abort.get() {
+                return Poll::Ready(Err(self.abort_reply(abort)));
+            }
+            self.register(cx);
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn abort_reply(&self, abort: Abort) -> LocalReply {
+        let late =
+            if self.request_done.get() { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::REQUEST_TIMEOUT };
+        let (status, details, body) = match abort {
+            Abort::Idle => (late, details::STREAM_IDLE_TIMEOUT, "stream timeout"),
+            Abort::Request => {
+                (StatusCode::REQUEST_TIMEOUT, details::REQUEST_OVERALL_TIMEOUT, "request timeout")
+            }
+            Abort::Duration => (late, details::MAX_DURATION_TIMEOUT, "downstream duration timeout"),
+        };
+        LocalReply::new(status, details).body(body)
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let idle = self.idle_timeout.get().map(|timeout| self.last_active.get() + timeout);
+        let request = if self.request_done.get() { None } else { self.request_end.get() };
+        [idle, request, self.longest_end.get(), self.next_log.get()].into_iter().flatten().min()
+    }
+
+    /// Ends the stream if its time is over; otherwise says when to look again.
+    pub(crate) fn check_deadlines(&self, now: Instant) -> Option<Instant> {
+        if self.abort.get().is_some() {
+            return None;
+        }
+        let passed = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        let stats = &self.hcm.shared.stats;
+        if passed(self.next_log.get()) {
+            self.log("DownstreamPeriodic");
+            self.next_log.set(self.hcm.shared.config.log_interval.map(|interval| now + interval));
+        }
+        if passed(self.longest_end.get()) {
+            stats.downstream_rq_max_duration_reached().inc();
+            self.end_early(Abort::Duration, ResponseFlags::DURATION_TIMEOUT, details::MAX_DURATION_TIMEOUT);
+        } else if !self.request_done.get() && passed(self.request_end.get()) {
+            stats.downstream_rq_timeout().inc();
+            self.end_early(Abort::Request, ResponseFlags::NONE, details::REQUEST_OVERALL_TIMEOUT);
+        } else if passed(self.idle_timeout.get().map(|timeout| self.last_active.get() + timeout)) {
+            stats.downstream_rq_idle_timeout().inc();
+            self.end_early(Abort::Idle, ResponseFlags::STREAM_IDLE_TIMEOUT, details::STREAM_IDLE_TIMEOUT);
+        } else {
+            return self.next_deadline();
+        }
+        None
+    }
+
+    fn end_early(&self, abort: Abort, flags: ResponseFlags, details: &'static str) {
+        self.abort.set(Some(abort));
+        {
+            let mut info = self.info.borrow_mut();
+            info.flags.insert(flags);
+            info.details = Cow::Borrowed(details);
+        }
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Seals the facts, counts, writes the access log.
+    fn finish(&self) {
+        self.conn.close(self);
+        let stats = &self.hcm.shared.stats;
+        let h2 = self.conn.is_h2();
+        if !h2 {
+            self.conn.h1.request_cut.set(!self.request_done.get());
+        }
+        // Nobody holds it: a stream is finished from the outermost of its futures.
+        let Ok(mut info) = self.info.try_borrow_mut() else { return };
+        let duration = info.start.elapsed();
+        info.duration = Some(duration);
+        match self.end.get() {
+            End::Complete if self.request_done.get() => {}
+            End::Complete => stats.downstream_rq_rx_reset().inc(),
+            End::Broken => stats.downstream_rq_tx_reset().inc(),
+            End::Open if self.abort.get().is_some() => stats.downstream_rq_tx_reset().inc(),
+            End::Open => {
+                stats.downstream_rq_rx_reset().inc();
+                if h2 && !self.conn.gone.get() {
+                    info.flags.insert(ResponseFlags::DOWNSTREAM_REMOTE_RESET);
+                    info.details = Cow::Borrowed("http2.remote_reset");
+                } else {
+                    info.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+                    info.details = Cow::Borrowed(details::DOWNSTREAM_REMOTE_DISCONNECT);
+                }
+            }
+        }
+        stats.downstream_rq_active().dec();
+        stats.downstream_rq_time().record(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+        drop(info);
+        self.log("DownstreamEnd");
+    }
+
+    /// Writes the access log.
+    pub(crate) fn log(&self, log_type: &'static str) {
+        let logger = &self.hcm.shared.logger;
+        if logger.is_empty() {
+            return;
+        }
+        let info = self.info.borrow();
+        let response = self.response.borrow();
+        self.with_head(|request| {
+            logger.log(&FormatContext {
+                info: &info,
+                request,
+                response: response
+                    .as_deref()
+                    .map(|kept| HeadView { status: kept.status.as_str(), ..HeadView::of(&kept.headers) }),
+                trailers: response.as_deref().and_then(|kept| kept.trailers.as_ref()),
+                local_reply_body: "",
+                log_type,
+            });
+        });
     }
 }

@@ -1,15 +1,40 @@
 //! The connection manager: what all workers share of it, and what each has for itself.
 
+pub(crate) mod conn;
+pub(crate) mod serve;
+pub(crate) mod timer;
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use outrider_config::model;
-use outrider_core::stats::Registry;
+use http::HeaderValue;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::TokioTimer;
+use memchr::memmem::Finder;
+use outrider_config::model::{self, HeaderCase};
+use outrider_core::stats::{Registry, Scope};
+use outrider_net::handler::{ConnectionHandler, Downstream, LocalFuture};
 use outrider_telemetry::access_log::{AccessLogger, LogFileError, LogFiles};
-use outrider_upstream::WorkerClusters;
+use outrider_upstream::{ClusterManager, WorkerClusters};
 
-use crate::routing::RouteTable;
-use crate::stats::HcmStats;
+use crate::codec;
+use crate::codec::h2::LocalExec;
+use crate::headers::path::PathPolicy;
+use crate::headers::xff;
+use crate::routing::{RouteTable, RouteTableError, TableHandle};
+use crate::stats::{HcmStats, ListenerHttpStats};
+
+/// Bytes that a worker reads at once to find out what a connection speaks.
+const SCRATCH: usize = 16 * 1024;
+/// Envoy's default of `max_headers_count`, and hyper's.
+const DEFAULT_HEADERS: u32 = 100;
+/// Envoy's defaults for HTTP/2 (`Http2ProtocolOptions`).
+const H2_MAX_STREAMS: u32 = 1024;
+const H2_STREAM_WINDOW: u32 = 16 * 1024 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 24 * 1024 * 1024;
 
 /// What all workers share of one connection manager.
 #[derive(Debug)]
@@ -18,10 +43,14 @@ pub struct HcmShared {
     pub config: Arc<model::HttpConnectionManager>,
     /// `http.<stat_prefix>.`
     pub stats: HcmStats,
+    /// `listener.<address>.http.<stat_prefix>.`
+    pub listener_stats: ListenerHttpStats,
     /// Its routes.
     pub routes: Arc<RouteTable>,
     /// Its access logs.
     pub logger: AccessLogger,
+    pub(crate) path_policy: PathPolicy,
+    pub(crate) local_address: IpAddr,
 }
 
 /// A connection manager cannot be built from its configuration.
@@ -30,42 +59,159 @@ pub enum HcmError {
     /// An access log cannot be opened.
     #[error(transparent)]
     Log(#[from] LogFileError),
+    /// The routes were refused.
+    #[error(transparent)]
+    Routes(#[from] RouteTableError),
 }
 
 impl HcmShared {
-    /// Builds what can fail, on the control thread.
+    /// Builds what can fail, on the control thread. `listener` is the scope of the listener that it belongs to
+    /// (`listener.0.0.0.0_80.`).
     ///
     /// # Errors
     /// An access log cannot be opened, or the routes cannot be compiled.
     pub fn build(
         config: &Arc<model::HttpConnectionManager>,
+        clusters: &ClusterManager,
         registry: &Registry,
         files: &LogFiles,
+        listener: &Scope,
+        _node: &model::Node,
     ) -> Result<Arc<Self>, HcmError> {
-        let logger = AccessLogger::new(&config.access_logs, files)?;
-        let stats = HcmStats::new(registry.scope(format!("http.{}.", config.stat_prefix)));
-        let routes = Arc::new(RouteTable::default());
-        Ok(Arc::new(Self { config: config.clone(), stats, routes, logger }))
+        let prefix = &config.stat_prefix;
+        Ok(Arc::new(Self {
+            logger: AccessLogger::new(&config.access_logs, files)?,
+            stats: HcmStats::new(registry.scope(format!("http.{prefix}."))),
+            listener_stats: ListenerHttpStats::new(listener.child(&format!("http.{prefix}."))),
+            routes: Arc::new(RouteTable::build(&config.routes, clusters, registry)?),
+            path_policy: PathPolicy {
+                normalize: config.normalize_path,
+                merge_slashes: config.merge_slashes,
+                escaped_slashes: config.escaped_slashes,
+            },
+            local_address: xff::local_address(),
+            config: config.clone(),
+        }))
+    }
+
+    /// The longest request head, bytes.
+    pub(crate) fn max_head_bytes(&self) -> usize {
+        self.config.max_request_headers_kb as usize * 1024
     }
 }
 
 /// A connection manager on one worker.
-#[derive(Debug)]
 pub struct HcmWorker {
     /// What all workers share.
     pub shared: Arc<HcmShared>,
     /// The worker's clusters.
     pub clusters: Rc<WorkerClusters>,
+    /// The routes in force.
+    pub(crate) routes: TableHandle,
+    pub(crate) h1: http1::Builder,
+    pub(crate) h2: http2::Builder<LocalExec>,
+    chunked: Finder<'static>,
+    scratch: RefCell<Box<[u8]>>,
+    date: RefCell<HeaderValue>,
+    date_second: Cell<u64>,
+}
+
+impl std::fmt::Debug for HcmWorker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HcmWorker")
+            .field("stat_prefix", &self.shared.config.stat_prefix)
+            .finish_non_exhaustive()
+    }
 }
 
 impl HcmWorker {
     /// The worker's part of `shared`.
     pub fn new(shared: Arc<HcmShared>, clusters: Rc<WorkerClusters>) -> Rc<Self> {
-        Rc::new(Self { shared, clusters })
+        Rc::new(Self {
+            clusters,
+            routes: Rc::new(shared.routes.clone()),
+            h1: http1_builder(&shared),
+            h2: http2_builder(&shared),
+            chunked: Finder::new(b"chunked"),
+            scratch: RefCell::new(vec![0; SCRATCH].into()),
+            date: RefCell::new(HeaderValue::from_static("")),
+            date_second: Cell::new(u64::MAX),
+            shared,
+        })
     }
 
     /// Whether something reads request heads after they were forwarded.
     pub fn wants_head(&self) -> bool {
-        !self.shared.logger.is_empty()
+        self.shared.logger.reads_request()
     }
+
+    /// The value of `date` now; made once a second.
+    pub(crate) fn date(&self) -> HeaderValue {
+        let now = SystemTime::now();
+        let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if self.date_second.replace(second) != second
+            && let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(now))
+        {
+            *self.date.borrow_mut() = value;
+        }
+        self.date.borrow().clone()
+    }
+
+    /// Lends the worker's read buffer for a moment: connections without a codec have none of their own.
+    pub(crate) fn read_scratch<T>(&self, f: impl FnOnce(&mut [u8]) -> T) -> T {
+        f(&mut self.scratch.borrow_mut())
+    }
+
+    /// Whether `bytes` have the word `chunked`.
+    pub(crate) fn finds_chunked(&self, bytes: &[u8]) -> bool {
+        self.chunked.find(bytes).is_some()
+    }
+}
+
+impl ConnectionHandler for HcmWorker {
+    fn handle(self: Rc<Self>, downstream: Downstream) -> LocalFuture<()> {
+        Box::pin(codec::serve(self, downstream))
+    }
+}
+
+fn http1_builder(shared: &HcmShared) -> http1::Builder {
+    let config = &shared.config;
+    let mut builder = http1::Builder::new();
+    builder
+        .auto_date_header(false)
+        .header_read_timeout(None)
+        .max_header_size(shared.max_head_bytes())
+        // Bodies are read and written in pieces up to this.
+        .max_buf_size(shared.max_head_bytes().max(64 * 1024))
+        .title_case_headers(config.http1.header_case == HeaderCase::ProperWords)
+        .preserve_header_case(config.http1.header_case == HeaderCase::Preserve);
+    if config.max_headers_count != DEFAULT_HEADERS {
+        builder.max_headers(config.max_headers_count as usize);
+    }
+    builder
+}
+
+fn http2_builder(shared: &HcmShared) -> http2::Builder<LocalExec> {
+    let config = &shared.config;
+    let options = &config.http2;
+    let mut builder = http2::Builder::new(LocalExec);
+    builder
+        .auto_date_header(false)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(options.max_concurrent_streams.unwrap_or(H2_MAX_STREAMS))
+        .initial_stream_window_size(options.initial_stream_window_size.unwrap_or(H2_STREAM_WINDOW))
+        .initial_connection_window_size(
+            options.initial_connection_window_size.unwrap_or(H2_CONNECTION_WINDOW),
+        )
+        .max_header_list_size(config.max_request_headers_kb.saturating_mul(1024))
+        .header_table_size(options.hpack_table_size);
+    if options.allow_connect || config.upgrades.iter().any(|upgrade| upgrade.enabled) {
+        builder.enable_connect_protocol();
+    }
+    if let Some(keepalive) = options.keepalive
+        && let Some(interval) = keepalive.interval
+    {
+        builder.keep_alive_interval(interval).keep_alive_timeout(keepalive.timeout);
+    }
+    builder
 }

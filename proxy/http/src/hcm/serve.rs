@@ -1,0 +1,243 @@
+//! The way of one request: policy, route, router, response.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode, Version};
+use hyper::body::{Body, Incoming};
+use outrider_config::model::RouteMaxStreamDuration;
+use outrider_core::reply::details;
+use outrider_core::{LocalReply, ResponseFlags};
+
+use super::conn::Conn;
+use crate::body::{DownstreamBody, ResponseBody, TrackedBody};
+use crate::headers;
+use crate::headers::request::Refusal;
+use crate::local_reply;
+use crate::router;
+use crate::routing::{RequestView, RouteTable, Selected};
+use crate::stream::{Stream, StreamGuard, UpgradeKind};
+use crate::upgrade::PendingUpgrade;
+
+type Answer = Result<http::Response<ResponseBody>, LocalReply>;
+
+/// Serves `request`, which came on `conn`.
+pub(crate) async fn request(
+    conn: Rc<Conn>,
+    request: http::Request<Incoming>,
+) -> Result<http::Response<TrackedBody>, Infallible> {
+    let (stream, guard) = Stream::open(&conn);
+    let prepared = prepare(&stream, request);
+    let (answer, closes) = match prepared {
+        Ok((request, selected)) => {
+            let mut answer = stream.or_abort(router::forward(&stream, request, &selected)).await;
+            if let Err(reply) = &mut answer
+                && stream.aborted().is_some()
+            {
+                router::finish_reply(&stream, &selected, reply);
+            }
+            (answer, false)
+        }
+        Err(refusal) => {
+            let closes = refusal.malformed || closes_on(&stream, refusal.reply.status);
+            (Err(refusal.reply), closes)
+        }
+    };
+    Ok(respond(&stream, guard, answer, closes))
+}
+
+/// Everything up to the router.
+fn prepare(
+    stream: &Rc<Stream>,
+    request: http::Request<Incoming>,
+) -> Result<(http::Request<DownstreamBody>, Selected), Refusal> {
+    let (mut parts, incoming) = request.into_parts();
+    if incoming.is_end_stream() {
+        stream.request_complete();
+    }
+    let routed = match headers::request::apply(stream, &mut parts) {
+        Ok(()) => route(stream, &parts).map_err(Refusal::from),
+        Err(refusal) => Err(refusal),
+    };
+    let config = &stream.hcm.shared.config;
+    if config.always_set_request_id_in_response {
+        *stream.request_id.borrow_mut() = parts.headers.get(headers::names::X_REQUEST_ID).cloned();
+    }
+    match routed {
+        Ok(selected) => {
+            if config.log_on_new_request {
+                stream.keep_head(&parts);
+                stream.log("DownstreamStart");
+            }
+            Ok((http::Request::from_parts(parts, DownstreamBody::new(incoming, stream.clone())), selected))
+        }
+        Err(refusal) => {
+            let stats = &stream.hcm.shared.stats;
+            if refusal.malformed {
+                stats.downstream_cx_protocol_error().inc();
+            } else if stream.wants_head() {
+                stream.store_head(parts.method, parts.uri, parts.headers);
+            }
+            Err(refusal)
+        }
+    }
+}
+
+/// The route for a request whose head is in order.
+fn route(stream: &Rc<Stream>, parts: &http::request::Parts) -> Result<Selected, LocalReply> {
+    let shared = &stream.hcm.shared;
+    let view = RequestView {
+        head: stream.view(&parts.method, &parts.uri, &parts.headers),
+        tls: stream.conn.info.tls.as_deref(),
+        random: stream.random.get(),
+    };
+    let Some(selected) = RouteTable::route(&stream.hcm.routes, &view) else {
+        shared.stats.rq_total().inc();
+        shared.stats.no_route().inc();
+        return Err(LocalReply::new(StatusCode::NOT_FOUND, details::ROUTE_NOT_FOUND)
+            .flags(ResponseFlags::NO_ROUTE_FOUND));
+    };
+    if let Some(kind) = stream.upgrade.borrow().as_ref()
+        && !upgrade_allowed(stream, &selected, kind)
+    {
+        shared.stats.downstream_rq_ws_on_non_ws_route().inc();
+        return Err(LocalReply::new(StatusCode::FORBIDDEN, details::UPGRADE_FAILED));
+    }
+    if let Some(forward) = selected.forward() {
+        let longest = forward.max_stream_duration.and_then(|limits| longest(limits, &parts.headers));
+        stream.route_limits(forward.idle_timeout, longest);
+    }
+    Ok(selected)
+}
+
+/// The longest life that a route gives a stream: what the client's `grpc-timeout` asks for, capped, where the route
+/// looks at it; else the route's own.
+fn longest(limits: RouteMaxStreamDuration, headers: &HeaderMap) -> Option<Option<Duration>> {
+    let Some(cap) = limits.grpc_timeout_header_max else { return limits.max_stream_duration };
+    let Some(asked) = headers.get(router::GRPC_TIMEOUT).and_then(router::parse_grpc_timeout) else {
+        return limits.max_stream_duration;
+    };
+    // 0 stands for no limit on both sides.
+    let asked = match cap.filter(|cap| !cap.is_zero()) {
+        Some(cap) if asked.is_zero() || asked > cap => cap,
+        _ => asked,
+    };
+    let offset = limits.grpc_timeout_header_offset.unwrap_or_default();
+    let left = if asked > offset { asked - offset } else { asked };
+    Some((!left.is_zero()).then_some(left))
+}
+
+/// Whether the route, or else the connection manager, allows the upgrade.
+fn upgrade_allowed(stream: &Stream, selected: &Selected, kind: &UpgradeKind) -> bool {
+    let find = |upgrades: &[outrider_config::model::UpgradeConfig]| {
+        let found = upgrades.iter().find(|upgrade| upgrade.name.eq_ignore_ascii_case(kind.name()));
+        found.map(|upgrade| upgrade.enabled)
+    };
+    selected
+        .forward()
+        .and_then(|forward| find(&forward.upgrades))
+        .or_else(|| find(&stream.hcm.shared.config.upgrades))
+        .unwrap_or(false)
+}
+
+/// A bad request ends an HTTP/1 connection: what comes next on it may be part of the same mistake.
+fn closes_on(stream: &Stream, status: StatusCode) -> bool {
+    let config = &stream.hcm.shared.config;
+    let survives = config
+        .http1
+        .override_stream_error_on_invalid_http_message
+        .unwrap_or(config.stream_error_on_invalid_http_message);
+    status == StatusCode::BAD_REQUEST && !stream.conn.is_h2() && !survives
+}
+
+/// Everything behind the router.
+fn respond(
+    stream: &Rc<Stream>,
+    guard: StreamGuard,
+    answer: Answer,
+    closes: bool,
+) -> http::Response<TrackedBody> {
+    let conn = &stream.conn;
+    let shared = &stream.hcm.shared;
+    let response = match answer {
+        Ok(response) => response,
+        Err(reply) => {
+            note_reply(stream, &reply);
+            local_reply::build(stream, reply)
+        }
+    };
+    let (mut parts, body) = response.into_parts();
+    let tunnel = matches!(body, ResponseBody::Upgrade(_));
+    let mut close = conn.closes_after_response() || closes;
+    if !stream.request_done.get() && !tunnel {
+        shared.stats.downstream_rq_response_before_rq_complete().inc();
+        close = true;
+    }
+    let version_10 = stream.info.borrow().protocol == Some(outrider_core::stream::Protocol::Http10);
+    if version_10 && !stream.keep_alive_10.get() {
+        close = true;
+    }
+    headers::response::apply(stream, &mut parts, tunnel, close);
+    if close && !tunnel {
+        conn.h1.response_closes.set(true);
+    }
+    if version_10 {
+        parts.version = Version::HTTP_10;
+    }
+    count_code(stream, parts.status);
+    stream.response_head(parts.status, &parts.headers);
+    if let ResponseBody::Upgrade(upstream) = body {
+        let upgrade = Box::new(PendingUpgrade::new(guard, upstream));
+        match stream.h2_upgrade.borrow_mut().take() {
+            Some(downstream) => {
+                tokio::task::spawn_local(upgrade.run_h2(downstream));
+            }
+            None => *conn.h1.upgrade.borrow_mut() = Some(upgrade),
+        }
+        return http::Response::from_parts(parts, TrackedBody::empty());
+    }
+    http::Response::from_parts(parts, TrackedBody::new(body, guard))
+}
+
+fn note_reply(stream: &Stream, reply: &LocalReply) {
+    let mut info = stream.info.borrow_mut();
+    info.flags.insert(reply.flags);
+    info.details = reply.details.clone();
+}
+
+fn count_code(stream: &Stream, status: StatusCode) {
+    let (stats, listener) = (&stream.hcm.shared.stats, &stream.hcm.shared.listener_stats);
+    stats.downstream_rq_completed().inc();
+    listener.downstream_rq_completed().inc();
+    let (ours, listeners) = match status.as_u16() / 100 {
+        1 => (stats.downstream_rq_1xx(), listener.downstream_rq_1xx()),
+        2 => (stats.downstream_rq_2xx(), listener.downstream_rq_2xx()),
+        3 => (stats.downstream_rq_3xx(), listener.downstream_rq_3xx()),
+        4 => (stats.downstream_rq_4xx(), listener.downstream_rq_4xx()),
+        5 => (stats.downstream_rq_5xx(), listener.downstream_rq_5xx()),
+        _ => return,
+    };
+    ours.inc();
+    listeners.inc();
+}
+
+/// The bytes that answer a message in which no request was found. It is counted and logged as a stream.
+pub(crate) fn refused(conn: &Rc<Conn>, reply: &LocalReply) -> Vec<u8> {
+    let (stream, guard) = Stream::open(conn);
+    let stats = &conn.hcm.shared.stats;
+    if reply.flags.intersects(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR) {
+        stats.downstream_cx_protocol_error().inc();
+    }
+    stats.downstream_rq_response_before_rq_complete().inc();
+    note_reply(&stream, reply);
+    let response = local_reply::build(&stream, reply.clone());
+    let (mut parts, _) = response.into_parts();
+    headers::response::apply(&stream, &mut parts, false, true);
+    count_code(&stream, parts.status);
+    stream.response_head(parts.status, &parts.headers);
+    stream.response_frame(reply.body.len());
+    stream.response_complete();
+    drop(guard);
+    local_reply::raw(reply, std::mem::replace(&mut parts.headers, HeaderMap::new()))
+}

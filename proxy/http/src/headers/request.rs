@@ -1,0 +1,502 @@
+//! What is done to a request's head before it is routed (Envoy: `ConnectionManagerUtility::mutateRequestHeaders` and
+//! the checks around it).
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, LOCATION, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
+use outrider_config::model::{HttpConnectionManager, StripPort, UnderscoreAction};
+use outrider_core::reply::details;
+use outrider_core::rng;
+use outrider_core::stream::{Address, Protocol};
+use outrider_core::{LocalReply, ResponseFlags};
+
+use super::path::Normalised;
+use super::{Seen, host, names, remove_if, request_id, xfcc, xff};
+use crate::hcm::HcmShared;
+use crate::local_reply;
+use crate::stream::{Scheme, Stream, UpgradeKind};
+
+/// A request that is not served.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// The answer.
+    pub(crate) reply: LocalReply,
+    /// The message itself is at fault: the log shows nothing of it, and the connection ends.
+    pub(crate) malformed: bool,
+}
+
+impl From<LocalReply> for Refusal {
+    fn from(reply: LocalReply) -> Self {
+        Self { reply, malformed: false }
+    }
+}
+
+fn malformed(status: StatusCode, details: &'static str) -> Refusal {
+    Refusal { reply: local_reply::malformed(status, details), malformed: true }
+}
+
+const HTTP: HeaderValue = HeaderValue::from_static("http");
+const HTTPS: HeaderValue = HeaderValue::from_static("https");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+const TRUE: HeaderValue = HeaderValue::from_static("true");
+const ZERO: HeaderValue = HeaderValue::from_static("0");
+
+/// Headers that only internal requests may carry to the router.
+const INTERNAL_ONLY: [HeaderName; 13] = [
+    HeaderName::from_static("x-envoy-retriable-status-codes"),
+    HeaderName::from_static("x-envoy-retriable-header-names"),
+    HeaderName::from_static("x-envoy-retry-on"),
+    HeaderName::from_static("x-envoy-retry-grpc-on"),
+    HeaderName::from_static("x-envoy-max-retries"),
+    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
+    HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
+    HeaderName::from_static("x-envoy-ip-tags"),
+    HeaderName::from_static("x-envoy-original-url"),
+    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
+];
+
+/// Headers that no client at the edge may bring.
+const NOT_FROM_THE_EDGE: [HeaderName; 3] = [
+    HeaderName::from_static("x-envoy-decorator-operation"),
+    HeaderName::from_static("x-envoy-downstream-service-cluster"),
+    HeaderName::from_static("x-envoy-downstream-service-node"),
+];
+
+/// Applies the whole policy to `parts`, which then follow the crate's convention: `host` is the authority, the URI
+/// is path and query alone, upgrades look like HTTP/1.1's.
+///
+/// # Errors
+/// The request is refused.
+pub(crate) fn apply(stream: &Stream, parts: &mut Parts) -> Result<(), Refusal> {
+    let shared = &stream.hcm.shared;
+    let config = &*shared.config;
+    let mut seen = Seen::scan(&parts.headers);
+    stream.grpc.set(seen.has(Seen::CONTENT_TYPE) && is_grpc(&parts.headers));
+    stream.head_request.set(parts.method == Method::HEAD);
+    check_message(stream, parts, seen, config)?;
+    let client_scheme = settle_target(stream, parts, &mut seen)?;
+    if parts.version == Version::HTTP_10
+        && !seen.has(Seen::HOST)
+        && let Ok(host) = HeaderValue::from_str(&config.http1.default_host_for_http_10)
+        && !host.is_empty()
+    {
+        parts.headers.insert(HOST, host);
+        seen = Seen::scan(&parts.headers);
+    }
+    if !seen.has(Seen::HOST) {
+        return Err(LocalReply::new(StatusCode::BAD_REQUEST, details::MISSING_HOST).into());
+    }
+    settle_host(stream, parts, config)?;
+    settle_path(stream, parts, shared)?;
+    settle_upgrade(stream, parts, &mut seen)?;
+    let headers = &mut parts.headers;
+    if seen.has(Seen::EXPECT) && !config.proxy_100_continue {
+        // hyper answers 100 itself when the body is first asked for.
+        headers.remove(EXPECT);
+    }
+    remove_if(headers, seen, Seen::KEEP_ALIVE, &names::KEEP_ALIVE);
+    remove_if(headers, seen, Seen::PROXY_CONNECTION, &names::PROXY_CONNECTION);
+    remove_if(headers, seen, Seen::TRANSFER_ENCODING, &TRANSFER_ENCODING);
+    trust(stream, headers, seen, client_scheme, shared);
+    Ok(())
+}
+
+/// `application/grpc`, alone or with a suffix or parameters.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let rest = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// What Envoy's codecs refuse and hyper lets pass.
+fn check_message(
+    stream: &Stream,
+    parts: &mut Parts,
+    seen: Seen,
+    config: &HttpConnectionManager,
+) -> Result<(), Refusal> {
+    let h1 = &stream.conn.h1;
+    let h2 = stream.conn.is_h2();
+    if parts.version == Version::HTTP_10 {
+        stream.info.borrow_mut().protocol = Some(Protocol::Http10);
+        stream.keep_alive_10.set(
+            parts
+                .headers
+                .get_all(CONNECTION)
+                .iter()
+                .any(|value| super::has_token(value.as_bytes(), "keep-alive")),
+        );
+        if !config.http1.accept_http_10 {
+            return Err(malformed(StatusCode::UPGRADE_REQUIRED, details::LOW_VERSION));
+        }
+    }
+    if !h2 && h1.two_lengths.take() && seen.has(Seen::TRANSFER_ENCODING) && !config.http1.allow_chunked_length
+    {
+        return Err(malformed(StatusCode::BAD_REQUEST, "http1.content_length_and_chunked_not_allowed"));
+    }
+    if parts.headers.len() > config.max_headers_count as usize {
+        let details = if h2 { "http2.too_many_headers" } else { "http1.too_many_headers" };
+        return Err(malformed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, details));
+    }
+    if config.underscores != UnderscoreAction::Allow {
+        let bad = |name: &&HeaderName| name.as_str().contains('_');
+        if config.underscores == UnderscoreAction::Reject {
+            if parts.headers.keys().any(|name| bad(&name)) {
+                let details = if h2 { "http2.unexpected_underscore" } else { "http1.unexpected_underscore" };
+                return Err(malformed(StatusCode::BAD_REQUEST, details));
+            }
+        } else {
+            let names: Vec<HeaderName> = parts.headers.keys().filter(bad).cloned().collect();
+            for name in names {
+                parts.headers.remove(name);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Moves scheme and authority out of the URI. Returns the scheme that the request itself names.
+fn settle_target(stream: &Stream, parts: &mut Parts, seen: &mut Seen) -> Result<Option<Scheme>, Refusal> {
+    if parts.method == Method::CONNECT && !stream.conn.is_h2() {
+        if let Some(authority) = parts.uri.authority()
+            && let Ok(host) = HeaderValue::from_str(authority.as_str())
+        {
+            parts.headers.insert(HOST, host);
+        }
+        return Ok(None);
+    }
+    if parts.uri.authority().is_none() && parts.uri.scheme().is_none() {
+        return Ok(None);
+    }
+    let uri = std::mem::take(&mut parts.uri).into_parts();
+    let scheme = match uri.scheme.as_ref().map(http::uri::Scheme::as_str) {
+        Some("https") => Some(Scheme::Https),
+        Some("http") => Some(Scheme::Http),
+        Some(_) => return Err(malformed(StatusCode::BAD_REQUEST, "http.invalid_scheme")),
+        None => None,
+    };
+    if !stream.conn.is_h2() && scheme == Some(Scheme::Https) && stream.conn.info.tls.is_none() {
+        return Err(malformed(StatusCode::BAD_REQUEST, "http1.invalid_scheme"));
+    }
+    if let Some(authority) = uri.authority {
+        let text = authority.as_str();
+        let text = text.rsplit_once('@').map_or(text, |(_userinfo, host)| host);
+        if let Ok(host) = HeaderValue::from_str(text) {
+            parts.headers.insert(HOST, host);
+            *seen = Seen::scan(&parts.headers);
+        }
+    }
+    let path = uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    if parts.method == Method::CONNECT && parts.extensions.get::<hyper::ext::Protocol>().is_none() {
+        // The path of a plain CONNECT is empty; the authority alone says where to.
+        parts.uri = authority_uri(&parts.headers).unwrap_or_default();
+        return Ok(scheme);
+    }
+    parts.uri = path_uri(path);
+    Ok(scheme)
+}
+
+fn authority_uri(headers: &HeaderMap) -> Option<Uri> {
+    Uri::try_from(headers.get(HOST)?.as_bytes()).ok()
+}
+
+fn path_uri(path: PathAndQuery) -> Uri {
+    Uri::from(path)
+}
+
+fn settle_host(stream: &Stream, parts: &mut Parts, config: &HttpConnectionManager) -> Result<(), Refusal> {
+    let mut values = parts.headers.get_all(HOST).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        // What is routed by must be what is forwarded: several become one.
+        let all = super::joined(&parts.headers, &HOST, ",").map(|all| HeaderValue::from_bytes(&all));
+        if let Some(Ok(one)) = all {
+            parts.headers.insert(HOST, one);
+        }
+        return check_host(stream, parts, config);
+    }
+    if first.is_some_and(|host| !host::is_valid(host.as_bytes())) {
+        return Err(malformed(StatusCode::BAD_REQUEST, "http.invalid_authority"));
+    }
+    if config.strip_port == StripPort::No && !config.strip_trailing_host_dot {
+        return Ok(());
+    }
+    check_host(stream, parts, config)
+}
+
+fn check_host(stream: &Stream, parts: &mut Parts, config: &HttpConnectionManager) -> Result<(), Refusal> {
+    let Some(host) = parts.headers.get(HOST) else { return Ok(()) };
+    let Some(text) = host.to_str().ok().filter(|text| host::is_valid(text.as_bytes())) else {
+        return Err(malformed(StatusCode::BAD_REQUEST, "http.invalid_authority"));
+    };
+    let port = stream.conn.info.local.ip().map_or(0, |ip| ip.port());
+    let connect = parts.method == Method::CONNECT;
+    let stripped = host::stripped(text, config.strip_port, port, config.strip_trailing_host_dot, connect);
+    if let Some(Ok(value)) = stripped.map(HeaderValue::try_from) {
+        parts.headers.insert(HOST, value);
+    }
+    Ok(())
+}
+
+fn settle_path(stream: &Stream, parts: &mut Parts, shared: &HcmShared) -> Result<(), Refusal> {
+    const FAILED: &str = "path_normalization_failed";
+    let fragment = stream.conn.h1.fragment.take() && !stream.conn.is_h2();
+    if parts.method == Method::CONNECT && parts.uri.path_and_query().is_none() {
+        return Ok(());
+    }
+    let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    if !path.starts_with('/') {
+        shared.stats.downstream_rq_non_relative_path().inc();
+        return Err(LocalReply::new(StatusCode::NOT_FOUND, details::ABSOLUTE_PATH).into());
+    }
+    if fragment {
+        return Err(LocalReply::new(StatusCode::BAD_REQUEST, FAILED).into());
+    }
+    if shared.path_policy.is_noop() {
+        return Ok(());
+    }
+    let rejected = || Err(LocalReply::new(StatusCode::BAD_REQUEST, FAILED).into());
+    match shared.path_policy.apply(path) {
+        Normalised::Same => Ok(()),
+        Normalised::Rejected => rejected(),
+        Normalised::Changed(path) => match PathAndQuery::try_from(path) {
+            Ok(path) => {
+                parts.uri = path_uri(path);
+                Ok(())
+            }
+            Err(_) => rejected(),
+        },
+        // gRPC clients do not follow redirects.
+        Normalised::Redirect(_) if stream.grpc.get() => rejected(),
+        Normalised::Redirect(path) => {
+            shared.stats.downstream_rq_redirected_with_normalized_path().inc();
+            let location = HeaderValue::try_from(&path);
+            if let Ok(path) = PathAndQuery::try_from(path) {
+                parts.uri = path_uri(path);
+            }
+            match location {
+                Ok(location) => Err(LocalReply::new(StatusCode::TEMPORARY_REDIRECT, FAILED)
+                    .header(LOCATION, location)
+                    .into()),
+                Err(_) => rejected(),
+            }
+        }
+    }
+}
+
+/// Finds out what the request asks to be upgraded to, and clears the connection's own headers.
+fn settle_upgrade(stream: &Stream, parts: &mut Parts, seen: &mut Seen) -> Result<(), Refusal> {
+    if parts.method == Method::CONNECT {
+        let protocol = parts.extensions.remove::<hyper::ext::Protocol>();
+        *stream.h2_upgrade.borrow_mut() = parts.extensions.remove();
+        let Some(protocol) = protocol else {
+            *stream.upgrade.borrow_mut() = Some(UpgradeKind::Connect);
+            return Ok(());
+        };
+        // From here on an extended CONNECT looks as its HTTP/1.1 counterpart.
+        let name = protocol.as_str().to_ascii_lowercase();
+        parts.method = Method::GET;
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Ok(value) = HeaderValue::from_str(&name) {
+            parts.headers.insert(UPGRADE, value);
+        }
+        *stream.upgrade.borrow_mut() = Some(UpgradeKind::Protocol(name.into()));
+        return Ok(());
+    }
+    let headers = &mut parts.headers;
+    if seen.has(Seen::CONNECTION) && seen.has(Seen::UPGRADE) {
+        let asks =
+            headers.get_all(CONNECTION).iter().any(|value| super::has_token(value.as_bytes(), "upgrade"));
+        let name = headers.get(UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if asks && !name.eq_ignore_ascii_case("h2c") {
+            let name = name.to_ascii_lowercase();
+            parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+            if !seen.has(Seen::TRANSFER_ENCODING) && !seen.has(Seen::CONTENT_LENGTH) {
+                headers.insert(CONTENT_LENGTH, ZERO);
+            }
+            *stream.upgrade.borrow_mut() = Some(UpgradeKind::Protocol(name.into()));
+            return Ok(());
+        }
+        headers.remove(names::HTTP2_SETTINGS);
+    }
+    if seen.has(Seen::CONNECTION) {
+        remove_nominated(headers)?;
+        headers.remove(CONNECTION);
+    }
+    if seen.has(Seen::UPGRADE) {
+        headers.remove(UPGRADE);
+        parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    }
+    if seen.has(Seen::TE) {
+        let trailers =
+            parts.headers.get_all(TE).iter().any(|value| super::has_token(value.as_bytes(), "trailers"));
+        if trailers {
+            parts.headers.insert(TE, TRAILERS);
+        } else {
+            parts.headers.remove(TE);
+        }
+    }
+    // What was nominated may have been among the headers that the policy knows.
+    *seen = Seen::scan(&parts.headers);
+    Ok(())
+}
+
+/// Removes the headers that `connection` names. A client must not make us forget who it is.
+fn remove_nominated(headers: &mut HeaderMap) -> Result<(), Refusal> {
+    const PROTECTED: [HeaderName; 3] =
+        [names::X_FORWARDED_FOR, names::X_FORWARDED_PROTO, names::X_FORWARDED_HOST];
+    let mut nominated: Vec<HeaderName> = Vec::new();
+    for value in headers.get_all(CONNECTION) {
+        for token in super::tokens(value.as_bytes()) {
+            let plain = ["close", "keep-alive", "upgrade", "te", ""];
+            if plain.iter().any(|plain| token.eq_ignore_ascii_case(plain.as_bytes())) {
+                continue;
+            }
+            match HeaderName::from_bytes(token) {
+                Ok(name) if !PROTECTED.contains(&name) && name != HOST => nominated.push(name),
+                _ => return Err(malformed(StatusCode::BAD_REQUEST, "http1.connection_header_rejected")),
+            }
+        }
+    }
+    for name in nominated {
+        headers.remove(name);
+    }
+    Ok(())
+}
+
+/// Who the client is, what it may say, and what those behind us are told.
+fn trust(
+    stream: &Stream,
+    headers: &mut HeaderMap,
+    seen: Seen,
+    client_scheme: Option<Scheme>,
+    shared: &HcmShared,
+) {
+    let config = &*shared.config;
+    let conn = &stream.conn.info;
+    let over_tls = conn.tls.is_some();
+    let mut alone = false;
+    let mut client = None;
+    if config.use_remote_address {
+        alone = !seen.has(Seen::XFF);
+        if config.xff_num_trusted_hops > 0 && seen.has(Seen::XFF) {
+            client = xff::client(headers, config.xff_num_trusted_hops - 1).map(|(ip, _)| Address::Ip(ip));
+        }
+        if !config.skip_xff_append
+            && let Some(peer) = conn.remote.ip()
+        {
+            let ip = if peer.ip().is_loopback() { shared.local_address } else { peer.ip() };
+            xff::append(headers, ip, config.represent_ipv4_remote_address_as_ipv4_mapped_ipv6);
+        }
+        let untrusted = config.xff_num_trusted_hops == 0;
+        if untrusted || !seen.has(Seen::XFP) {
+            headers.insert(names::X_FORWARDED_PROTO, if over_tls { HTTPS } else { HTTP });
+        }
+        if config.append_x_forwarded_port
+            && (untrusted || !seen.has(Seen::XFPORT))
+            && let Some(local) = conn.local.ip()
+        {
+            headers.insert(names::X_FORWARDED_PORT, HeaderValue::from(local.port()));
+        }
+    } else {
+        if seen.has(Seen::XFF)
+            && let Some((ip, only)) = xff::client(headers, config.xff_num_trusted_hops)
+        {
+            client = Some(Address::Ip(ip));
+            alone = only;
+        }
+        if !seen.has(Seen::XFP) {
+            headers.insert(names::X_FORWARDED_PROTO, if over_tls { HTTPS } else { HTTP });
+        }
+    }
+    settle_scheme(stream, headers, client_scheme, over_tls, config);
+    let internal = alone
+        && (client.is_some() || config.use_remote_address)
+        && xff::is_internal(client.as_ref().unwrap_or(&conn.remote), &config.internal_addresses);
+    let edge = config.use_remote_address && !internal;
+    stream.internal.set(internal);
+    sanitize(headers, seen, internal, edge, shared);
+    if !config.via.is_empty() {
+        super::append_via(headers, &config.via);
+    }
+    if edge && let Some(ip) = client.as_ref().unwrap_or(&conn.remote).ip() {
+        external_address(headers, ip.ip());
+    }
+    if config.generate_request_id {
+        let (seen, keep) = (seen.has(Seen::REQUEST_ID), config.preserve_external_request_id);
+        rng::with(|rng| request_id::apply(headers, seen, edge, keep, config.pack_trace_reason, rng));
+    }
+    if seen.has(Seen::XFCC) || (conn.tls.as_ref().is_some_and(|tls| tls.peer.is_some())) {
+        xfcc::apply(headers, config.forward_client_cert, config.client_cert_details, conn.tls.as_deref());
+    }
+    if let Some(client) = client {
+        stream.info.borrow_mut().remote = Some(client);
+    }
+}
+
+/// The configured scheme, else the request's own, else what `x-forwarded-proto` says, else the transport's.
+fn settle_scheme(
+    stream: &Stream,
+    headers: &HeaderMap,
+    client: Option<Scheme>,
+    over_tls: bool,
+    config: &HttpConnectionManager,
+) {
+    let named = |text: &[u8]| match text {
+        b"https" => Some(Scheme::Https),
+        b"http" => Some(Scheme::Http),
+        _ => None,
+    };
+    let transport = if over_tls { Scheme::Https } else { Scheme::Http };
+    let scheme = match &config.scheme_overwrite {
+        Some(text) => named(text.as_bytes()),
+        None => client.or_else(|| named(headers.get(names::X_FORWARDED_PROTO)?.as_bytes())),
+    };
+    stream.scheme.set(scheme.unwrap_or(transport));
+}
+
+/// Takes away what only internal requests may say.
+fn sanitize(headers: &mut HeaderMap, seen: Seen, internal: bool, edge: bool, shared: &HcmShared) {
+    if seen.has(Seen::ENVOY) {
+        headers.remove(names::X_ENVOY_INTERNAL);
+        if !internal {
+            for name in &INTERNAL_ONLY {
+                headers.remove(name);
+            }
+            headers.remove(names::X_ENVOY_FORCE_TRACE);
+        }
+        if edge {
+            for name in &NOT_FROM_THE_EDGE {
+                headers.remove(name);
+            }
+        }
+    }
+    if internal {
+        headers.insert(names::X_ENVOY_INTERNAL, TRUE);
+    } else {
+        for name in &shared.config.routes.internal_only_headers {
+            headers.remove(name);
+        }
+    }
+}
+
+fn external_address(headers: &mut HeaderMap, ip: std::net::IpAddr) {
+    use std::io::Write;
+
+    let mut text = [0_u8; 48];
+    let mut rest = text.as_mut_slice();
+    // An IP address is at most 45 characters.
+    let _ = write!(rest, "{ip}");
+    let len = 48 - rest.len();
+    if let Ok(value) = HeaderValue::from_bytes(text.get(..len).unwrap_or_default()) {
+        headers.insert(names::X_ENVOY_EXTERNAL_ADDRESS, value);
+    }
+}
+
+/// The flags of a malformed message.
+pub(crate) const MALFORMED: ResponseFlags = ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
