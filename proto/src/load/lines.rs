@@ -39,12 +39,18 @@ impl LineMap {
 
     /// The line of the field at a path written as text; of the nearest enclosing field, if that one has none.
     pub fn line(&self, path: &str) -> Option<u32> {
+        self.locate_text(path).1
+    }
+
+    /// The source and the line of the field at a path written as text, or of the nearest enclosing field.
+    pub fn locate_text(&self, path: &str) -> (&str, Option<u32>) {
         let mut at = &self.root;
         for step in steps(path) {
             let Some(next) = at.step(&step.as_seg()) else { break };
             at = next;
         }
-        (at.line > 0).then_some(at.line)
+        let source = self.sources.get(usize::from(at.source)).map_or("", |source| source);
+        (source, (at.line > 0).then_some(at.line))
     }
 
     /// The source and the line of the field at `path`, or of the nearest enclosing field that has them.

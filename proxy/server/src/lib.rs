@@ -1,8 +1,16 @@
 //! The composition root: from a command line to a serving process.
+//!
+//! One way: [`bootstrap`] reads and judges the configuration, [`control`] builds from it what all workers share,
+//! [`worker`] runs it on each worker, [`lifecycle`] ends it.
 
+pub mod admin;
+pub mod bootstrap;
 pub mod check;
+pub mod control;
 pub mod demo;
+pub mod lifecycle;
 pub mod logging;
 pub mod options;
 pub mod serve;
 pub mod version;
+mod worker;

@@ -48,6 +48,34 @@ pub struct Options {
     pub command_line: Vec<String>,
 }
 
+impl Default for Options {
+    /// The options of an empty command line.
+    fn default() -> Self {
+        Self {
+            config_path: None,
+            config_yaml: None,
+            mode: Mode::Serve,
+            concurrency: None,
+            log: LogOptions::default(),
+            admin_address_path: None,
+            allow_unknown_static_fields: false,
+            reject_unknown_dynamic_fields: false,
+            ignore_unknown_dynamic_fields: false,
+            drain_time: Duration::from_secs(600),
+            drain_gradually: true,
+            service_cluster: None,
+            service_node: None,
+            service_zone: None,
+            local_address_ip_version: "v4".into(),
+            file_flush_interval: Duration::from_secs(10),
+            file_flush_min_size: 64 << 10,
+            skip_deprecated_logs: false,
+            stats_tags: Vec::new(),
+            command_line: Vec::new(),
+        }
+    }
+}
+
 /// What the process is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -72,4 +100,17 @@ pub struct LogOptions {
     pub format: Option<String>,
     /// Control characters are escaped.
     pub escape: bool,
+}
+
+impl Default for LogOptions {
+    /// Level `info`, standard error, the default pattern.
+    fn default() -> Self {
+        Self {
+            level: "info".into(),
+            component_levels: String::new(),
+            path: None,
+            format: None,
+            escape: false,
+        }
+    }
 }

@@ -1,1 +1,48 @@
+//! Serving: the process's life from its options to its exit.
 
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use crate::bootstrap;
+use crate::control::Control;
+use crate::lifecycle;
+use crate::logging;
+use crate::options::{Mode, Options};
+use crate::version;
+
+/// Runs the process as `options` say. `unused` are flags that were given and mean nothing here.
+///
+/// # Errors
+/// The configuration is refused, or something that it needs (a port, a file, a certificate) is not to be had;
+/// nothing has been started then.
+pub fn run(options: Options, unused: &[&str]) -> anyhow::Result<bool> {
+    let log = logging::init(&options.log)?;
+    for flag in unused {
+        tracing::warn!("{flag} has no meaning here and is not used");
+    }
+    let loaded = bootstrap::load(&options)?;
+    for (path, why) in &loaded.ledger.inert {
+        tracing::debug!("{path} has no effect: {why}");
+    }
+    if options.mode == Mode::Validate {
+        // What only building finds (certificates, regular expressions over limits) is part of being valid.
+        Control::validate(&options, &loaded)?;
+        let name = options
+            .config_path
+            .as_ref()
+            .map_or_else(|| "--config-yaml".into(), |path| path.display().to_string());
+        use std::io::Write;
+        writeln!(std::io::stdout(), "configuration '{name}' OK")?;
+        return Ok(true);
+    }
+    lifecycle::raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+    let runtime = runtime.context("the control thread's runtime cannot be made")?;
+    runtime.block_on(async {
+        tracing::info!("outrider {} starting", version::long());
+        let control = Arc::new(Control::new(options, loaded, log)?);
+        lifecycle::serve(control).await
+    })?;
+    Ok(true)
+}

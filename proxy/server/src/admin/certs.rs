@@ -1,0 +1,76 @@
+//! `/certs`: the certificates in use and how long they are good for.
+
+use outrider_config::model::{CommonTls, DataSource, DataSourceKind};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use serde_json::{Value, json};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::control::Control;
+
+use super::config_dump::timestamp;
+use super::query::Query;
+use super::reply::Reply;
+
+pub(super) fn certs(control: &Control, _: &Query) -> Reply {
+    let downstream = control.model.listeners.iter().flat_map(|listener| {
+        let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
+        chains.filter_map(|chain| chain.tls.as_ref().map(|tls| &tls.common))
+    });
+    let upstream =
+        control.model.clusters.iter().filter_map(|cluster| cluster.tls.as_ref().map(|tls| &tls.common));
+    let contexts: Vec<Value> = downstream.chain(upstream).map(context).collect();
+    Reply::json(&json!({ "certificates": contexts }))
+}
+
+/// The CA bundle and the chains of one TLS context.
+fn context(tls: &CommonTls) -> Value {
+    let ca = tls.validation.iter().filter_map(|validation| validation.trusted_ca.as_ref());
+    let chains = tls.certificates.iter().map(|certificate| &certificate.chain);
+    json!({
+        "ca_cert": ca.flat_map(certificates).collect::<Vec<_>>(),
+        "cert_chain": chains.flat_map(certificates).collect::<Vec<_>>(),
+    })
+}
+
+fn certificates(source: &DataSource) -> Vec<Value> {
+    let (path, pem) = match &source.kind {
+        DataSourceKind::File(path) => (path.to_string(), std::fs::read(&**path).unwrap_or_default()),
+        DataSourceKind::Inline(bytes) => ("<inline>".to_owned(), bytes.to_vec()),
+        DataSourceKind::Environment(name) => {
+            (format!("${name}"), std::env::var(&**name).unwrap_or_default().into_bytes())
+        }
+    };
+    CertificateDer::pem_slice_iter(&pem).filter_map(|der| certificate(&path, &der.ok()?)).collect()
+}
+
+/// `envoy.admin.v3.CertificateDetails`
+fn certificate(path: &str, der: &CertificateDer<'_>) -> Option<Value> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let validity = certificate.validity();
+    let at = |seconds: i64| {
+        timestamp(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds.try_into().unwrap_or(0)))
+    };
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(json!({ "dns": name })),
+        GeneralName::URI(uri) => Some(json!({ "uri": uri })),
+        GeneralName::IPAddress(bytes) => {
+            let ip = <[u8; 4]>::try_from(*bytes).map(std::net::IpAddr::from);
+            let ip = ip.or_else(|_| <[u8; 16]>::try_from(*bytes).map(std::net::IpAddr::from)).ok()?;
+            Some(json!({ "ip_address": ip.to_string() }))
+        }
+        _ => None,
+    });
+    Some(json!({
+        "path": path,
+        "serial_number": certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        "subject_alt_names": names.collect::<Vec<_>>(),
+        "days_until_expiration": ((validity.not_after.timestamp() - now).max(0) / 86_400).to_string(),
+        "valid_from": at(validity.not_before.timestamp()),
+        "expiration_time": at(validity.not_after.timestamp()),
+    }))
+}

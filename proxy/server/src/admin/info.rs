@@ -1,0 +1,114 @@
+//! What the process is and how it fares.
+
+use outrider_config::model::RuntimeValue;
+use serde_json::{Map, Value, json};
+
+use crate::control::Control;
+use crate::options::Mode;
+use crate::version;
+
+use super::query::Query;
+use super::reply::Reply;
+
+pub(super) fn ready(control: &Control, _: &Query) -> Reply {
+    let state = control.state.name();
+    Reply::text(format!("{state}\n")).status(if state == "LIVE" { 200 } else { 503 })
+}
+
+pub(super) fn hot_restart_version(_: &Control, _: &Query) -> Reply {
+    Reply::text("disabled")
+}
+
+pub(super) fn server_info(control: &Control, _: &Query) -> Reply {
+    let (options, node) = (&control.options, &control.model.node);
+    let uptime = format!("{}s", control.state.started.elapsed().as_secs());
+    let metadata: Value = serde_json::from_str(&node.metadata_json).unwrap_or(Value::Null);
+    Reply::json(&json!({
+        "version": version::long(),
+        "state": control.state.name(),
+        "uptime_current_epoch": uptime,
+        "uptime_all_epochs": uptime,
+        "hot_restart_version": "disabled",
+        "command_line_options": {
+            "base_id": "0",
+            "concurrency": control.workers,
+            "config_path": options.config_path.as_ref().map(|path| path.display().to_string()),
+            "config_yaml": options.config_yaml,
+            "allow_unknown_static_fields": options.allow_unknown_static_fields,
+            "reject_unknown_dynamic_fields": options.reject_unknown_dynamic_fields,
+            "ignore_unknown_dynamic_fields": options.ignore_unknown_dynamic_fields,
+            "skip_deprecated_logs": options.skip_deprecated_logs,
+            "admin_address_path": options.admin_address_path.as_ref().map(|path| path.display().to_string()),
+            "local_address_ip_version": options.local_address_ip_version,
+            "log_level": options.log.level,
+            "component_log_level": options.log.component_levels,
+            "log_format": options.log.format,
+            "log_path": options.log.path.as_ref().map(|path| path.display().to_string()),
+            "service_cluster": node.cluster,
+            "service_node": node.id,
+            "service_zone": node.zone,
+            "drain_strategy": if options.drain_gradually { "Gradual" } else { "Immediate" },
+            "drain_time": format!("{}s", options.drain_time.as_secs()),
+            "file_flush_interval": format!("{}s", options.file_flush_interval.as_secs_f64()),
+            "file_flush_min_size_kb": options.file_flush_min_size / 1024,
+            "mode": match options.mode { Mode::Serve => "Serve", Mode::Validate => "Validate", Mode::InitOnly => "InitOnly" },
+            "disable_hot_restart": true,
+            "restart_epoch": 0,
+        },
+        "node": {
+            "id": node.id,
+            "cluster": node.cluster,
+            "locality": { "region": node.region, "zone": node.zone, "sub_zone": node.sub_zone },
+            "metadata": metadata,
+            "user_agent_name": "outrider",
+        },
+    }))
+}
+
+/// Memory in bytes, as strings (proto3 JSON of `envoy.admin.v3.Memory`).
+pub(super) fn memory(_: &Control, _: &Query) -> Reply {
+    let usage = Memory::read();
+    Reply::json(&json!({
+        // The allocator keeps no count that is free to read: anonymous resident memory is what it holds.
+        "allocated": usage.anonymous.to_string(),
+        "heap_size": usage.data.to_string(),
+        "pageheap_unmapped": usage.data.saturating_sub(usage.anonymous).to_string(),
+        "pageheap_free": "0",
+        "total_thread_cache": "0",
+        "total_physical_bytes": usage.resident.to_string(),
+    }))
+}
+
+/// The process's memory as the kernel counts it, bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    pub(crate) resident: u64,
+    pub(crate) anonymous: u64,
+    pub(crate) data: u64,
+}
+
+impl Memory {
+    pub(crate) fn read() -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim_start_matches(':').split_whitespace().next()?.parse::<u64>().ok()
+        };
+        let kib = |name: &str| field(name).unwrap_or(0) * 1024;
+        Self { resident: kib("VmRSS"), anonymous: kib("RssAnon"), data: kib("VmData") }
+    }
+}
+
+pub(super) fn runtime(control: &Control, _: &Query) -> Reply {
+    let text = |value: &RuntimeValue| match value {
+        RuntimeValue::Number(number) => number.to_string(),
+        RuntimeValue::Bool(value) => value.to_string(),
+        RuntimeValue::Text(text) => text.clone(),
+        RuntimeValue::Fraction { numerator, denominator } => format!("{numerator}/{denominator}"),
+    };
+    let mut entries = Map::new();
+    for (key, value) in &control.model.runtime {
+        entries.insert(key.clone(), json!({ "final_value": text(value), "layer_values": [text(value)] }));
+    }
+    Reply::json(&json!({ "layers": ["bootstrap"], "entries": entries }))
+}

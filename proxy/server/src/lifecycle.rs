@@ -1,0 +1,227 @@
+//! Start, drain, end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use outrider_core::stat_struct;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::admin;
+use crate::control::{Control, StopListening};
+use crate::options::Mode;
+use crate::worker::Worker;
+
+stat_struct! {
+    /// `server.`
+    pub(crate) struct ServerStats {
+        counters { dropped_stat_flushes }
+        gauges { state, live, uptime, concurrency, total_connections, days_until_first_cert_expiring, memory_allocated,
+                 memory_heap_size, memory_physical_size, version, hot_restart_epoch, parent_connections }
+        histograms { initialization_time_ms }
+    }
+}
+
+stat_struct! {
+    /// `listener_manager.`
+    pub(crate) struct ListenerManagerStats {
+        counters { listener_added, listener_create_success, listener_create_failure, listener_stopped }
+        gauges { total_listeners_active, total_listeners_warming, total_listeners_draining, workers_started,
+                 total_filter_chains_draining }
+        histograms {}
+    }
+}
+
+/// Serves until told to go.
+///
+/// # Errors
+/// A port is in use, or a thread cannot be made: nothing has been started then.
+pub async fn serve(control: Arc<Control>) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let (server, manager) = (&control.server_stats, &control.listener_stats);
+    server.state().set(3);
+    server.concurrency().set(control.workers as u64);
+    let admin = admin::bind(&control)?;
+    let sockets = control.bind()?;
+    if let Some(admin) = admin {
+        tokio::task::spawn_local(admin.serve(control.clone()));
+    }
+    let clusters = control.clusters.clone();
+    tokio::task::spawn_local(async move { clusters.run_discovery().await });
+    tokio::select! {
+        () = control.clusters.wait_warm() => {}
+        () = signals.terminate() => return Ok(()),
+        () = control.state.quit.notified() => return Ok(()),
+    }
+    if control.options.mode == Mode::InitOnly {
+        tracing::info!("initialised; --mode init_only ends here");
+        return Ok(());
+    }
+    let workers = start_workers(&control, sockets)?;
+    manager.listener_added().add(control.listeners.len() as u64);
+    manager.listener_create_success().add((control.listeners.len() * control.workers) as u64);
+    manager.total_listeners_active().set(control.listeners.len() as u64);
+    manager.total_listeners_warming().set(0);
+    while control.state.workers_running.load(Relaxed) < control.workers as u64 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    manager.workers_started().set(1);
+    control.state.live.store(true, Relaxed);
+    server.initialization_time_ms().record(control.state.started.elapsed().as_millis() as u64);
+    server.state().set(0);
+    server.live().set(1);
+    tracing::info!(
+        "all clusters are ready, {} workers serve {} listeners",
+        control.workers,
+        control.listeners.len()
+    );
+    until_told(&control, &mut signals).await;
+    drain(&control, &mut signals).await;
+    workers.into_iter().for_each(Worker::stop);
+    control.log_files.sync();
+    tracing::info!("exiting");
+    Ok(())
+}
+
+fn start_workers(
+    control: &Arc<Control>,
+    sockets: Vec<Vec<outrider_net::listener::WorkerSockets>>,
+) -> anyhow::Result<Vec<Worker>> {
+    // Turned round: from each listener's workers to each worker's listeners.
+    let mut by_worker: Vec<Vec<_>> = (0..control.workers).map(|_| Vec::new()).collect();
+    for listener in sockets {
+        for (worker, sockets) in by_worker.iter_mut().zip(listener) {
+            worker.push(sockets);
+        }
+    }
+    by_worker
+        .into_iter()
+        .enumerate()
+        .map(|(number, sockets)| Worker::start(control, number, sockets))
+        .collect()
+}
+
+async fn until_told(control: &Control, signals: &mut Signals) {
+    loop {
+        tokio::select! {
+            told = signals.next() => match told {
+                Told::Terminate => return,
+                Told::Reopen => {
+                    tracing::info!("SIGUSR1: access logs are opened anew");
+                    control.log_files.reopen();
+                }
+            },
+            () = control.state.quit.notified() => return,
+        }
+    }
+}
+
+/// Tells every connection to finish, stops accepting, and waits for what runs: up to the drain time.
+async fn drain(control: &Control, signals: &mut Signals) {
+    let state = &control.state;
+    state.draining.store(true, Relaxed);
+    // All at once: the process is about to end, a share of clients at a time would be cut off.
+    start_drain(control, false, false);
+    state.stop_listening.send_replace(StopListening { inbound: true, others: true });
+    let deadline = tokio::time::Instant::now() + control.options.drain_time;
+    let open = || control.listeners.iter().map(|listener| listener.shared.active()).sum::<u64>();
+    tracing::info!("draining: {} connections may finish within {:?}", open(), control.options.drain_time);
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    while open() > 0 {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = tokio::time::sleep_until(deadline) => {
+                tracing::warn!("the drain time is over: {} connections are cut off", open());
+                break;
+            }
+            () = signals.terminate() => {
+                tracing::warn!("told again to go: {} connections are cut off", open());
+                break;
+            }
+        }
+    }
+    control.listeners.iter().for_each(|listener| listener.drain.terminate());
+}
+
+/// Begins to drain the listeners (`inbound_only`: those of inbound traffic).
+pub(crate) fn start_drain(control: &Control, inbound_only: bool, gradual: bool) {
+    for listener in &control.listeners {
+        let config = listener.shared.config();
+        let inbound = config.direction == outrider_config::model::TrafficDirection::Inbound;
+        if !inbound_only || inbound {
+            listener.drain.start(control.options.drain_time, gradual);
+        }
+    }
+}
+
+struct Signals {
+    term: Signal,
+    int: Signal,
+    usr1: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("signals cannot be received");
+        Ok(Self {
+            term: listen(SignalKind::terminate())?,
+            int: listen(SignalKind::interrupt())?,
+            usr1: listen(SignalKind::user_defined1())?,
+            hup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return Told::Terminate,
+                _ = self.int.recv() => return Told::Terminate,
+                _ = self.usr1.recv() => return Told::Reopen,
+                // Envoy ends on SIGHUP; a lost terminal should not end a proxy.
+                _ = self.hup.recv() => tracing::info!("SIGHUP is ignored"),
+            }
+        }
+    }
+
+    async fn terminate(&mut self) {
+        while self.next().await != Told::Terminate {}
+    }
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Terminate,
+    Reopen,
+}
+
+/// Raises the limit of open files to the hard limit: a proxy that runs out of them serves nobody.
+pub(crate) fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
+        }
+    }
+}
+
+/// Brings the gauges up to date that nobody writes as things happen. Before stats are read.
+pub(crate) fn refresh_gauges(control: &Control) {
+    let server = &control.server_stats;
+    let memory = admin::Memory::read();
+    server.uptime().set(control.state.started.elapsed().as_secs());
+    server.memory_allocated().set(memory.anonymous);
+    server.memory_heap_size().set(memory.data);
+    server.memory_physical_size().set(memory.resident);
+    let open = control.listeners.iter().map(|listener| listener.shared.active()).sum();
+    server.total_connections().set(open);
+    server.state().set(match control.state.name() {
+        "LIVE" => 0,
+        "DRAINING" => 1,
+        _ => 3,
+    });
+}
