@@ -234,6 +234,8 @@ pub struct QueryMatcher {
     pub name: Box<str>,
     /// The value it must have; `None` asks for presence alone.
     pub value: Option<StringMatcher>,
+    /// It must not be there at all (`present_match: false`).
+    pub absent: bool,
 }
 
 impl QueryMatcher {
@@ -241,6 +243,9 @@ impl QueryMatcher {
     pub fn matches(&self, query: &str) -> bool {
         let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         let found = pairs.find(|(name, _)| *name == &*self.name);
+        if self.absent {
+            return found.is_none();
+        }
         found.is_some_and(|(_, value)| self.value.as_ref().is_none_or(|want| want.matches(value)))
     }
 }
@@ -320,8 +325,11 @@ mod tests {
 
     #[test]
     fn the_first_query_parameter_of_a_name_counts() {
-        let query =
-            |value: Option<&str>| QueryMatcher { name: "a".into(), value: value.map(StringMatcher::exact) };
+        let query = |value: Option<&str>| QueryMatcher {
+            name: "a".into(),
+            value: value.map(StringMatcher::exact),
+            absent: false,
+        };
         assert!(query(Some("b")).matches("x&a=b&a=c"));
         assert!(!query(Some("c")).matches("x&a=b&a=c"));
         assert!(query(None).matches("a"));

@@ -11,7 +11,7 @@ use outrider_proto::{Path, Problem};
 use super::access_log::{self, Protocol};
 use super::address::{Bind, Names, bind, required, socket_options};
 use super::cx::{Cx, Ledger, Options, UNSUPPORTED, inert, refuse};
-use super::scalar::duration;
+use super::scalar::{duration, type_of};
 use super::{cluster, dns, json, listener, overload, runtime, secret, stats};
 use crate::model::{AccessLog, Admin, Bootstrap, Cluster, Listener, LogSink, Node, SocketAddress};
 
@@ -23,13 +23,14 @@ pub fn bootstrap(message: &pb::Bootstrap, options: &Options) -> (Result<Bootstra
     let root = Path::root();
     // The runtime comes first: other fields may be overridden by it.
     let mut cx = Cx::new(options.runtime.clone(), options.secrets.clone());
-    let runtime = runtime::layers(&cx, &root.field("layered_runtime"), message.layered_runtime.as_ref());
-    cx.runtime.extend(runtime);
+    let values = runtime::layers(&cx, &root.field("layered_runtime"), message.layered_runtime.as_ref());
+    cx.extend_runtime(values.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect());
     let resources = message.static_resources.iter();
     cx.clusters =
         Some(resources.flat_map(|message| &message.clusters).map(|cluster| cluster.name.clone()).collect());
     let mut model = convert(&cx, &root, message, options);
-    model.runtime.clone_from(&cx.runtime);
+    model.runtime.clone_from(cx.whole_runtime());
+    runtime::unread(&cx, &values);
     cx.finish(model)
 }
 
@@ -98,7 +99,7 @@ fn convert(cx: &Cx, path: &Path<'_>, message: &pb::Bootstrap, options: &Options)
     refuse!(cx, path, "stats are read from the admin interface; remove it"; stats_sinks);
     refuse!(cx, path, "tracing is not supported; remove it"; tracing);
     refuse!(cx, path, UNSUPPORTED;
-        stats_server_version_override, bootstrap_extensions, fatal_actions, default_socket_interface,
+        stats_server_version_override, fatal_actions, default_socket_interface,
         certificate_provider_instances, xds_config_tracker_extension, listener_manager, application_log_config,
         enable_worker_cpu_affinity);
     inert!(cx, path, WATCHDOG; watchdog, watchdogs);
@@ -111,6 +112,7 @@ fn convert(cx: &Cx, path: &Path<'_>, message: &pb::Bootstrap, options: &Options)
     inert!(cx, path, "a setting of Envoy's allocator"; memory_allocator_manager);
     inert!(cx, path, "there are no sinks to flush to"; stats_flush);
     inert!(cx, path, "unused stats are cheap and kept"; stats_eviction);
+    extensions(cx, &path.field("bootstrap_extensions"), bootstrap_extensions);
     regex_engine(cx, &path.field("default_regex_engine"), default_regex_engine.as_ref());
     resolver(
         cx,
@@ -216,6 +218,23 @@ impl Taken {
                     format!("{} is the address of the listener {first:?} already", address.address),
                 );
             }
+        }
+    }
+}
+
+fn extensions(cx: &Cx, path: &Path<'_>, messages: &[core_pb::TypedExtensionConfig]) {
+    use outrider_proto::pb::envoy::extensions::bootstrap::internal_listener::v3::InternalListener;
+    for (i, core_pb::TypedExtensionConfig { name, typed_config }) in messages.iter().enumerate() {
+        let path = path.index(i);
+        match typed_config {
+            Some(any) if outrider_proto::any::is::<InternalListener>(any) => {
+                cx.inert(&path, "it serves internal listeners alone, and those are refused");
+            }
+            Some(any) => {
+                let why = format!("the extension {} is not supported; remove it", type_of(any));
+                cx.refuse(&path.field("typed_config"), why);
+            }
+            None => cx.error(&path, format!("the extension {name:?} needs a typed_config with its @type")),
         }
     }
 }

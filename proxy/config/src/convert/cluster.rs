@@ -150,7 +150,7 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster, outer: &B
         .unwrap_or_default()
         .over(outer);
     let (breakers, per_host_max_connections) =
-        breaker::breakers(cx, &path.field("circuit_breakers"), circuit_breakers.as_ref());
+        breaker::breakers(cx, &path.field("circuit_breakers"), name, circuit_breakers.as_ref());
     Some(Cluster {
         name: Arc::from(name.as_str()),
         stat_name: match alt_stat_name.as_str() {

@@ -40,7 +40,9 @@ pub struct Options {
 pub(crate) struct Cx {
     problems: RefCell<Vec<Problem>>,
     ledger: RefCell<Ledger>,
-    pub(crate) runtime: BTreeMap<String, RuntimeValue>,
+    runtime: BTreeMap<String, RuntimeValue>,
+    /// Runtime keys that a setting looked at.
+    runtime_read: RefCell<HashSet<String>>,
     secrets: RefCell<Vec<Arc<Secret>>>,
     /// The clusters that routes may name; `None` where that is not known.
     pub(crate) clusters: Option<HashSet<String>>,
@@ -58,24 +60,55 @@ impl Cx {
 
     /// Notes that what is at `path` is wrong.
     pub(crate) fn error(&self, path: &Path<'_>, message: impl Into<String>) {
-        self.problems.borrow_mut().push(Problem {
-            path: path.to_string(),
-            line: None,
-            source: String::new(),
-            message: message.into(),
-        });
+        self.error_at(path.to_string(), message.into());
+    }
+
+    fn error_at(&self, path: String, message: String) {
+        self.problems.borrow_mut().push(Problem { path, line: None, source: String::new(), message });
     }
 
     /// Notes that what is at `path` is right and not supported: a problem, and an entry in the ledger.
     pub(crate) fn refuse(&self, path: &Path<'_>, why: impl Into<String>) {
+        self.refuse_at(path.to_string(), why);
+    }
+
+    /// [`Cx::refuse`] for a path that is text already.
+    pub(crate) fn refuse_at(&self, path: String, why: impl Into<String>) {
         let why = why.into();
-        self.ledger.borrow_mut().refused.push((path.to_string(), why.clone()));
-        self.error(path, why);
+        self.ledger.borrow_mut().refused.push((path.clone(), why.clone()));
+        self.error_at(path, why);
     }
 
     /// Notes that what is at `path` is accepted and changes nothing.
     pub(crate) fn inert(&self, path: &Path<'_>, why: impl Into<String>) {
-        self.ledger.borrow_mut().inert.push((path.to_string(), why.into()));
+        self.inert_at(path.to_string(), why);
+    }
+
+    /// [`Cx::inert`] for a path that is text already.
+    pub(crate) fn inert_at(&self, path: String, why: impl Into<String>) {
+        self.ledger.borrow_mut().inert.push((path, why.into()));
+    }
+
+    /// The runtime's value for `key`, if it has one.
+    pub(crate) fn runtime(&self, key: &str) -> Option<&RuntimeValue> {
+        let value = self.runtime.get(key)?;
+        self.runtime_read.borrow_mut().insert(key.to_owned());
+        Some(value)
+    }
+
+    /// Whether a setting looked at the runtime's `key`.
+    pub(crate) fn runtime_was_read(&self, key: &str) -> bool {
+        self.runtime_read.borrow().contains(key)
+    }
+
+    /// Puts the bootstrap's runtime over what the options brought.
+    pub(crate) fn extend_runtime(&mut self, values: BTreeMap<String, RuntimeValue>) {
+        self.runtime.extend(values);
+    }
+
+    /// The whole runtime.
+    pub(crate) const fn whole_runtime(&self) -> &BTreeMap<String, RuntimeValue> {
+        &self.runtime
     }
 
     /// Checks that the cluster that `path` names exists. Envoy leaves the clusters of tcp_proxy unchecked, since they

@@ -215,9 +215,7 @@ pub(crate) struct Common {
 /// What all policies share.
 pub(crate) fn common(cx: &Cx, path: &Path<'_>, message: Option<&cluster_pb::CommonLbConfig>) -> Common {
     use cluster_pb::common_lb_config::{LocalityConfigSpecifier, ZoneAwareLbConfig};
-    let Some(message) = message else {
-        return Common { panic_threshold: 50.0, fail_traffic_on_panic: false };
-    };
+    let empty = cluster_pb::CommonLbConfig::default();
     let cluster_pb::CommonLbConfig {
         healthy_panic_threshold,
         update_merge_window,
@@ -226,7 +224,7 @@ pub(crate) fn common(cx: &Cx, path: &Path<'_>, message: Option<&cluster_pb::Comm
         consistent_hashing_lb_config,
         override_host_status,
         locality_config_specifier,
-    } = message;
+    } = message.unwrap_or(&empty);
     inert!(cx, path, "updates are cheap enough to be taken one by one"; update_merge_window);
     inert!(cx, path, "there are no active health checks to wait for"; ignore_new_hosts_until_first_hc);
     inert!(cx, path, "ring hash and maglev are refused, and nothing else reads it"; consistent_hashing_lb_config);
@@ -246,8 +244,12 @@ pub(crate) fn common(cx: &Cx, path: &Path<'_>, message: Option<&cluster_pb::Comm
         None => {}
     }
     Common {
-        panic_threshold: percent(cx, path, "healthy_panic_threshold", healthy_panic_threshold)
-            .unwrap_or(50.0),
+        panic_threshold: runtime_f64(
+            cx,
+            "upstream.healthy_panic_threshold",
+            percent(cx, path, "healthy_panic_threshold", healthy_panic_threshold).unwrap_or(50.0),
+        )
+        .clamp(0.0, 100.0),
         fail_traffic_on_panic: fail,
     }
 }

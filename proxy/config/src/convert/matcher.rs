@@ -191,18 +191,12 @@ pub(crate) fn queries(
 fn query(cx: &Cx, path: &Path<'_>, message: &route_pb::QueryParameterMatcher) -> Option<QueryMatcher> {
     use route_pb::query_parameter_matcher::QueryParameterMatchSpecifier as Kind;
     let route_pb::QueryParameterMatcher { name, query_parameter_match_specifier } = message;
-    let value = match query_parameter_match_specifier {
-        Some(Kind::StringMatch(message)) => Some(string(cx, &path.field("string_match"), message)?),
-        Some(Kind::PresentMatch(true)) | None => None,
-        Some(Kind::PresentMatch(false)) => {
-            cx.refuse(
-                &path.field("present_match"),
-                "a match on absence is not supported; order the routes so that the parameter's presence is matched first",
-            );
-            return None;
-        }
+    let (value, absent) = match query_parameter_match_specifier {
+        Some(Kind::StringMatch(message)) => (Some(string(cx, &path.field("string_match"), message)?), false),
+        Some(Kind::PresentMatch(present)) => (None, !present),
+        None => (None, false),
     };
-    Some(QueryMatcher { name: name.as_str().into(), value })
+    Some(QueryMatcher { name: name.as_str().into(), value, absent })
 }
 
 #[cfg(test)]

@@ -5,18 +5,22 @@ use outrider_proto::pb::envoy::config::overload::v3 as pb;
 use outrider_proto::pb::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
 
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
-use super::scalar::{type_of, unpack};
+use super::scalar::{runtime_u64, type_of, unpack};
 
 /// How many downstream connections there may be; `None` for no limit.
 pub(crate) fn connections(cx: &Cx, path: &Path<'_>, message: Option<&pb::OverloadManager>) -> Option<u64> {
     use pb::resource_monitor::ConfigType;
+    // The older way to set the limit; the monitor comes before it (Envoy: "Limiting active connections").
+    let older = runtime_u64(cx, "overload.global_downstream_max_connections", u64::MAX);
+    let older = (older != u64::MAX).then_some(older);
+    let Some(message) = message else { return older };
     let pb::OverloadManager {
         refresh_interval,
         resource_monitors,
         actions,
         loadshed_points,
         buffer_factory_config,
-    } = message?;
+    } = message;
     inert!(cx, path, "connections are counted as they come, not sampled"; refresh_interval);
     refuse!(cx, path, UNSUPPORTED; actions, loadshed_points, buffer_factory_config);
     let at = path.field("resource_monitors");
@@ -49,5 +53,5 @@ pub(crate) fn connections(cx: &Cx, path: &Path<'_>, message: Option<&pb::Overloa
                 .error(&path.field("max_active_downstream_connections"), format!("{most} must be 1 or more")),
         }
     }
-    limit
+    limit.or(older)
 }

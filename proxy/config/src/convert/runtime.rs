@@ -9,12 +9,11 @@ use outrider_proto::pb::google::protobuf as google;
 use super::cx::{Cx, refuse};
 use crate::model::RuntimeValue;
 
+/// The values of all layers, each with the path where it stands.
+pub(crate) type Values = BTreeMap<String, (RuntimeValue, String)>;
+
 /// `layered_runtime`: a later layer's value takes the place of an earlier one's.
-pub(crate) fn layers(
-    cx: &Cx,
-    path: &Path<'_>,
-    message: Option<&pb::LayeredRuntime>,
-) -> BTreeMap<String, RuntimeValue> {
+pub(crate) fn layers(cx: &Cx, path: &Path<'_>, message: Option<&pb::LayeredRuntime>) -> Values {
     use pb::runtime_layer::LayerSpecifier;
     let mut values = BTreeMap::new();
     let Some(pb::LayeredRuntime { layers }) = message else { return values };
@@ -54,14 +53,39 @@ pub(crate) fn layers(
     values
 }
 
+/// Prefixes of Envoy's own runtime keys that change traffic: one that nothing looked at is not supported.
+const ENVOYS: [&str; 8] = [
+    "upstream.",
+    "circuit_breakers.",
+    "http_connection_manager.",
+    "http.",
+    "router.",
+    "overload.",
+    "tcp_proxy.",
+    "envoy.resource_limits.",
+];
+
+/// Says what became of the keys that no setting looked at: none is passed over in silence.
+pub(crate) fn unread(cx: &Cx, values: &Values) {
+    for (key, (_, at)) in values {
+        if cx.runtime_was_read(key) {
+            continue;
+        }
+        if key.starts_with("envoy.reloadable_features.") || key.starts_with("envoy.restart_features.") {
+            cx.inert_at(at.clone(), "a switch of Envoy's own code; Outrider does what Envoy does by default");
+        } else if ENVOYS.iter().any(|prefix| key.starts_with(prefix)) {
+            cx.refuse_at(
+                at.clone(),
+                format!("the runtime key {key} is not supported; set the field that it overrides"),
+            );
+        } else {
+            cx.inert_at(at.clone(), "no setting of this bootstrap asks for this key");
+        }
+    }
+}
+
 /// Adds the fields of `message`, nested ones under names joined by dots.
-fn add(
-    cx: &Cx,
-    path: &Path<'_>,
-    prefix: &str,
-    message: &google::Struct,
-    values: &mut BTreeMap<String, RuntimeValue>,
-) {
+fn add(cx: &Cx, path: &Path<'_>, prefix: &str, message: &google::Struct, values: &mut Values) {
     use google::value::Kind;
     let fields: BTreeMap<&String, &google::Value> = message.fields.iter().collect();
     for (name, value) in fields {
@@ -69,17 +93,17 @@ fn add(
         let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         match &value.kind {
             Some(Kind::NumberValue(number)) => {
-                values.insert(key, RuntimeValue::Number(*number));
+                values.insert(key, (RuntimeValue::Number(*number), path.to_string()));
             }
             Some(Kind::BoolValue(value)) => {
-                values.insert(key, RuntimeValue::Bool(*value));
+                values.insert(key, (RuntimeValue::Bool(*value), path.to_string()));
             }
             Some(Kind::StringValue(text)) => {
-                values.insert(key, parse(text));
+                values.insert(key, (parse(text), path.to_string()));
             }
             Some(Kind::StructValue(message)) => match fraction(message) {
                 Some(fraction) => {
-                    values.insert(key, fraction);
+                    values.insert(key, (fraction, path.to_string()));
                 }
                 None => add(cx, &path, &key, message, values),
             },

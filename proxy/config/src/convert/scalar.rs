@@ -159,7 +159,7 @@ pub(crate) fn runtime_fraction(
     if let Some(type_pb::FractionalPercent { numerator: n, denominator: d }) = default {
         (numerator, per) = (*n, denominator(cx, path, *d));
     }
-    match cx.runtime.get(key) {
+    match cx.runtime(key) {
         Some(RuntimeValue::Fraction { numerator: n, denominator: d }) => (numerator, per) = (*n, *d),
         // A whole number is a percentage (Envoy: `Snapshot::featureEnabled` with a default fraction).
         Some(value) => {
@@ -175,12 +175,12 @@ pub(crate) fn runtime_fraction(
 
 /// A number that the runtime may override.
 pub(crate) fn runtime_u64(cx: &Cx, key: &str, default: u64) -> u64 {
-    cx.runtime.get(key).and_then(whole).unwrap_or(default)
+    cx.runtime(key).and_then(whole).unwrap_or(default)
 }
 
 /// A real number that the runtime may override.
 pub(crate) fn runtime_f64(cx: &Cx, key: &str, default: f64) -> f64 {
-    match cx.runtime.get(key) {
+    match cx.runtime(key) {
         Some(RuntimeValue::Number(number)) => *number,
         _ => default,
     }
@@ -188,7 +188,7 @@ pub(crate) fn runtime_f64(cx: &Cx, key: &str, default: f64) -> f64 {
 
 /// A truth value that the runtime may override.
 pub(crate) fn runtime_bool(cx: &Cx, key: &str, default: bool) -> bool {
-    match cx.runtime.get(key) {
+    match cx.runtime(key) {
         Some(RuntimeValue::Bool(value)) => *value,
         _ => default,
     }

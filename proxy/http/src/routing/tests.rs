@@ -166,7 +166,11 @@ fn all_conditions_of_a_route_must_hold() {
             ..prefix("/")
         },
         RouteMatch {
-            query: vec![QueryMatcher { name: "q".into(), value: Some(StringMatcher::exact("1")) }],
+            query: vec![QueryMatcher {
+                name: "q".into(),
+                value: Some(StringMatcher::exact("1")),
+                absent: false,
+            }],
             ..prefix("/")
         },
         RouteMatch {

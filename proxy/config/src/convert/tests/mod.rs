@@ -1,7 +1,10 @@
 //! Conversions of whole bootstraps, written as users write them.
 
+mod clusters;
 mod first;
 mod listeners;
+mod rest;
+mod routes;
 mod tls;
 
 use outrider_proto::load::{self, ParseOptions};

@@ -1,0 +1,141 @@
+//! Access logs, runtime, stats, and the bootstrap's own fields.
+
+use super::{bad, good, manager, with_hcm};
+use crate::model::{
+    ComparisonOp, JsonNode, LogFilter, LogFormat, LogSink, RuntimeValue, StatsMatcher, StatsTagValue,
+};
+
+const ROUTES: &str = "route_config: {virtual_hosts: [{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c}}]}]}\n";
+
+fn logs(text: &str) -> String {
+    with_hcm(&format!("{ROUTES}access_log:\n{text}"))
+}
+
+#[test]
+fn access_logs_of_every_kind() {
+    let manager = manager(&logs(
+        r#"
+- name: file
+  filter: {and_filter: {filters: [{status_code_filter: {comparison: {op: GE, value: {default_value: 500, runtime_key: k}}}}, {response_flag_filter: {flags: [UH, NR]}}]}}
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
+    path: /dev/null
+    log_format: {omit_empty_values: true, json_format: {b: "%PROTOCOL%", a: {y: 1, x: [true, null]}}}
+- name: out
+  typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog}
+- name: old
+  typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: /x, format: "%PROTOCOL%\n"}
+"#,
+    ));
+    let [file, out, old] = manager.access_logs.as_slice() else { panic!() };
+    assert_eq!(file.sink, LogSink::File("/dev/null".into()));
+    let Some(LogFilter::And(filters)) = &file.filter else { panic!() };
+    let LogFilter::Status(status) = &filters[0] else { panic!() };
+    assert_eq!((status.op, status.value), (ComparisonOp::Ge, 500));
+    let LogFormat::Json { fields, omit_empty: true } = &file.format else { panic!() };
+    let JsonNode::Object(fields) = &**fields else { panic!() };
+    let names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(out.sink, LogSink::Stdout);
+    assert!(matches!(&out.format, LogFormat::Text { omit_empty: false, .. }));
+    assert!(matches!(&old.format, LogFormat::Text { .. }));
+}
+
+#[test]
+fn an_unknown_operator_is_an_error_with_its_path() {
+    let problems = bad(&logs(
+        r#"
+- name: out
+  typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog, log_format: {json_format: {a: {b: "%NONSENSE%"}}}}
+"#,
+    ));
+    let path = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.access_log[0].typed_config.log_format.json_format.a.b: ";
+    assert!(problems[0].starts_with(path), "{problems:?}");
+}
+
+#[test]
+fn layers_of_the_runtime() {
+    let (model, ledger) = good(
+        r#"
+layered_runtime:
+  layers:
+  - {name: a, static_layer: {x: {y: 1, z: true}, share: {numerator: 5, denominator: TEN_THOUSAND}, envoy.reloadable_features.foo: false}}
+  - {name: b, static_layer: {x.y: 2, overload: {global_downstream_max_connections: 9}}}
+  - {name: c, admin_layer: {}}
+"#,
+    );
+    assert_eq!(model.runtime["x.y"], RuntimeValue::Number(2.0));
+    assert_eq!(model.runtime["x.z"], RuntimeValue::Bool(true));
+    assert_eq!(model.runtime["share"], RuntimeValue::Fraction { numerator: 5, denominator: 10_000 });
+    assert_eq!(model.max_downstream_connections, Some(9));
+    let inert: Vec<&str> = ledger.inert.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!(
+        inert,
+        [
+            "layered_runtime.layers[0].static_layer.envoy.reloadable_features.foo",
+            "layered_runtime.layers[0].static_layer.share",
+            "layered_runtime.layers[1].static_layer.x.y",
+            "layered_runtime.layers[0].static_layer.x.z",
+        ]
+    );
+    let problems = bad("layered_runtime: {layers: [{name: a, static_layer: {upstream.use_retry: 0}}]}");
+    assert_eq!(
+        problems,
+        [
+            "layered_runtime.layers[0].static_layer.upstream.use_retry: the runtime key upstream.use_retry is not supported; set the field that it overrides"
+        ]
+    );
+}
+
+#[test]
+fn stats_configuration() {
+    let (model, _) = good(
+        r#"
+stats_config:
+  use_all_default_tags: false
+  stats_tags: [{tag_name: t, regex: "^x\\.((.+?)\\.)"}, {tag_name: f, fixed_value: v}]
+  stats_matcher: {inclusion_list: {patterns: [{prefix: cluster.}]}}
+  histogram_bucket_settings: [{match: {prefix: a}, buckets: [1, 5.5]}]
+stats_flush_interval: 2s
+"#,
+    );
+    assert!(!model.stats.use_default_tags);
+    assert!(matches!(&model.stats.tags[1].value, StatsTagValue::Fixed(value) if value == "v"));
+    let StatsMatcher::Include(patterns) = &model.stats.matcher else { panic!() };
+    assert!(patterns[0].matches("cluster.x"));
+    assert_eq!(model.stats.buckets[0].bounds, [1.0, 5.5]);
+    assert_eq!(model.stats.flush_interval.as_secs(), 2);
+}
+
+#[test]
+fn the_node_and_the_admin_interface() {
+    let (model, ledger) = good(
+        r#"
+node: {id: i, cluster: k, locality: {zone: z}, metadata: {b: "q\"", a: [1, null]}, user_agent_name: envoy}
+admin: {access_log_path: /a.log, profile_path: /p, address: {pipe: {path: "@admin"}}}
+watchdog: {}
+overload_manager: {resource_monitors: [{name: m, typed_config: {"@type": type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig, max_active_downstream_connections: 100}}]}
+bootstrap_extensions: [{name: i, typed_config: {"@type": type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener}}]
+"#,
+    );
+    assert_eq!((model.node.id.as_str(), model.node.zone.as_str()), ("i", "z"));
+    assert_eq!(model.node.metadata_json, r#"{"a":[1,null],"b":"q\""}"#);
+    assert_eq!(model.admin.expect("an admin interface").access_logs[0].sink, LogSink::File("/a.log".into()));
+    assert_eq!(model.max_downstream_connections, Some(100));
+    let inert: Vec<&str> = ledger.inert.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!(inert, ["watchdog", "bootstrap_extensions[0]", "node.user_agent_name", "admin.profile_path"]);
+}
+
+#[test]
+fn what_needs_a_control_plane_says_so() {
+    let problems = bad(
+        "dynamic_resources: {cds_config: {ads: {}, resource_api_version: V3}}\nhds_config: {api_type: GRPC}",
+    );
+    assert_eq!(
+        problems,
+        [
+            "dynamic_resources.cds_config: comes with xDS, which is not supported yet; write static_resources",
+            "hds_config: comes with xDS, which is not supported yet; write static_resources",
+        ]
+    );
+}
