@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use outrider_config::model::SocketAddress;
 use outrider_core::stream::Address;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
 
 use super::accepted::Accepted;
@@ -226,19 +226,37 @@ async fn accept_loop(local: Rc<LocalListener>, socket: Listening, stop: Rc<Notif
         }
     }
     // Clients whose handshake with the kernel is done would see a reset when the socket closes.
-    while let Some(Ok((socket, address, remote))) = accept_waiting(&socket).await {
-        connection::admit(&local, socket, address, remote);
+    if let Err(error) = admit_waiting(&local, socket)
+        && error.kind() != io::ErrorKind::WouldBlock
+    {
+        tracing::debug!(listener = &*local.shared.config.name, %error, "accept failed at the end");
     }
 }
 
-/// The next connection that is there already; `None` when there is none.
-async fn accept_waiting(socket: &Listening) -> Option<io::Result<(Accepted, Address, Address)>> {
-    let mut accept = pin!(tokio::task::unconstrained(socket.accept()));
-    poll_fn(|cx| match accept.as_mut().poll(cx) {
-        Poll::Ready(next) => Poll::Ready(Some(next)),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
+/// Admits all that wait in the accept queue. Asks the kernel and not the runtime, which may not have heard of
+/// the last ones yet. Ends with an error: `WouldBlock` when none is left.
+fn admit_waiting(local: &Rc<LocalListener>, socket: Listening) -> io::Result<()> {
+    match socket {
+        Listening::Tcp(listener, _) => {
+            let listener = listener.into_std()?;
+            loop {
+                let (stream, remote) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                let address = Address::Ip(canonical(stream.local_addr()?));
+                let socket = Accepted::Tcp(TcpStream::from_std(stream)?);
+                connection::admit(local, socket, address, Address::Ip(canonical(remote)));
+            }
+        }
+        Listening::Unix(listener, address) => {
+            let listener = listener.into_std()?;
+            loop {
+                let (stream, remote) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                let socket = Accepted::Unix(UnixStream::from_std(stream)?);
+                connection::admit(local, socket, address.clone(), crate::io::unix_address(&remote.into()));
+            }
+        }
+    }
 }
 
 /// Rests after an accept that failed: for want of files or memory until a connection closes or a while has

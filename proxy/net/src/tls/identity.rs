@@ -9,7 +9,7 @@ use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{SignatureAlgorithm, SignatureScheme};
+use rustls::{CipherSuite, SignatureAlgorithm, SignatureScheme};
 
 use super::TlsError;
 use super::cert::{cert_info, common_names};
@@ -31,6 +31,13 @@ pub(super) struct Identities {
     by_name: HashMap<Box<str>, Vec<usize>>,
     require_match: bool,
     full_scan: bool,
+}
+
+/// What a peer can check: signature schemes, and (before TLS 1.3) suites that fit the kind of key.
+struct Able<'a> {
+    schemes: &'a [SignatureScheme],
+    ecdsa: bool,
+    rsa: bool,
 }
 
 impl Identities {
@@ -100,52 +107,90 @@ impl Identities {
 
     /// The facts of the certificate that `hello` gets.
     pub(super) fn info_for(&self, hello: &ClientHello<'_>) -> Option<Arc<CertInfo>> {
-        self.select(hello.server_name(), hello.signature_schemes()).map(|identity| identity.info.clone())
+        self.select(hello.server_name(), &Able::of(hello)).map(|identity| identity.info.clone())
     }
 
     /// Exact name, then wildcard, then (unless a match is required) the first or the best of all.
-    fn select(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Identity> {
+    fn select(&self, name: Option<&str>, peer: &Able<'_>) -> Option<&Identity> {
         let named = name.and_then(|name| {
             let name = name.to_ascii_lowercase();
             let wildcard = || self.by_name.get(name.get(name.find('.')?..)?);
             self.by_name.get(name.as_str()).or_else(wildcard)
         });
         if let Some(candidates) = named {
-            return self.best(candidates.iter().filter_map(|i| self.list.get(*i)), schemes);
+            return best(candidates.iter().filter_map(|i| self.list.get(*i)), peer);
         }
         if self.require_match {
             return None;
         }
         if self.full_scan || name.is_none() {
-            return self.best(self.list.iter(), schemes);
+            return best(self.list.iter(), peer);
         }
         self.list.first()
     }
+}
 
-    /// ECDSA for those who can, else the first that the client can check; the first of all when none is.
-    fn best<'a>(
-        &self,
-        candidates: impl Iterator<Item = &'a Identity> + Clone,
-        schemes: &[SignatureScheme],
-    ) -> Option<&'a Identity> {
-        let usable = |identity: &&Identity| identity.key.key.choose_scheme(schemes).is_some();
-        let ecdsa = candidates.clone().find(|identity| identity.ecdsa && usable(identity));
-        ecdsa.or_else(|| candidates.clone().find(usable)).or_else(|| candidates.clone().next())
+impl<'a> Able<'a> {
+    fn of(hello: &'a ClientHello<'a>) -> Self {
+        let suites = hello.cipher_suites();
+        let any = |fits: fn(&CipherSuite) -> bool| suites.iter().any(|suite| is_13(suite) || fits(suite));
+        Self { schemes: hello.signature_schemes(), ecdsa: any(is_ecdsa), rsa: any(is_rsa) }
     }
 }
 
 impl ResolvesServerCert for Identities {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.select(hello.server_name(), hello.signature_schemes()).map(|identity| identity.key.clone())
+        self.select(hello.server_name(), &Able::of(&hello)).map(|identity| identity.key.clone())
     }
 }
 
 impl ResolvesClientCert for Identities {
     fn resolve(&self, _hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.best(self.list.iter(), schemes).map(|identity| identity.key.clone())
+        best(self.list.iter(), &Able { schemes, ecdsa: true, rsa: true }).map(|identity| identity.key.clone())
     }
 
     fn has_certs(&self) -> bool {
         !self.list.is_empty()
     }
+}
+
+/// ECDSA for those who can, else the first that the peer can check; the first of all when there is none.
+fn best<'a>(
+    mut candidates: impl Iterator<Item = &'a Identity> + Clone,
+    peer: &Able<'_>,
+) -> Option<&'a Identity> {
+    let usable = |identity: &&Identity| {
+        let suite = if identity.ecdsa { peer.ecdsa } else { peer.rsa };
+        suite && identity.key.key.choose_scheme(peer.schemes).is_some()
+    };
+    let ecdsa = candidates.clone().find(|identity| identity.ecdsa && usable(identity));
+    ecdsa.or_else(|| candidates.clone().find(usable)).or_else(|| candidates.next())
+}
+
+/// Whether it is a suite of TLS 1.3, which goes with every kind of key.
+fn is_13(suite: &CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+            | CipherSuite::TLS13_AES_256_GCM_SHA384
+            | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+    )
+}
+
+fn is_ecdsa(suite: &CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+    )
+}
+
+fn is_rsa(suite: &CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+            | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
+    )
 }

@@ -56,6 +56,10 @@ pub(super) fn provider(tls: &CommonTls, field: &str) -> Result<Arc<CryptoProvide
         }
         suites
     };
+    // Suites of a version that is off would only mislead the peer.
+    let versions = versions(tls);
+    let enabled = |suite: &SupportedCipherSuite| versions.contains(&suite.version());
+    provider.cipher_suites.retain(enabled);
     provider.kx_groups = if tls.curves.is_empty() {
         CURVES.iter().take(DEFAULT_CURVES).map(|(_, curve)| *curve).collect()
     } else {
