@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use outrider_config::model::{self, Discovery, UpstreamProtocol};
-use outrider_core::stats::Registry;
+use outrider_core::stats::{Counter, Gauge, Registry, Scope, StatSlot};
 use outrider_core::stream::Address;
 use outrider_net::tls::{AlpnDefault, ClientTls};
 
@@ -109,10 +109,16 @@ impl ClusterShared {
         let total = hosts.len() as u64;
         let healthy = count(model::EndpointHealth::Healthy);
         let degraded = count(model::EndpointHealth::Degraded);
-        let heaviest = hosts.iter().map(|host| host.weight).max().unwrap_or(0);
-        self.hosts.store(Arc::new(HostSet::new(hosts, overprovisioning, self.config.panic_threshold)));
+        let ids = |hosts: &[Arc<Host>]| hosts.iter().map(|host| host.id).collect::<Vec<_>>();
+        let new = ids(&hosts);
+        let set = Arc::new(HostSet::new(hosts, overprovisioning, self.config.panic_threshold));
+        let earlier = self.hosts.swap(set);
         let scope = self.registry.scope(scope_of(&self.config));
-        membership(&scope, total, healthy, degraded, heaviest);
+        if ids(&earlier.iter().cloned().collect::<Vec<_>>()) != new {
+            Counter::new(&scope, &StatSlot::new(), "membership_change").inc();
+        }
+        let had_degraded = earlier.priorities.iter().any(|level| !level.degraded.is_empty());
+        membership(&scope, total, healthy, (degraded > 0 || had_degraded).then_some(degraded));
     }
 
     /// The host of an ORIGINAL_DST cluster for `address`, made if there is none.
@@ -194,21 +200,11 @@ const fn alpn_of(config: &model::Cluster) -> AlpnDefault {
 }
 
 /// Counts membership without making the whole of a cold cluster's stats.
-fn membership(scope: &outrider_core::stats::Scope, total: u64, healthy: u64, degraded: u64, max_weight: u32) {
-    use outrider_core::stats::{Counter, Gauge, StatSlot};
-
-    let slot = StatSlot::new();
-    Counter::new(scope, &slot, "membership_change").inc();
-    let slot = StatSlot::new();
-    Gauge::new(scope, &slot, "membership_total").set(total);
-    let slot = StatSlot::new();
-    Gauge::new(scope, &slot, "membership_healthy").set(healthy);
-    let slot = StatSlot::new();
-    if degraded > 0 {
-        Gauge::new(scope, &slot, "membership_degraded").set(degraded);
-    }
-    let slot = StatSlot::new();
-    if max_weight > 1 {
-        Gauge::new(scope, &slot, "max_host_weight").set(max_weight.into());
+fn membership(scope: &Scope, total: u64, healthy: u64, degraded: Option<u64>) {
+    let set = |name, value| Gauge::new(scope, &StatSlot::new(), name).set(value);
+    set("membership_total", total);
+    set("membership_healthy", healthy);
+    if let Some(degraded) = degraded {
+        set("membership_degraded", degraded);
     }
 }

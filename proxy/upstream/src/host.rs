@@ -51,6 +51,8 @@ pub struct HostState {
     pub cx_active: AtomicU32,
     /// Requests (or TCP sessions) under way.
     pub rq_active: AtomicU32,
+    /// Requests that wait for a connection.
+    pub rq_pending_active: AtomicU32,
     /// Connections ever begun.
     pub cx_total: AtomicU64,
     /// Connects that failed.
@@ -139,7 +141,7 @@ impl Host {
     pub const fn health_flags(&self) -> &'static str {
         match self.health {
             EndpointHealth::Healthy => "healthy",
-            EndpointHealth::Degraded => "/failed_eds_degraded",
+            EndpointHealth::Degraded => "/degraded_eds_health",
             EndpointHealth::Unhealthy | EndpointHealth::Draining => "/failed_eds_health",
         }
     }

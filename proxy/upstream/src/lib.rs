@@ -14,6 +14,7 @@ pub mod lb;
 pub mod manager;
 pub mod pool;
 pub mod priority;
+pub mod snapshot;
 pub mod stats;
 pub mod worker;
 

@@ -80,7 +80,8 @@ impl ClusterManager {
             stats.cluster_added().inc();
             stats.active_clusters().inc();
         }
-        self.0.discoverer.watch(&shared, self.clone(), &self.0.stats);
+        self.0.discoverer.watch(&shared);
+        self.count_warming();
         self.changed();
         Ok(slot)
     }
@@ -127,7 +128,7 @@ impl ClusterManager {
 
     /// Resolves names again and again, and forgets unused ORIGINAL_DST hosts. Never ends. Control runtime.
     pub async fn run_discovery(&self) {
-        self.0.discoverer.run().await;
+        self.0.discoverer.run(self).await;
     }
 
     /// Waits until every cluster that needs DNS has had its first answer or failure. [`Self::run_discovery`]
@@ -144,6 +145,11 @@ impl ClusterManager {
     /// Tells the workers that clusters or hosts changed.
     pub(crate) fn changed(&self) {
         self.0.changes.send_modify(|generation| *generation += 1);
+    }
+
+    /// Publishes how many clusters are not warm.
+    pub(crate) fn count_warming(&self) {
+        self.0.stats.warming_clusters().set(self.0.discoverer.cold() as u64);
     }
 
     fn names(&self) -> std::sync::MutexGuard<'_, Names> {

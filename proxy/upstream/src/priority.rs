@@ -112,12 +112,12 @@ impl PriorityLoad {
         }
     }
 
-    /// The priority and source that `draw` (any number) falls on; `None` when there are no priorities.
-    pub fn choose(&self, draw: u64) -> Option<(usize, Source)> {
+    /// The priority and source that a draw from 0 to 99 falls on; `None` when there are no priorities.
+    pub fn choose(&self, draw: impl FnOnce() -> u64) -> Option<(usize, Source)> {
         if self.healthy.len() == 1 && self.degraded.first() == Some(&0) {
             return Some((0, self.source(0, Source::Healthy)));
         }
-        let draw = (draw % 100) as u32;
+        let draw = (draw() % 100) as u32;
         let mut sum = 0;
         for (loads, source) in [(&self.healthy, Source::Healthy), (&self.degraded, Source::Degraded)] {
             for (priority, load) in loads.iter().enumerate() {
@@ -140,3 +140,6 @@ fn in_panic(count: Counts, threshold: f64) -> bool {
     let percent = if count.total == 0 { 0.0 } else { 100.0 * usable / f64::from(count.total) };
     percent < threshold.min(100.0)
 }
+
+#[cfg(test)]
+mod tests;

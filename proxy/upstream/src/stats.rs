@@ -42,7 +42,7 @@ outrider_core::stat_struct! {
             upstream_cx_rx_bytes_buffered, upstream_cx_tx_bytes_buffered,
         }
         histograms {
-            upstream_cx_connect_ms, upstream_cx_length_ms, upstream_rq_time,
+            upstream_cx_connect_ms, upstream_cx_length_ms, upstream_rq_time, upstream_rq_per_cx,
         }
     }
 }

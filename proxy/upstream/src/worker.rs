@@ -272,8 +272,7 @@ impl Balancers {
     }
 
     fn pick(&mut self, shared: &ClusterShared, rng: &impl Rng) -> Option<Arc<Host>> {
-        let draw = if self.hosts.priorities.len() > 1 { rng.next_u64() >> 8 } else { rng.below(100) };
-        let (priority, source) = self.hosts.load.choose(draw)?;
+        let (priority, source) = self.hosts.load.choose(|| rng.below(100))?;
         if source == Source::All {
             if shared.config.fail_traffic_on_panic {
                 return None;

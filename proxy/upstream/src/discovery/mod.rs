@@ -1,31 +1,132 @@
 //! Where hosts come from.
 
 mod dns;
+mod resolver;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use outrider_config::model::{self, Discovery, Endpoint, Endpoints, LocalityEndpoints, SocketAddress};
 use outrider_core::stream::Address;
 
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::cluster::ClusterShared;
 use crate::error::ClusterError;
 use crate::host::{Host, Locality};
+use crate::manager::ClusterManager;
+use dns::Names;
+use resolver::Resolvers;
 
-pub(crate) use dns::Discoverer;
+/// Keeps the hosts of clusters that find them by themselves.
+pub(crate) struct Discoverer {
+    queue: mpsc::UnboundedSender<Arc<ClusterShared>>,
+    // Taken by the one who runs the discovery.
+    due: Mutex<Option<mpsc::UnboundedReceiver<Arc<ClusterShared>>>>,
+    // Clusters whose names have not been tried yet.
+    cold: watch::Sender<usize>,
+}
+
+impl Discoverer {
+    pub(crate) fn new() -> Self {
+        let (queue, due) = mpsc::unbounded_channel();
+        Self { queue, due: Mutex::new(Some(due)), cold: watch::Sender::new(0) }
+    }
+
+    /// Takes a new cluster in; nothing to do for one that has all its hosts.
+    pub(crate) fn watch(&self, cluster: &Arc<ClusterShared>) {
+        let names = Names::of(cluster).is_some();
+        if names {
+            self.cold.send_modify(|cold| *cold += 1);
+        }
+        if names || matches!(cluster.config.discovery, Discovery::OriginalDst(_)) {
+            let _ = self.queue.send(cluster.clone());
+        }
+    }
+
+    /// How many clusters have not been resolved for the first time.
+    pub(crate) fn cold(&self) -> usize {
+        *self.cold.borrow()
+    }
+
+    pub(crate) async fn run(&self, manager: &ClusterManager) {
+        let due = self.due.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A second runner has nothing to do.
+        let Some(mut due) = due else { return std::future::pending().await };
+        let resolvers = Arc::new(Resolvers::default());
+        let mut tasks = JoinSet::new();
+        loop {
+            tokio::select! {
+                cluster = due.recv() => match cluster {
+                    Some(cluster) => self.begin(&cluster, manager, &resolvers, &mut tasks),
+                    None => return,
+                },
+                Some(_) = tasks.join_next() => {}
+            }
+        }
+    }
+
+    fn begin(
+        &self,
+        cluster: &Arc<ClusterShared>,
+        manager: &ClusterManager,
+        resolvers: &Arc<Resolvers>,
+        tasks: &mut JoinSet<()>,
+    ) {
+        if let Discovery::OriginalDst(settings) = &cluster.config.discovery {
+            let (cluster, manager) = (Arc::downgrade(cluster), manager.clone());
+            let interval = settings.cleanup_interval.max(std::time::Duration::from_millis(1));
+            tasks.spawn(async move {
+                loop {
+                    tokio::time::sleep(interval).await;
+                    let Some(cluster) = cluster.upgrade() else { return };
+                    if cluster.forget_unused() {
+                        manager.changed();
+                    }
+                }
+            });
+        } else if let Some(names) = Names::of(cluster) {
+            let (cold, manager_too) = (self.cold.clone(), manager.clone());
+            names.start(manager, resolvers, tasks, move || {
+                cold.send_modify(|cold| *cold = cold.saturating_sub(1));
+                manager_too.count_warming();
+            });
+        }
+    }
+
+    pub(crate) async fn wait_warm(&self) {
+        // The sender is ours: it cannot be gone.
+        let _ = self.cold.subscribe().wait_for(|cold| *cold == 0).await;
+    }
+}
+
+impl std::fmt::Debug for Discoverer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Discoverer").finish_non_exhaustive()
+    }
+}
 
 /// The hosts that `config` names by address; `None` when they are yet to be found.
 pub(crate) fn fixed_hosts(config: &model::Cluster) -> Result<Option<Vec<Host>>, ClusterError> {
-    let Discovery::Static(endpoints) = &config.discovery else { return Ok(None) };
+    let (endpoints, dns) = match &config.discovery {
+        Discovery::Static(endpoints) => (endpoints, false),
+        Discovery::StrictDns { endpoints, .. } | Discovery::LogicalDns { endpoints, .. } => (endpoints, true),
+        Discovery::OriginalDst(_) => return Ok(None),
+    };
     let mut hosts = Vec::new();
     for locality in &endpoints.localities {
         let shared = locality_of(locality);
         for endpoint in &locality.endpoints {
             let Some(address) = literal(&endpoint.address) else {
+                if dns {
+                    return Ok(None);
+                }
                 return Err(ClusterError::NameInStatic {
                     cluster: config.name.clone(),
                     address: endpoint.address.to_string(),
                 });
             };
-            hosts.push(host(endpoint, address, locality.priority, &shared));
+            hosts.push(host(endpoint, address, locality.priority, &shared, dns));
         }
     }
     Ok(Some(hosts))
@@ -65,13 +166,13 @@ fn literal(address: &SocketAddress) -> Option<Address> {
     }
 }
 
-fn host(endpoint: &Endpoint, address: Address, priority: u32, locality: &Arc<Locality>) -> Host {
-    Host::new(
-        address,
-        endpoint.hostname.clone(),
-        endpoint.weight,
-        priority,
-        locality.clone(),
-        endpoint.health,
-    )
+/// The host of `endpoint` at `address`. In DNS clusters the name resolved is the hostname, unless one is given.
+fn host(endpoint: &Endpoint, address: Address, priority: u32, locality: &Arc<Locality>, dns: bool) -> Host {
+    let hostname = match &endpoint.address {
+        _ if !dns || !endpoint.hostname.is_empty() => endpoint.hostname.clone(),
+        SocketAddress::Name { host, .. } => host.clone(),
+        SocketAddress::Ip(ip) => ip.ip().to_string().into(),
+        SocketAddress::Pipe { .. } => endpoint.hostname.clone(),
+    };
+    Host::new(address, hostname, endpoint.weight, priority, locality.clone(), endpoint.health)
 }

@@ -77,7 +77,7 @@ impl Pool {
             PoolProtocol::Http2 => cluster.stats().upstream_cx_http2_total().inc(),
             PoolProtocol::Auto => {}
         }
-        let token = Token::begin(cluster, self.state.clone(), self.key.high);
+        let token = Token::begin((*cluster).clone(), self.state.clone(), self.key.high);
         let gone = Gone { pool: Rc::downgrade(self), id: next_id() };
         tokio::task::spawn_local(self.clone().establish(token, gone));
         true
@@ -101,7 +101,7 @@ impl Pool {
                 self.start(Counted::new(io, token), meta, gone).await
             }
             Err(failure) => {
-                token.connect_failed(failure.kind == PoolErrorKind::ConnectTimeout);
+                token.connect_failed(failure.kind);
                 drop(token);
                 // The requests are failed before the pool notices the end, which would connect anew for them.
                 self.fail_pending(&self.error(failure.kind, &failure.details));
@@ -269,7 +269,8 @@ async fn tcp(cluster: &ClusterShared, address: SocketAddr) -> Result<IoStream, F
     {
         if let Err(error) = socket.bind(*bind) {
             cluster.stats().bind_errors().inc();
-            return Err(local(error));
+            let details = format!("failed to bind to {bind}: {}", text_of(&error));
+            return Err(Failure { kind: PoolErrorKind::LocalConnectFailed, details });
         }
         if !config.socket_options.is_empty() {
             let socket = SockRef::from(&socket);
@@ -278,7 +279,7 @@ async fn tcp(cluster: &ClusterShared, address: SocketAddr) -> Result<IoStream, F
     }
     match socket.connect(address).await {
         Ok(stream) => Ok(IoStream::from_tcp(stream)),
-        Err(error) => Err(connect_failure(&error)),
+        Err(error) => Err(connect_failure(&error, &address)),
     }
 }
 
@@ -296,22 +297,23 @@ async fn unix(path: &Arc<str>) -> Result<IoStream, Failure> {
             connect()
         }
     };
-    connected.map(IoStream::from_unix).map_err(|error| connect_failure(&error))
+    connected.map(IoStream::from_unix).map_err(|error| connect_failure(&error, path))
 }
 
-fn connect_failure(error: &io::Error) -> Failure {
-    use io::ErrorKind::{AddrInUse, AddrNotAvailable, HostUnreachable, NetworkUnreachable, PermissionDenied};
+fn connect_failure(error: &io::Error, remote: &dyn std::fmt::Display) -> Failure {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, TimedOut};
 
-    // What the kernel says at once, before it sends anything, Envoy calls immediate.
-    let immediate = matches!(
-        error.kind(),
-        AddrInUse | AddrNotAvailable | HostUnreachable | NetworkUnreachable | PermissionDenied
-    );
-    let when = if immediate { "immediate" } else { "delayed" };
-    Failure {
-        kind: PoolErrorKind::ConnectFailed,
-        details: format!("{when} connect error: {}", text_of(error)),
-    }
+    // What the kernel says at once, before it sends anything, Envoy calls immediate. Of Unix sockets
+    // everything is.
+    let text = text_of(error);
+    let later = matches!(error.kind(), ConnectionRefused | ConnectionReset | HostUnreachable | TimedOut)
+        && !remote.to_string().contains('/');
+    let details = if later {
+        format!("delayed connect error: {text}")
+    } else {
+        format!("immediate connect error: {text}|remote address:{remote}")
+    };
+    Failure { kind: PoolErrorKind::ConnectFailed, details }
 }
 
 /// The error's text as `strerror` has it.

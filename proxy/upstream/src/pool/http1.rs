@@ -22,10 +22,16 @@ pub(super) struct Http1Conn {
     pub(super) sender: http1::SendRequest<UpstreamBody>,
     pub(super) meta: Rc<ConnMeta>,
     pub(super) idle_since: Instant,
+    // Nothing was sent on it yet. It takes a request before its task has ever run, and has said so.
+    pub(super) fresh: bool,
     task: AbortHandle,
 }
 
 impl Http1Conn {
+    fn takes_more(&self) -> bool {
+        self.fresh || self.sender.is_ready()
+    }
+
     /// Closes at once, whatever runs.
     fn abort(self) {
         self.task.abort();
@@ -53,7 +59,8 @@ impl Pool {
                 tracing::debug!(cluster = %cluster.config.name, %error, "upstream connection ended");
             }
         });
-        Ok(Http1Conn { sender, meta: Rc::new(meta), idle_since: Instant::now(), task: task.abort_handle() })
+        let meta = Rc::new(meta);
+        Ok(Http1Conn { sender, meta, idle_since: Instant::now(), fresh: true, task: task.abort_handle() })
     }
 
     fn http1_builder(&self) -> http1::Builder {
@@ -82,7 +89,7 @@ impl Pool {
         loop {
             let conn = self.idle.borrow_mut().pop()?;
             // The peer may have closed it since: its task knows, and the sender knows its task.
-            if conn.sender.is_ready() && !conn.sender.is_closed() {
+            if !conn.sender.is_closed() && conn.takes_more() {
                 return Some(conn);
             }
         }
@@ -93,7 +100,7 @@ impl Pool {
         if conn.sender.is_closed() {
             return;
         }
-        if conn.sender.is_ready() {
+        if conn.takes_more() {
             self.idle_again(conn);
         } else if finished {
             // The codec has a little left to do: its end of the request, the last chunk's trailer.

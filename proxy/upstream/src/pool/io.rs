@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::breaker::Resource;
 use crate::cluster::ClusterShared;
+use crate::error::PoolErrorKind;
 use crate::host::HostState;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -26,6 +27,8 @@ pub(crate) fn next_id() -> u64 {
 pub(crate) struct Life {
     /// Requests on it now.
     pub(crate) active: AtomicU32,
+    /// Requests that it has carried.
+    pub(crate) served: AtomicU32,
     /// The peer ended it, or it broke.
     pub(crate) ended_by_peer: AtomicBool,
 }
@@ -52,13 +55,13 @@ impl Token {
     }
 
     /// Counts a connect that failed.
-    pub(crate) fn connect_failed(&self, timeout: bool) {
+    pub(crate) fn connect_failed(&self, kind: PoolErrorKind) {
         let stats = self.cluster.stats();
         stats.upstream_cx_connect_fail().inc();
-        if timeout {
-            stats.upstream_cx_connect_timeout().inc();
-        } else {
-            self.life.ended_by_peer.store(true, Relaxed);
+        match kind {
+            PoolErrorKind::ConnectTimeout => stats.upstream_cx_connect_timeout().inc(),
+            PoolErrorKind::LocalConnectFailed => {}
+            _ => self.life.ended_by_peer.store(true, Relaxed),
         }
         self.host.cx_connect_fail.fetch_add(1, Relaxed);
     }
@@ -78,6 +81,10 @@ impl Drop for Token {
         stats.upstream_cx_active().dec();
         stats.upstream_cx_length_ms().record(self.begun.elapsed().as_millis() as u64);
         stats.upstream_cx_destroy().inc();
+        let served = self.life.served.load(Relaxed);
+        if served > 0 {
+            stats.upstream_rq_per_cx().record(served.into());
+        }
         let busy = self.life.active.load(Relaxed) > 0;
         let remote = self.life.ended_by_peer.load(Relaxed);
         if remote {

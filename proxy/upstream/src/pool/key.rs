@@ -9,7 +9,7 @@ use std::sync::Arc;
 use outrider_config::model::UpstreamProtocol;
 use outrider_core::stream::Protocol;
 
-use super::Pool;
+use super::{Pool, Version};
 use crate::cluster::ClusterShared;
 use crate::host::{Host, HostSet};
 use crate::worker::AcquireContext;
@@ -35,7 +35,7 @@ pub(super) enum PoolProtocol {
 /// All pools of a cluster on one worker.
 #[derive(Debug)]
 pub(crate) struct Pools {
-    cluster: RefCell<Arc<ClusterShared>>,
+    cluster: RefCell<Version>,
     by_host: RefCell<HashMap<u64, Vec<Rc<Pool>>, BuildHasherDefault<IdHasher>>>,
     // Draining ones, kept until their last connection ends.
     leaving: RefCell<Vec<Rc<Pool>>>,
@@ -64,7 +64,7 @@ impl Hasher for IdHasher {
 impl Pools {
     pub(crate) fn new(cluster: Arc<ClusterShared>) -> Rc<Self> {
         Rc::new(Self {
-            cluster: RefCell::new(cluster),
+            cluster: RefCell::new(Rc::new(cluster)),
             by_host: RefCell::default(),
             leaving: RefCell::default(),
         })
@@ -96,9 +96,10 @@ impl Pools {
 
     /// Goes on under a new version of the cluster.
     pub(crate) fn adopt(&self, cluster: &Arc<ClusterShared>) {
-        self.cluster.borrow_mut().clone_from(cluster);
+        let version = Rc::new(cluster.clone());
+        self.cluster.borrow_mut().clone_from(&version);
         for pool in self.by_host.borrow().values().flatten() {
-            pool.cluster.borrow_mut().clone_from(cluster);
+            pool.cluster.borrow_mut().clone_from(&version);
         }
     }
 
@@ -141,7 +142,7 @@ impl PoolKey {
 }
 
 impl Pool {
-    fn new(key: PoolKey, cluster: Arc<ClusterShared>, host: Arc<Host>) -> Self {
+    fn new(key: PoolKey, cluster: Version, host: Arc<Host>) -> Self {
         Self {
             key,
             cluster: RefCell::new(cluster),

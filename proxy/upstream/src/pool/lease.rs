@@ -9,7 +9,7 @@ use outrider_core::stream::{Address, Protocol, TlsInfo};
 
 use super::http1::Http1Conn;
 use super::http2::Http2Conn;
-use super::{ConnMeta, Pool, request};
+use super::{ConnMeta, Pool, Version, request};
 use crate::body::UpstreamBody;
 use crate::breaker::Resource;
 use crate::error::{SendError, SendErrorKind};
@@ -28,6 +28,7 @@ pub struct Lease {
 /// back to the pool; dropped before it closes the connection. An h2 stream is reset by the drop of its body.
 pub struct LeaseGuard {
     pool: Rc<Pool>,
+    cluster: Version,
     held: Option<Held>,
     finished: bool,
 }
@@ -48,14 +49,15 @@ impl Held {
 }
 
 impl Lease {
-    pub(super) fn new(pool: Rc<Pool>, held: Held) -> Self {
+    pub(super) fn new(pool: Rc<Pool>, cluster: Version, held: Held) -> Self {
         let meta = held.meta();
         meta.requests.set(meta.requests.get().saturating_add(1));
         let life = &meta.life;
         life.active.store(life.active.load(Relaxed) + 1, Relaxed);
+        life.served.store(meta.requests.get(), Relaxed);
         pool.state.rq_total.fetch_add(1, Relaxed);
         pool.state.rq_active.fetch_add(1, Relaxed);
-        Self { guard: LeaseGuard { pool, held: Some(held), finished: false } }
+        Self { guard: LeaseGuard { pool, cluster, held: Some(held), finished: false } }
     }
 
     /// What the connection speaks.
@@ -108,7 +110,10 @@ impl Lease {
         for _ in 0..RESENDS {
             self.prepare(&mut request);
             let sent = match &mut self.guard.held {
-                Some(Held::Http1(conn)) => conn.sender.try_send_request(request).await,
+                Some(Held::Http1(conn)) => {
+                    conn.fresh = false;
+                    conn.sender.try_send_request(request).await
+                }
                 Some(Held::Http2(conn)) => {
                     let sending = conn.sender.borrow_mut().try_send_request(request);
                     sending.await
@@ -120,7 +125,11 @@ impl Lease {
                 Err(error) => error,
             };
             let Some(unsent) = error.take_message() else {
-                return Err(SendError::sent(error.into_error()));
+                let error = SendError::sent(error.into_error());
+                if error.kind == SendErrorKind::ProtocolError {
+                    self.guard.cluster.stats().upstream_cx_protocol_error().inc();
+                }
+                return Err(error);
             };
             request = unsent;
             match self.guard.pool.clone().acquire().await {
@@ -146,7 +155,7 @@ impl Lease {
         match self.protocol() {
             Protocol::Http2 => request::for_http2(request, self.tls().is_some()),
             _ => {
-                let absolute = self.guard.pool.cluster.borrow().config.http.http1.send_fully_qualified_url;
+                let absolute = self.guard.cluster.config.http.http1.send_fully_qualified_url;
                 request::for_http1(request, absolute, self.tls().is_some());
             }
         }
@@ -168,11 +177,8 @@ impl Drop for LeaseGuard {
         life.active.store(life.active.load(Relaxed).saturating_sub(1), Relaxed);
         let pool = &self.pool;
         pool.state.rq_active.fetch_sub(1, Relaxed);
-        {
-            let cluster = pool.cluster.borrow();
-            cluster.breakers().of(pool.key.high).give(Resource::Requests);
-            cluster.stats().upstream_rq_active().dec();
-        }
+        self.cluster.breakers().of(pool.key.high).give(Resource::Requests);
+        self.cluster.stats().upstream_rq_active().dec();
         match held {
             Held::Http1(conn) => pool.release_http1(conn, self.finished),
             Held::Http2(conn) => pool.release_http2(&conn),

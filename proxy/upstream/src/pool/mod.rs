@@ -33,11 +33,15 @@ use key::PoolKey;
 use lease::Held;
 use queue::Waiter;
 
+/// A version of a cluster. What a request took from its breakers it gives back to the same ones, although an
+/// update may have put another version in its place meanwhile; the count of this `Rc` is not shared by workers.
+pub(super) type Version = Rc<Arc<ClusterShared>>;
+
 /// The connections of one worker to one host, alike in all that matters.
 pub(crate) struct Pool {
     key: PoolKey,
     // Replaced when an update changes the cluster's limits or the host's address.
-    cluster: RefCell<Arc<ClusterShared>>,
+    cluster: RefCell<Version>,
     host: RefCell<Arc<Host>>,
     state: Arc<HostState>,
     idle: RefCell<Vec<Http1Conn>>,
@@ -85,18 +89,16 @@ impl Pool {
 
     /// Makes `held` the lease of a request.
     fn attach(self: &Rc<Self>, held: Held) -> Result<Lease, PoolError> {
-        let cluster = self.cluster.borrow();
+        let cluster = self.cluster.borrow().clone();
         let stats = cluster.stats();
         if cluster.breakers().of(self.key.high).take(Resource::Requests).is_err() {
             stats.upstream_rq_pending_overflow().inc();
-            drop(cluster);
             self.put_back(held);
             return Err(self.error(PoolErrorKind::Overflow, ""));
         }
         stats.upstream_rq_total().inc();
         stats.upstream_rq_active().inc();
-        drop(cluster);
-        Ok(Lease::new(self.clone(), held))
+        Ok(Lease::new(self.clone(), cluster, held))
     }
 
     fn put_back(self: &Rc<Self>, held: Held) {

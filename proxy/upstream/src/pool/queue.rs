@@ -4,16 +4,20 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 
 use super::lease::Lease;
-use super::{Pool, PoolErrorKind};
+use super::{Pool, PoolErrorKind, Version};
 use crate::breaker::Resource;
 use crate::error::PoolError;
 
 /// The place where a waiting request gets its answer.
-#[derive(Default)]
-pub(super) struct Waiter(RefCell<State>);
+pub(super) struct Waiter {
+    state: RefCell<State>,
+    cluster: Version,
+    high: bool,
+}
 
 #[derive(Default)]
 enum State {
@@ -32,7 +36,7 @@ pub(super) struct Waiting {
 
 impl Waiter {
     fn answer(&self, answer: Result<Lease, PoolError>) {
-        if let State::Waiting(waker) = self.0.replace(State::Answered(answer)) {
+        if let State::Waiting(waker) = self.state.replace(State::Answered(answer)) {
             waker.wake();
         }
     }
@@ -48,7 +52,8 @@ impl Pool {
         }
         cluster.stats().upstream_rq_pending_total().inc();
         cluster.stats().upstream_rq_pending_active().inc();
-        let waiter = Rc::new(Waiter::default());
+        self.state.rq_pending_active.fetch_add(1, Relaxed);
+        let waiter = Rc::new(Waiter { state: RefCell::default(), cluster, high: self.key.high });
         self.pending.borrow_mut().push_back(waiter.clone());
         let waiting = Waiting { pool: self.clone(), waiter };
         self.connect_for_pending();
@@ -69,7 +74,7 @@ impl Pool {
     /// Fails all who wait: the connection that was begun for them could not be made.
     pub(super) fn fail_pending(self: &Rc<Self>, error: &PoolError) {
         while let Some(waiter) = self.next_waiter() {
-            self.cluster.borrow().stats().upstream_rq_pending_failure_eject().inc();
+            waiter.cluster.stats().upstream_rq_pending_failure_eject().inc();
             waiter.answer(Err(error.clone()));
         }
     }
@@ -77,14 +82,14 @@ impl Pool {
     /// The one who waits longest, out of the queue.
     fn next_waiter(&self) -> Option<Rc<Waiter>> {
         let waiter = self.pending.borrow_mut().pop_front()?;
-        self.left_queue();
+        self.left_queue(&waiter);
         Some(waiter)
     }
 
-    fn left_queue(&self) {
-        let cluster = self.cluster.borrow();
-        cluster.breakers().of(self.key.high).give(Resource::Pending);
-        cluster.stats().upstream_rq_pending_active().dec();
+    fn left_queue(&self, waiter: &Waiter) {
+        waiter.cluster.breakers().of(waiter.high).give(Resource::Pending);
+        waiter.cluster.stats().upstream_rq_pending_active().dec();
+        self.state.rq_pending_active.fetch_sub(1, Relaxed);
     }
 }
 
@@ -92,7 +97,7 @@ impl Future for Waiting {
     type Output = Result<Lease, PoolError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.waiter.0.borrow_mut();
+        let mut state = self.waiter.state.borrow_mut();
         match std::mem::replace(&mut *state, State::Done) {
             State::Answered(answer) => Poll::Ready(answer),
             State::Waiting(waker) if waker.will_wake(cx.waker()) => {
@@ -109,13 +114,13 @@ impl Future for Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        match self.waiter.0.replace(State::Done) {
+        match self.waiter.state.replace(State::Done) {
             State::New | State::Waiting(_) => {
                 let before = self.pool.pending.borrow().len();
                 self.pool.pending.borrow_mut().retain(|waiter| !Rc::ptr_eq(waiter, &self.waiter));
                 if self.pool.pending.borrow().len() < before {
-                    self.pool.left_queue();
-                    self.pool.cluster.borrow().stats().upstream_rq_cancelled().inc();
+                    self.pool.left_queue(&self.waiter);
+                    self.waiter.cluster.stats().upstream_rq_cancelled().inc();
                 }
             }
             // A lease that nobody took goes back to the pool by its own drop.

@@ -103,7 +103,7 @@ pub(crate) async fn connect(cluster: &Arc<ClusterShared>, host: &Arc<Host>) -> R
             Ok(TcpLease { stream, guard })
         }
         Err(failure) => {
-            token.connect_failed(failure.kind == PoolErrorKind::ConnectTimeout);
+            token.connect_failed(failure.kind);
             stats.upstream_rq_pending_failure_eject().inc();
             Err(error(failure.kind, &failure.details))
         }

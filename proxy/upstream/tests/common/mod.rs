@@ -1,0 +1,241 @@
+//! Clusters in a few words, upstreams that misbehave to order, and waiting for what should become true.
+
+#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use outrider_config::model::{self, Discovery, Endpoint, EndpointHealth, Endpoints, LocalityEndpoints};
+use outrider_core::stats::Registry;
+use outrider_upstream::{
+    AcquireContext, ClusterManager, Lease, PickContext, PoolError, SendError, UpstreamBody, WorkerCluster,
+    WorkerClusters,
+};
+use tokio::net::TcpListener;
+
+/// Runs `test` as a worker would: one thread, local tasks.
+pub(crate) fn on_worker(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        tokio::time::timeout(Duration::from_secs(30), test).await.expect("the test hangs");
+    });
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "never: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+pub(crate) fn endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint {
+        address: model::SocketAddress::Ip(address),
+        hostname: "".into(),
+        weight: 1,
+        health: EndpointHealth::Healthy,
+    }
+}
+
+pub(crate) fn endpoints(addresses: &[SocketAddr]) -> Endpoints {
+    let endpoints = addresses.iter().copied().map(endpoint).collect();
+    let locality = LocalityEndpoints { endpoints, ..Default::default() };
+    Endpoints { localities: vec![locality], overprovisioning_factor: 140 }
+}
+
+pub(crate) fn config(name: &str, discovery: Discovery) -> model::Cluster {
+    model::Cluster {
+        name: name.into(),
+        stat_name: name.into(),
+        alt_stat_name: None,
+        discovery,
+        lb: model::LbPolicy::RoundRobin,
+        connect_timeout: Duration::from_secs(5),
+        per_connection_buffer_limit: 1 << 20,
+        tls: None,
+        http: model::UpstreamHttp::default(),
+        breaker_default: model::CircuitBreaker::default(),
+        breaker_high: model::CircuitBreaker::default(),
+        per_host_max_connections: None,
+        bind: None,
+        socket_options: Vec::new(),
+        keepalive: None,
+        close_connections_on_host_health_failure: false,
+        panic_threshold: 50.0,
+        fail_traffic_on_panic: false,
+    }
+}
+
+/// A worker with one cluster, `c`.
+pub(crate) struct Bench {
+    pub(crate) registry: Registry,
+    pub(crate) manager: ClusterManager,
+    pub(crate) workers: Rc<WorkerClusters>,
+}
+
+impl Bench {
+    pub(crate) fn new(config: model::Cluster) -> Self {
+        let registry = Registry::new();
+        let manager = ClusterManager::new(registry.clone());
+        let workers = WorkerClusters::new(manager.clone());
+        manager.add(Arc::new(config)).unwrap();
+        Self { registry, manager, workers }
+    }
+
+    /// STATIC with these hosts, changed by `change`.
+    pub(crate) fn fixed(addresses: &[SocketAddr], change: impl FnOnce(&mut model::Cluster)) -> Self {
+        let mut config = config("c", Discovery::Static(endpoints(addresses)));
+        change(&mut config);
+        Self::new(config)
+    }
+
+    pub(crate) fn update(&self, addresses: &[SocketAddr], change: impl FnOnce(&mut model::Cluster)) {
+        let mut config = config("c", Discovery::Static(endpoints(addresses)));
+        change(&mut config);
+        self.manager.add(Arc::new(config)).unwrap();
+    }
+
+    pub(crate) fn cluster(&self) -> Rc<WorkerCluster> {
+        self.workers.by_name("c").unwrap()
+    }
+
+    pub(crate) async fn lease(&self) -> Result<Lease, PoolError> {
+        let cluster = self.cluster();
+        let host = cluster.pick(&PickContext::default()).unwrap();
+        cluster.acquire(&host, &AcquireContext::default()).await
+    }
+
+    /// One GET; the body as text.
+    pub(crate) async fn get(&self, path: &str) -> Result<String, SendError> {
+        let mut lease = self.lease().await.unwrap();
+        let response = lease.send(get(path)).await?;
+        let mut guard = lease.into_guard();
+        let body = response.into_body().collect().await.map_err(SendError::sent)?.to_bytes();
+        guard.finished();
+        Ok(String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    /// The value of a stat of the cluster.
+    pub(crate) fn stat(&self, name: &str) -> u64 {
+        self.registry.value(&format!("cluster.c.{name}")).unwrap_or(0)
+    }
+
+    pub(crate) async fn until_stat(&self, name: &str, value: u64) {
+        until(&format!("{name} is {value}, it is {}", self.stat(name)), || self.stat(name) == value).await;
+    }
+}
+
+pub(crate) fn get(path: &str) -> http::Request<UpstreamBody> {
+    http::Request::builder().uri(path).header("host", "a.example").body(UpstreamBody::Empty).unwrap()
+}
+
+/// An upstream that answers `/hold` when it is told to, and everything else with its connection's number.
+#[derive(Clone)]
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
+    pub(crate) connections: Rc<Cell<u64>>,
+    pub(crate) requests: Rc<Cell<u64>>,
+    pub(crate) release: Rc<tokio::sync::Notify>,
+    tasks: Rc<RefCell<Vec<tokio::task::AbortHandle>>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    Http1,
+    Http2 { streams: u32 },
+}
+
+#[derive(Clone, Copy)]
+struct LocalExec;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExec {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+impl Upstream {
+    pub(crate) async fn start(speaks: Speaks) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = Self {
+            address: listener.local_addr().unwrap(),
+            connections: Rc::default(),
+            requests: Rc::default(),
+            release: Rc::default(),
+            tasks: Rc::default(),
+        };
+        let this = upstream.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                this.connections.set(this.connections.get() + 1);
+                let (number, state) = (this.connections.get(), this.clone());
+                let service = service_fn(move |request| {
+                    let state = state.clone();
+                    async move { state.answer(number, request).await }
+                });
+                let io = TokioIo::new(stream);
+                let task = tokio::task::spawn_local(async move {
+                    let _ = match speaks {
+                        Speaks::Http1 => {
+                            hyper::server::conn::http1::Builder::new().serve_connection(io, service).await
+                        }
+                        Speaks::Http2 { streams } => {
+                            hyper::server::conn::http2::Builder::new(LocalExec)
+                                .max_concurrent_streams(streams)
+                                .serve_connection(io, service)
+                                .await
+                        }
+                    };
+                });
+                this.tasks.borrow_mut().push(task.abort_handle());
+            }
+        });
+        upstream
+    }
+
+    /// Closes all connections at once.
+    pub(crate) fn hang_up(&self) {
+        for task in self.tasks.borrow_mut().drain(..) {
+            task.abort();
+        }
+    }
+
+    async fn answer(
+        &self,
+        number: u64,
+        request: http::Request<Incoming>,
+    ) -> Result<http::Response<Full<Bytes>>, hyper::Error> {
+        self.requests.set(self.requests.get() + 1);
+        if request.uri().path() == "/hold" {
+            self.release.notified().await;
+        }
+        let text = match request.uri().path() {
+            "/host" => request
+                .uri()
+                .authority()
+                .map(ToString::to_string)
+                .or_else(|| request.headers().get("host").map(|h| h.to_str().unwrap().to_owned()))
+                .unwrap_or_default(),
+            "/big" => "x".repeat(300_000),
+            _ => number.to_string(),
+        };
+        let mut response = http::Response::new(Full::new(Bytes::from(text)));
+        if request.uri().path() == "/last" {
+            response.headers_mut().insert("connection", http::HeaderValue::from_static("close"));
+        }
+        Ok(response)
+    }
+}
