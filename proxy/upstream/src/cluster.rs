@@ -26,6 +26,9 @@ pub struct ClusterSlot {
     pub current: ArcSwapOption<ClusterShared>,
 }
 
+/// The hosts of an ORIGINAL_DST cluster.
+type Destinations = Mutex<HashMap<SocketAddr, Arc<Host>>>;
+
 /// A cluster: what all workers share of it.
 pub struct ClusterShared {
     /// As configured.
@@ -38,7 +41,7 @@ pub struct ClusterShared {
     // Made on first use: most clusters of a mesh's sidecar are never used.
     stats: OnceLock<Box<ClusterStats>>,
     breakers: OnceLock<Box<Breakers>>,
-    original_dst: Option<Box<Mutex<HashMap<SocketAddr, Arc<Host>>>>>,
+    original_dst: Option<Box<Destinations>>,
 }
 
 impl ClusterShared {

@@ -101,8 +101,8 @@ fn weight_of(host: &Host, bias: Option<f64>) -> f64 {
     let weight = f64::from(host.weight);
     match bias {
         None => weight,
-        Some(bias) if bias == 0.0 => weight,
-        Some(bias) if bias == 1.0 => weight / (f64::from(host.active_requests()) + 1.0),
+        Some(0.0) => weight,
+        Some(1.0) => weight / (f64::from(host.active_requests()) + 1.0),
         Some(bias) => weight / (f64::from(host.active_requests()) + 1.0).powf(bias),
     }
 }

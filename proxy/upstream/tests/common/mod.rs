@@ -1,6 +1,12 @@
 //! Clusters in a few words, upstreams that misbehave to order, and waiting for what should become true.
 
-#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "each test file uses a part of it; what fails here fails the test"
+)]
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
