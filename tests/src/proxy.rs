@@ -26,6 +26,9 @@ use crate::{
 /// How long a proxy may take until it is ready.
 const START: Duration = Duration::from_secs(30);
 
+/// This variable sets the proxies' log level; all that they print is then kept as `output.log` beside their bootstrap.
+const LOG_LEVEL: &str = "OUTRIDER_TEST_LOG";
+
 /// Which proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -93,11 +96,9 @@ impl Proxy {
         let file = dir.join("bootstrap.yaml");
         fs::write(&file, bootstrap)?;
         let mut args = vec!["-c".to_owned(), file.to_string_lossy().into_owned()];
-        for arg in
-            ["--disable-hot-restart", "--concurrency", "1", "--file-flush-interval-msec", "5", "-l", "info"]
-        {
-            args.push(arg.to_owned());
-        }
+        let fixed = ["--disable-hot-restart", "--concurrency", "1", "--file-flush-interval-msec", "5", "-l"];
+        args.extend(fixed.map(str::to_owned));
+        args.push(std::env::var(LOG_LEVEL).unwrap_or_else(|_| "info".to_owned()));
         args.extend(more.iter().map(|a| (*a).to_owned()));
         Self::command(&binary, &args, admin, dir)
     }
@@ -246,6 +247,10 @@ impl Drop for Proxy {
         if let Some(pid) = self.pid().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
             // Gone already is as good.
             let _ = kill_process_group(pid, Signal::KILL);
+        }
+        if std::env::var_os(LOG_LEVEL).is_some() {
+            // Only a help for whoever looks for a fault.
+            let _ = fs::write(self.dir.join("output.log"), self.output());
         }
     }
 }

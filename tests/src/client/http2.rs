@@ -1,5 +1,7 @@
 //! HTTP/2 requests.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, client::SendRequest, ext::Protocol};
@@ -64,7 +66,8 @@ impl H2 {
         let (response, mut stream) = send.send_request(compose(request)?, end)?;
         let tunnel = request.protocol.is_some();
         if !end && !tunnel {
-            send_body(&mut stream, request)?;
+            // A server that answered already takes no body; its answer is what counts.
+            let _ = send_body(&mut stream, request);
         }
         let mut told = Response { start: "HTTP/2".into(), framing: "h2", ..Response::default() };
         let response = match response.await {
@@ -102,6 +105,14 @@ impl H2 {
 }
 
 impl H2 {
+    /// Ends the connection in good order: what is queued, such as a reset, leaves first.
+    pub async fn close(self) {
+        let Self { send, driver } = self;
+        drop(send);
+        // A peer that keeps a stream open keeps the connection: that is its right.
+        let _ = tokio::time::timeout(Duration::from_secs(1), driver).await;
+    }
+
     /// Sends the body through a tunnel and reads as much back; then lets the stream go, which resets it: an end of
     /// one direction is not something that every upgraded protocol can carry.
     async fn tunnel(
@@ -122,12 +133,6 @@ impl H2 {
         }
         told.tunnel = Some(echoed);
         Ok(told)
-    }
-}
-
-impl Drop for H2 {
-    fn drop(&mut self) {
-        self.driver.abort();
     }
 }
 

@@ -1,1 +1,1 @@
-
+//! End to end: what has no oracle.

@@ -10,7 +10,7 @@ use super::{request::Req, talk::Talk};
 
 /// What the client does.
 #[derive(Clone, Debug)]
-pub enum Act {
+pub(crate) enum Act {
     /// Requests, one after the other, each on a connection of its own.
     Requests(Vec<Req>),
     /// Requests that all start at once.
@@ -41,32 +41,29 @@ impl From<Talk> for Act {
 
 /// One case.
 #[derive(Clone, Debug)]
-pub struct Case {
+pub(crate) struct Case {
     /// Its name, unique in its group.
-    pub name: String,
+    pub(crate) name: String,
     /// What the client does.
-    pub act: Act,
+    pub(crate) act: Act,
     /// The script all upstreams share.
-    pub replies: Vec<Reply>,
-    /// Answers of certain upstreams.
-    pub own: Vec<(String, Reply)>,
+    pub(crate) replies: Vec<Reply>,
     /// How many access log lines to await; by default one for each response.
-    pub logs: Option<usize>,
+    pub(crate) logs: Option<usize>,
     /// Counters whose growth is compared; a trailing `*` takes all with the prefix.
-    pub stats: Vec<String>,
+    pub(crate) stats: Vec<String>,
     /// Do not tell which upstream it was: the choice is random.
-    pub blur: bool,
+    pub(crate) blur: bool,
     /// Leave out observations that contain one of these.
-    pub ignore: Vec<String>,
+    pub(crate) ignore: Vec<String>,
 }
 
 /// A case.
-pub fn case(name: &str, act: impl Into<Act>) -> Case {
+pub(crate) fn case(name: &str, act: impl Into<Act>) -> Case {
     Case {
         name: name.to_owned(),
         act: act.into(),
         replies: Vec::new(),
-        own: Vec::new(),
         logs: None,
         stats: Vec::new(),
         blur: false,
@@ -76,37 +73,31 @@ pub fn case(name: &str, act: impl Into<Act>) -> Case {
 
 impl Case {
     /// The answer of all upstreams; given several times, one after the other, the last for ever.
-    pub fn reply(mut self, reply: Reply) -> Self {
+    pub(crate) fn reply(mut self, reply: Reply) -> Self {
         self.replies.push(reply);
         self
     }
 
-    /// The answer of one upstream.
-    pub fn reply_at(mut self, upstream: &str, reply: Reply) -> Self {
-        self.own.push((upstream.to_owned(), reply));
-        self
-    }
-
     /// Awaits exactly so many access log lines.
-    pub const fn logs(mut self, count: usize) -> Self {
+    pub(crate) const fn logs(mut self, count: usize) -> Self {
         self.logs = Some(count);
         self
     }
 
     /// Compares how these counters grew.
-    pub fn stats(mut self, names: &[&str]) -> Self {
+    pub(crate) fn stats(mut self, names: &[&str]) -> Self {
         self.stats.extend(names.iter().map(|n| (*n).to_owned()));
         self
     }
 
     /// Does not tell which upstream was chosen.
-    pub const fn blur(mut self) -> Self {
+    pub(crate) const fn blur(mut self) -> Self {
         self.blur = true;
         self
     }
 
     /// Leaves out observations that contain this.
-    pub fn ignore(mut self, part: &str) -> Self {
+    pub(crate) fn ignore(mut self, part: &str) -> Self {
         self.ignore.push(part.to_owned());
         self
     }
@@ -114,42 +105,42 @@ impl Case {
 
 /// An upstream of a group.
 #[derive(Clone, Debug)]
-pub struct UpstreamSpec {
+pub(crate) struct UpstreamSpec {
     /// Its name, and that of its cluster.
-    pub name: String,
+    pub(crate) name: String,
     /// Its protocol; `None` is a port where nobody listens.
-    pub speaks: Option<Speaks>,
+    pub(crate) speaks: Option<Speaks>,
     /// Its leaf certificate, protocols, and whether it demands one of its clients.
-    pub tls: Option<(&'static str, &'static [&'static str], bool)>,
+    pub(crate) tls: Option<(&'static str, &'static [&'static str], bool)>,
 }
 
 /// Cases that share one bootstrap.
 #[derive(Clone, Debug)]
-pub struct Group {
+pub(crate) struct Group {
     /// Its name.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// The bootstrap of both proxies.
-    pub bootstrap: Bootstrap,
+    pub(crate) bootstrap: Bootstrap,
     /// The upstreams, one set for each proxy.
-    pub upstreams: Vec<UpstreamSpec>,
+    pub(crate) upstreams: Vec<UpstreamSpec>,
     /// The cases, run in this order.
-    pub cases: Vec<Case>,
+    pub(crate) cases: Vec<Case>,
 }
 
 impl Group {
     /// A group without anything.
-    pub fn new(name: &'static str) -> Self {
+    pub(crate) fn new(name: &'static str) -> Self {
         Self { name, bootstrap: Bootstrap::new(), upstreams: Vec::new(), cases: Vec::new() }
     }
 
     /// Changes the bootstrap.
-    pub fn with(mut self, change: impl FnOnce(Bootstrap) -> Bootstrap) -> Self {
+    pub(crate) fn with(mut self, change: impl FnOnce(Bootstrap) -> Bootstrap) -> Self {
         self.bootstrap = change(self.bootstrap);
         self
     }
 
     /// HTTP upstreams with an HTTP/1 cluster of the same name each.
-    pub fn upstreams(mut self, names: &[&str]) -> Self {
+    pub(crate) fn upstreams(mut self, names: &[&str]) -> Self {
         for name in names {
             self = self.upstream(name, Some(Speaks::Http), None);
             self.bootstrap = self.bootstrap.hosts(name, &[name], "");
@@ -158,13 +149,13 @@ impl Group {
     }
 
     /// TCP upstreams with a cluster each.
-    pub fn tcp_upstream(mut self, name: &str, script: TcpScript) -> Self {
+    pub(crate) fn tcp_upstream(mut self, name: &str, script: TcpScript) -> Self {
         self.bootstrap = self.bootstrap.hosts(name, &[name], "");
         self.upstream(name, Some(Speaks::Tcp(script)), None)
     }
 
     /// An upstream without a cluster.
-    pub fn upstream(
+    pub(crate) fn upstream(
         mut self,
         name: &str,
         speaks: Option<Speaks>,
@@ -175,25 +166,25 @@ impl Group {
     }
 
     /// Adds an HTTP listener.
-    pub fn http(self, name: &str, hcm: &str) -> Self {
+    pub(crate) fn http(self, name: &str, hcm: &str) -> Self {
         self.with(|b| b.http(name, hcm))
     }
 
     /// Adds the routes of the listener `main`.
-    pub fn routes(self, route_config: &str) -> Self {
+    pub(crate) fn routes(self, route_config: &str) -> Self {
         let hcm = format!("route_config:\n{}", outrider_tests::bootstrap::indent(2, route_config));
         self.http("main", &hcm)
     }
 
     /// Adds cases.
-    pub fn cases(mut self, cases: impl IntoIterator<Item = Case>) -> Self {
+    pub(crate) fn cases(mut self, cases: impl IntoIterator<Item = Case>) -> Self {
         self.cases.extend(cases);
         self
     }
 }
 
 /// The options of a cluster that speaks HTTP/2 to its hosts.
-pub const H2_CLUSTER: &str = "typed_extension_protocol_options:\n  \
+pub(crate) const H2_CLUSTER: &str = "typed_extension_protocol_options:\n  \
      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n    \
      \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n    \
      explicit_http_config: { http2_protocol_options: { allow_connect: true } }\n";

@@ -6,11 +6,11 @@ use anyhow::{Result, bail};
 
 /// One known difference.
 #[derive(Clone, Debug, Default)]
-pub struct Known {
+pub(crate) struct Known {
     /// Why it is so.
-    pub reason: String,
+    pub(crate) reason: String,
     /// The lines that only one side has, `- ` Envoy's, `+ ` ours.
-    pub diff: Vec<String>,
+    pub(crate) diff: Vec<String>,
 }
 
 /// Reads the list.
@@ -22,7 +22,7 @@ pub struct Known {
 /// - a line that only Envoy has
 /// + a line that only Outrider has
 /// ```
-pub fn parse(text: &str) -> Result<BTreeMap<String, Known>> {
+pub(crate) fn parse(text: &str) -> Result<BTreeMap<String, Known>> {
     let mut all: BTreeMap<String, Known> = BTreeMap::new();
     let mut current: Option<&mut Known> = None;
     for (number, line) in text.lines().enumerate() {
@@ -53,7 +53,7 @@ pub fn parse(text: &str) -> Result<BTreeMap<String, Known>> {
 }
 
 /// Lines that only one of two observations has; empty when both are the same.
-pub fn diff(envoy: &[String], outrider: &[String]) -> Vec<String> {
+pub(crate) fn diff(envoy: &[String], outrider: &[String]) -> Vec<String> {
     let mut extra: Vec<Option<&String>> = outrider.iter().map(Some).collect();
     let mut lines = Vec::new();
     for line in envoy {

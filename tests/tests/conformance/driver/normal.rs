@@ -11,7 +11,7 @@ use outrider_tests::record::{Ending, Seen};
 const SHOWN: usize = 600;
 
 /// Bytes as a line.
-pub fn show(bytes: &[u8]) -> String {
+pub(crate) fn show(bytes: &[u8]) -> String {
     if bytes.len() <= SHOWN {
         return format!("{:?}", String::from_utf8_lossy(bytes));
     }
@@ -21,7 +21,7 @@ pub fn show(bytes: &[u8]) -> String {
 }
 
 /// Header fields as lines, sorted by name; fields of one name keep their order.
-pub fn field_lines(label: &str, fields: &[(String, String)]) -> Vec<String> {
+pub(crate) fn field_lines(label: &str, fields: &[(String, String)]) -> Vec<String> {
     let mut fields: Vec<_> = fields.iter().collect();
     fields.sort_by(|a, b| a.0.cmp(&b.0));
     fields.into_iter().map(|(name, value)| format!("{label} {name}: {}", field_value(name, value))).collect()
@@ -36,7 +36,7 @@ fn field_value(name: &str, value: &str) -> String {
 }
 
 /// Raw HTTP/1 responses as lines: heads with their fields sorted, bodies as they are.
-pub fn raw_lines(bytes: &[u8]) -> Vec<String> {
+pub(crate) fn raw_lines(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
     let mut lines = Vec::new();
     for (i, part) in text.split("HTTP/1.").enumerate() {
@@ -60,7 +60,7 @@ pub fn raw_lines(bytes: &[u8]) -> Vec<String> {
 }
 
 /// What an upstream saw, as lines.
-pub fn seen_lines(ordinal: usize, seen: &Seen, blur: bool) -> Vec<String> {
+pub(crate) fn seen_lines(ordinal: usize, seen: &Seen, blur: bool) -> Vec<String> {
     let name = if blur { "any" } else { &seen.upstream };
     let label = format!("upstream[{ordinal}] {name}");
     let ending = match seen.ending {
@@ -91,7 +91,7 @@ pub fn seen_lines(ordinal: usize, seen: &Seen, blur: bool) -> Vec<String> {
 }
 
 /// Replaces ports by their names and UUIDs by `<uuid>`, everywhere in a line.
-pub fn normal(line: &str, ports: &BTreeMap<String, String>) -> String {
+pub(crate) fn normal(line: &str, ports: &BTreeMap<String, String>) -> String {
     let line = without_tls_words(line);
     let mut out = String::with_capacity(line.len());
     let mut rest = line.as_str();

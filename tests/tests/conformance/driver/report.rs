@@ -8,7 +8,7 @@ use super::run::{Outcome, Verdict};
 
 /// How many cases went which way.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     cases: usize,
     same: usize,
     known: usize,
@@ -30,7 +30,7 @@ impl Tally {
     }
 
     /// Whether the suite passes.
-    pub const fn passes(self) -> bool {
+    pub(crate) const fn passes(self) -> bool {
         self.different == 0 && self.broken == 0
     }
 
@@ -48,7 +48,7 @@ impl Tally {
 }
 
 /// Details of every failure, then the table.
-pub fn text(outcomes: &[Outcome], show: bool) -> (String, Tally) {
+pub(crate) fn text(outcomes: &[Outcome], show: bool) -> (String, Tally) {
     let mut out = String::new();
     for outcome in outcomes {
         if outcome.verdict.is_echo() {
@@ -82,7 +82,7 @@ pub fn text(outcomes: &[Outcome], show: bool) -> (String, Tally) {
 }
 
 /// The same as JSON.
-pub fn json(outcomes: &[Outcome]) -> Value {
+pub(crate) fn json(outcomes: &[Outcome]) -> Value {
     let (groups, total) = tallies(outcomes);
     let cases: Vec<Value> = outcomes
         .iter()

@@ -14,37 +14,37 @@ use super::{
 
 /// The TLS side of a request.
 #[derive(Clone, Debug, Default)]
-pub struct Tls {
+pub(crate) struct Tls {
     /// Server name to ask for and to check.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Ask for none.
-    pub no_sni: bool,
+    pub(crate) no_sni: bool,
     /// Protocols to offer.
-    pub alpn: &'static [&'static str],
+    pub(crate) alpn: &'static [&'static str],
     /// The client certificate to show.
-    pub cert: Option<&'static str>,
+    pub(crate) cert: Option<&'static str>,
     /// TLS 1.2 only.
     pub tls12: bool,
 }
 
 impl Tls {
     /// Asks for a server by name.
-    pub fn to(name: &'static str) -> Self {
+    pub(crate) fn to(name: &'static str) -> Self {
         Self { name, ..Self::default() }
     }
 
     /// Shows a certificate.
-    pub fn cert(self, leaf: &'static str) -> Self {
+    pub(crate) fn cert(self, leaf: &'static str) -> Self {
         Self { cert: Some(leaf), ..self }
     }
 
     /// Offers protocols.
-    pub fn alpn(self, alpn: &'static [&'static str]) -> Self {
+    pub(crate) fn alpn(self, alpn: &'static [&'static str]) -> Self {
         Self { alpn, ..self }
     }
 
     /// The harness's options.
-    pub fn options(&self, world: &World) -> Result<TlsOptions> {
+    pub(crate) fn options(&self, world: &World) -> Result<TlsOptions> {
         let mut options = TlsOptions::new(&world.papers, self.name)?.alpn(self.alpn);
         if let Some(leaf) = self.cert {
             options = options.cert(&world.papers, leaf)?;
@@ -66,7 +66,7 @@ enum Version {
 
 /// A request.
 #[derive(Clone, Debug)]
-pub struct Req {
+pub(crate) struct Req {
     listener: String,
     version: Version,
     method: String,
@@ -83,7 +83,7 @@ pub struct Req {
 }
 
 /// A request with this method.
-pub fn req(method: &str, path: &str) -> Req {
+pub(crate) fn req(method: &str, path: &str) -> Req {
     Req {
         listener: "main".into(),
         version: Version::H11,
@@ -102,90 +102,90 @@ pub fn req(method: &str, path: &str) -> Req {
 }
 
 /// A GET.
-pub fn get(path: &str) -> Req {
+pub(crate) fn get(path: &str) -> Req {
     req("GET", path)
 }
 
 /// A POST with a body of known length.
-pub fn post(path: &str, body: &str) -> Req {
+pub(crate) fn post(path: &str, body: &str) -> Req {
     req("POST", path).piece(body)
 }
 
 /// An extended CONNECT over h2 that sends `text` through the tunnel.
-pub fn connect(path: &str, protocol: &str, text: &str) -> Req {
+pub(crate) fn connect(path: &str, protocol: &str, text: &str) -> Req {
     Req { protocol: Some(protocol.into()), ..req("CONNECT", path).h2().piece(text) }
 }
 
 impl Req {
     /// Sends it to another listener than `main`.
-    pub fn to(mut self, listener: &str) -> Self {
+    pub(crate) fn to(mut self, listener: &str) -> Self {
         self.listener = listener.into();
         self
     }
 
     /// Sets the host.
-    pub fn host(mut self, host: &str) -> Self {
+    pub(crate) fn host(mut self, host: &str) -> Self {
         self.host = Some(host.into());
         self
     }
 
     /// Adds a header.
-    pub fn h(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn h(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
     /// Adds a piece of body (h1: a chunk, if chunked).
-    pub fn piece(mut self, text: &str) -> Self {
+    pub(crate) fn piece(mut self, text: &str) -> Self {
         self.body.get_or_insert_default().push(text.into());
         self
     }
 
     /// h1: chunked coding.
-    pub const fn chunked(mut self) -> Self {
+    pub(crate) const fn chunked(mut self) -> Self {
         self.chunked = true;
         self
     }
 
     /// Adds a trailer.
-    pub fn trailer(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn trailer(mut self, name: &str, value: &str) -> Self {
         self.trailers.push((name.into(), value.into()));
         self.chunked = true;
         self
     }
 
     /// Over HTTP/2.
-    pub const fn h2(mut self) -> Self {
+    pub(crate) const fn h2(mut self) -> Self {
         self.version = Version::H2;
         self
     }
 
     /// As HTTP/1.0.
-    pub const fn http10(mut self) -> Self {
+    pub(crate) const fn http10(mut self) -> Self {
         self.version = Version::H10;
         self
     }
 
     /// Over TLS.
-    pub fn tls(mut self, tls: Tls) -> Self {
+    pub(crate) fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
         self
     }
 
     /// Sends these bytes first.
-    pub fn prefix(mut self, bytes: &[u8]) -> Self {
+    pub(crate) fn prefix(mut self, bytes: &[u8]) -> Self {
         self.prefix = bytes.to_vec();
         self
     }
 
     /// h1: asks for an upgrade and sends `text` through it.
-    pub fn upgrade(self, protocol: &str, text: &str) -> Self {
+    pub(crate) fn upgrade(self, protocol: &str, text: &str) -> Self {
         let req = self.h("connection", "Upgrade").h("upgrade", protocol);
         Self { tunnel: Some(text.into()), ..req }
     }
 
     /// A gRPC call with these messages.
-    pub fn grpc(path: &str, messages: &[&str]) -> Self {
+    pub(crate) fn grpc(path: &str, messages: &[&str]) -> Self {
         let frames = messages
             .iter()
             .map(|m| String::from_utf8_lossy(&outrider_tests::reply::grpc_frame(m)).into_owned());
@@ -194,7 +194,7 @@ impl Req {
     }
 
     /// Sends it and tells what came back; the second value is our own port.
-    pub async fn run(&self, world: &World, ordinal: usize) -> Result<(Vec<String>, u16)> {
+    pub(crate) async fn run(&self, world: &World, ordinal: usize) -> Result<(Vec<String>, u16)> {
         let options = self.tls.as_ref().map(|tls| tls.options(world)).transpose()?;
         let port = world.port(&self.listener)?;
         let label = if ordinal == 0 { "client".to_owned() } else { format!("client[{ordinal}]") };
@@ -260,7 +260,9 @@ impl Req {
             body: self.body.as_ref().map(|b| b.iter().map(|p| Bytes::from(p.clone())).collect()),
             trailers: self.trailers.clone(),
         };
-        h2.request(&request).await
+        let response = h2.request(&request).await;
+        h2.close().await;
+        response
     }
 
     fn bytes(&self) -> Vec<u8> {

@@ -27,7 +27,7 @@ const NOT_STARTED: &str = "+ did not start, see above";
 
 /// How a case went.
 #[derive(Clone, Debug)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Both proxies showed the same.
     Same,
     /// They differ exactly as the list says, for this reason.
@@ -42,7 +42,7 @@ pub enum Verdict {
 
 impl Verdict {
     /// Whether another case tells the reason.
-    pub fn is_echo(&self) -> bool {
+    pub(crate) fn is_echo(&self) -> bool {
         match self {
             Self::Different(diff) => diff.iter().any(|line| line == NOT_STARTED),
             Self::Broken(why) => why == NOT_STARTED,
@@ -53,21 +53,25 @@ impl Verdict {
 
 /// The outcome of a case.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Its group.
-    pub group: String,
+    pub(crate) group: String,
     /// Its name.
-    pub case: String,
+    pub(crate) case: String,
     /// How it went.
-    pub verdict: Verdict,
+    pub(crate) verdict: Verdict,
     /// How long it took.
-    pub took: Duration,
+    pub(crate) took: Duration,
     /// What the oracle showed.
-    pub oracle: Vec<String>,
+    pub(crate) oracle: Vec<String>,
 }
 
 /// Runs all groups, several at once, and returns the outcomes in their order.
-pub async fn all(groups: Vec<Group>, papers: Arc<Papers>, known: BTreeMap<String, Known>) -> Vec<Outcome> {
+pub(crate) async fn all(
+    groups: Vec<Group>,
+    papers: Arc<Papers>,
+    known: BTreeMap<String, Known>,
+) -> Vec<Outcome> {
     let gate = Arc::new(Semaphore::new(AT_ONCE));
     let known = Arc::new(known);
     let running: Vec<_> = groups

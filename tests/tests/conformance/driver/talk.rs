@@ -27,7 +27,7 @@ enum Step {
 
 /// A conversation on one connection.
 #[derive(Clone, Debug)]
-pub struct Talk {
+pub(crate) struct Talk {
     listener: String,
     prefix: Vec<u8>,
     tls: Option<Tls>,
@@ -35,62 +35,56 @@ pub struct Talk {
 }
 
 /// A conversation with a listener.
-pub fn talk(listener: &str) -> Talk {
+pub(crate) fn talk(listener: &str) -> Talk {
     Talk { listener: listener.into(), prefix: Vec::new(), tls: None, steps: Vec::new() }
 }
 
 /// These bytes to the listener `main`, then one response, and whether the connection stays.
-pub fn raw(bytes: &str) -> Talk {
+pub(crate) fn raw(bytes: &str) -> Talk {
     talk("main").send(bytes).responses(1)
 }
 
 impl Talk {
-    /// To another listener.
-    pub fn to(mut self, listener: &str) -> Self {
-        self.listener = listener.into();
-        self
-    }
-
     /// Over TLS.
-    pub fn tls(mut self, tls: Tls) -> Self {
+    pub(crate) fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
         self
     }
 
     /// Before all else, and before TLS.
-    pub fn prefix(mut self, bytes: &[u8]) -> Self {
+    pub(crate) fn prefix(mut self, bytes: &[u8]) -> Self {
         self.prefix = bytes.to_vec();
         self
     }
 
     /// Sends bytes.
-    pub fn send(self, bytes: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn send(self, bytes: impl AsRef<[u8]>) -> Self {
         self.step(Step::Send(bytes.as_ref().to_vec()))
     }
 
     /// Reads until the text comes.
-    pub fn read(self, text: &str) -> Self {
+    pub(crate) fn read(self, text: &str) -> Self {
         self.step(Step::Read(text.into()))
     }
 
     /// Ends our direction.
-    pub fn finish(self) -> Self {
+    pub(crate) fn finish(self) -> Self {
         self.step(Step::Finish)
     }
 
     /// Reads to the end.
-    pub fn drain(self) -> Self {
+    pub(crate) fn drain(self) -> Self {
         self.step(Step::Drain)
     }
 
     /// Reads so many final responses, then watches whether the connection stays.
-    pub fn responses(mut self, count: usize) -> Self {
+    pub(crate) fn responses(mut self, count: usize) -> Self {
         self.steps.retain(|step| !matches!(step, Step::Responses(_)));
         self.step(Step::Responses(count))
     }
 
     /// Reads frames until their digest has so many lines, then watches whether the connection stays.
-    pub fn frames(self, count: usize) -> Self {
+    pub(crate) fn frames(self, count: usize) -> Self {
         self.step(Step::Frames(count))
     }
 
@@ -100,7 +94,7 @@ impl Talk {
     }
 
     /// Holds the conversation; the second value is our own port, the third how many responses came.
-    pub async fn run(&self, world: &World) -> Result<(Vec<String>, u16, usize)> {
+    pub(crate) async fn run(&self, world: &World) -> Result<(Vec<String>, u16, usize)> {
         let options = self.tls.as_ref().map(|tls| tls.options(world)).transpose()?;
         let port = world.port(&self.listener)?;
         let conn = Conn::with_prefix(port, &self.prefix, options.as_ref()).await;

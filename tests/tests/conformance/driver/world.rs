@@ -20,13 +20,13 @@ use super::{
 
 /// A proxy and its surroundings.
 #[derive(Debug)]
-pub struct World {
+pub(crate) struct World {
     /// Which proxy it is.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// The proxy.
-    pub proxy: Proxy,
+    pub(crate) proxy: Proxy,
     /// Certificates.
-    pub papers: Arc<Papers>,
+    pub(crate) papers: Arc<Papers>,
     places: BTreeMap<String, String>,
     /// Name of each known port.
     ports: BTreeMap<String, String>,
@@ -39,18 +39,18 @@ pub struct World {
 
 /// What the client's side of a case produced.
 #[derive(Debug, Default)]
-pub struct Transcript {
+pub(crate) struct Transcript {
     /// What the client saw.
-    pub lines: Vec<String>,
+    pub(crate) lines: Vec<String>,
     /// The client's ports.
-    pub ports: Vec<u16>,
+    pub(crate) ports: Vec<u16>,
     /// How many responses it got.
-    pub responses: usize,
+    pub(crate) responses: usize,
 }
 
 /// Where the shared recordings stood before a case.
 #[derive(Debug)]
-pub struct Marks {
+pub(crate) struct Marks {
     diary: usize,
     log: usize,
     stats: BTreeMap<String, u64>,
@@ -58,7 +58,7 @@ pub struct Marks {
 
 impl World {
     /// Starts one for a group.
-    pub async fn start(kind: Kind, group: &Group, papers: &Arc<Papers>) -> Result<Self> {
+    pub(crate) async fn start(kind: Kind, group: &Group, papers: &Arc<Papers>) -> Result<Self> {
         let (diary, script) = (Diary::default(), Script::default());
         let dir = binary::scratch(&format!("{}-{kind:?}", group.name))?;
         let mut places = BTreeMap::from([
@@ -104,19 +104,19 @@ impl World {
     }
 
     /// The port of a listener or upstream.
-    pub fn port(&self, name: &str) -> Result<u16> {
+    pub(crate) fn port(&self, name: &str) -> Result<u16> {
         let port = self.places.get(name).with_context(|| format!("no listener {name} in this group"))?;
         Ok(port.parse()?)
     }
 
     /// Prepares for a case.
-    pub async fn begin(&self, case: &Case) -> Result<Marks> {
-        self.script.set(&case.replies, &case.own);
+    pub(crate) async fn begin(&self, case: &Case) -> Result<Marks> {
+        self.script.set(&case.replies, &[]);
         Ok(Marks { diary: self.diary.len(), log: self.log().len(), stats: self.counters(&case.stats).await? })
     }
 
     /// Does what the client does in a case.
-    pub async fn act(&self, act: &Act) -> Result<Transcript> {
+    pub(crate) async fn act(&self, act: &Act) -> Result<Transcript> {
         let mut transcript = Transcript::default();
         match act {
             Act::Requests(requests) => {
@@ -159,7 +159,7 @@ impl World {
     }
 
     /// All that was observed so far of a case, and whether it is settled.
-    pub async fn observe(
+    pub(crate) async fn observe(
         &self,
         case: &Case,
         marks: &Marks,

@@ -35,7 +35,7 @@ fn page(name: &str, path: &'static str, keep: &'static [&'static str]) -> Case {
 }
 
 /// Pages and counters.
-pub fn admin() -> Group {
+pub(crate) fn admin() -> Group {
     Group::new("admin")
         .upstreams(&["a"])
         .upstream("closed", None, None)

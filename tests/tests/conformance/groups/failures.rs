@@ -8,7 +8,7 @@ use outrider_tests::{
 use crate::driver::{Group, case, case::Act, get, post, req};
 
 /// Failures of upstreams and clusters.
-pub fn failures() -> Group {
+pub(crate) fn failures() -> Group {
     let breakers = "circuit_breakers: { thresholds: [ { max_pending_requests: 1, max_connections: 1, max_requests: 1 } ] }\n";
     let requests = format!(
         "circuit_breakers: {{ thresholds: [ {{ max_requests: 1 }} ] }}\n{}",

@@ -15,7 +15,7 @@ route_config:
 "#;
 
 /// Forwarding headers under the options of the connection manager.
-pub fn forwarding() -> Group {
+pub(crate) fn forwarding() -> Group {
     let listeners = [
         ("main", ""),
         ("edge", "use_remote_address: true"),

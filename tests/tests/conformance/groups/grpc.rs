@@ -22,7 +22,7 @@ virtual_hosts:
 "#;
 
 /// gRPC calls, and the proxy's own answers to them.
-pub fn grpc() -> Group {
+pub(crate) fn grpc() -> Group {
     let call = |path: &str| Req::grpc(path, &["question"]);
     let plain = |name: &str, path: &str| case(name, Req::grpc(path, &[]));
     let status = |code: u16| -> Case {

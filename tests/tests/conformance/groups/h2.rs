@@ -37,7 +37,7 @@ fn with(name: &str, more: &[(&str, &str)]) -> Case {
 }
 
 /// Requests through HTTP/2.
-pub fn h2() -> Group {
+pub(crate) fn h2() -> Group {
     let text = || Reply::text("ok");
     let bad_frame = |name: &str, bytes: Vec<u8>| {
         let mut all = frames::preface();

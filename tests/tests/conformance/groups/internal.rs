@@ -25,7 +25,7 @@ fn inside(path: &str) -> Req {
 }
 
 /// Timeouts and retries by header.
-pub fn internal() -> Group {
+pub(crate) fn internal() -> Group {
     let status = Reply::status;
     let silent = || Reply::status(0).finish(Finish::Silence);
     let retry = |on: &str| inside("/").h("x-envoy-retry-on", on);

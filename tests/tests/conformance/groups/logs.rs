@@ -78,7 +78,7 @@ route_config:
 "#;
 
 /// The operators in text.
-pub fn operators() -> Group {
+pub(crate) fn operators() -> Group {
     let mut group = Group::new("operators")
         .upstreams(&["a"])
         .upstream("closed", None, None)
@@ -120,7 +120,7 @@ fn logger(format: &str, filter: &str) -> String {
 }
 
 /// JSON and filters.
-pub fn filters() -> Group {
+pub(crate) fn filters() -> Group {
     let json = r#"
 - name: envoy.access_loggers.file
   typed_config:

@@ -30,7 +30,7 @@ virtual_hosts:
 "#;
 
 /// Levels and their order.
-pub fn levels() -> Group {
+pub(crate) fn levels() -> Group {
     let hcm = |text: &str| format!("route_config:\n{}", indent(2, text));
     let specific = format!("most_specific_header_mutations_wins: true\n{LEVELS}");
     let get = || get("/levels").h("x-rm-config", "1").h("x-rm-vhost", "1").h("x-rm-route", "1");
@@ -61,7 +61,7 @@ const PSEUDO: &str = r#"  - match: { prefix: /pseudo }
 "#;
 
 /// Append actions and formats.
-pub fn formats() -> Group {
+pub(crate) fn formats() -> Group {
     let formats = [
         ("remote", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
         ("remote-port", "%DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_REMOTE_PORT%"),

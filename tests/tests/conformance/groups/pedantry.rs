@@ -1,6 +1,6 @@
 //! HTTP/1 to the letter, by raw bytes.
 
-use outrider_tests::reply::Reply;
+use outrider_tests::reply::{Finish, Reply};
 
 use crate::driver::{Case, Group, case, get, post, raw, req, talk};
 
@@ -51,7 +51,7 @@ fn lines(name: &str, lines: &str) -> Case {
 }
 
 /// Requests as such.
-pub fn pedantry() -> Group {
+pub(crate) fn pedantry() -> Group {
     let big = "x".repeat(2000);
     let huge = "x".repeat(70_000);
     let many: String = (0..12).map(|i| format!("x-{i}: 1\r\n")).collect();
@@ -173,7 +173,13 @@ pub fn pedantry() -> Group {
         case("stream errors", get_to("stream_error", "GET /x HTTP/1.1\r\nhost: h\r\ncontent-length: x\r\n\r\n")),
         case("body cut", talk("main").send("POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\n\r\nab").finish().drain()).logs(1),
         case("head cut", talk("main").send("GET /x HTTP/1.1\r\nhost").finish().drain()),
-        case("half-closed after the request", talk("main").send("GET /x HTTP/1.1\r\nhost: h\r\n\r\n").finish().drain()).logs(1).ignore("client read"),
+        case(
+            "half-closed in the answer",
+            talk("main").send("GET /x HTTP/1.1\r\nhost: h\r\n\r\n").read("0123").finish().drain(),
+        )
+        .reply(Reply::text("0123456789").finish(Finish::Stall(4)))
+        .logs(1)
+        .ignore("client read"),
         case("get with a body", req("GET", "/x").piece("body")),
         case("delete with a body", req("DELETE", "/x").piece("body")),
         case("post without a body", req("POST", "/x")),
@@ -182,7 +188,7 @@ pub fn pedantry() -> Group {
 }
 
 /// Answers as such.
-pub fn answers() -> Group {
+pub(crate) fn answers() -> Group {
     let get_to = |listener: &str, path: &str| {
         case(
             &format!("{listener} {path}"),

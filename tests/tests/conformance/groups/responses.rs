@@ -3,7 +3,7 @@
 use crate::driver::{Case, Group, case, get, post, req};
 
 /// Direct responses.
-pub fn direct() -> Group {
+pub(crate) fn direct() -> Group {
     Group::new("direct")
         .routes(
             r#"
@@ -48,7 +48,7 @@ virtual_hosts:
 }
 
 /// Redirects.
-pub fn redirects() -> Group {
+pub(crate) fn redirects() -> Group {
     Group::new("redirects")
         .routes(
             r#"

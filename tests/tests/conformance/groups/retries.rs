@@ -89,7 +89,7 @@ fn then_ok(name: &str, path: &str, first: Reply) -> Case {
 }
 
 /// Which failures are retried, how often, where.
-pub fn retries() -> Group {
+pub(crate) fn retries() -> Group {
     let status = Reply::status;
     let refuse = || Reply::status(0).finish(Finish::ResetFirst);
     let close = || Reply::status(0).finish(Finish::CloseFirst);

@@ -15,7 +15,7 @@ fn table(rows: &[(&str, &str)]) -> String {
 }
 
 /// Path matchers.
-pub fn paths() -> Group {
+pub(crate) fn paths() -> Group {
     let routes = table(&[
         ("exact", "path: /exact"),
         ("exact-nocase", "path: /Mixed, case_sensitive: false"),
@@ -95,7 +95,7 @@ pub fn paths() -> Group {
 }
 
 /// Header matchers.
-pub fn headers() -> Group {
+pub(crate) fn headers() -> Group {
     let header = |m: &str| format!("prefix: /, headers: [ {m} ]");
     let rows: Vec<(String, String)> = [
         ("exact", "{ name: x-exact, string_match: { exact: \"yes\" } }"),
@@ -158,7 +158,7 @@ pub fn headers() -> Group {
 }
 
 /// Virtual hosts.
-pub fn hosts() -> Group {
+pub(crate) fn hosts() -> Group {
     let vhost = |name: &str, domains: &str| {
         format!("- name: {name}\n  domains: [{domains}]\n  routes:\n{}", answers(name, "prefix: /"))
     };

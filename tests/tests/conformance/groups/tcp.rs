@@ -8,7 +8,7 @@ use outrider_tests::{
 use crate::driver::{Group, case, get, talk};
 
 /// Bare TCP.
-pub fn tcp() -> Group {
+pub(crate) fn tcp() -> Group {
     let big = "0123456789".repeat(30_000);
     Group::new("tcp")
         .tcp_upstream("echo", TcpScript::Echo)
@@ -83,7 +83,7 @@ route_config:
 const PROXY_PROTOCOL: &str = "listener_filters:\n- name: envoy.filters.listener.proxy_protocol\n  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol\n";
 
 /// The PROXY protocol.
-pub fn proxy_protocol() -> Group {
+pub(crate) fn proxy_protocol() -> Group {
     let chain = |name: &str| format!("filter_chains:\n- filters:\n{}", indent(2, &hcm_filter(name, ROUTES)));
     let edge = format!("use_remote_address: true\n{ROUTES}");
     let v2 = |command: u8, family: u8, addresses: &[u8]| {
@@ -155,7 +155,7 @@ pub fn proxy_protocol() -> Group {
 }
 
 /// Which filter chain a connection takes.
-pub fn chains() -> Group {
+pub(crate) fn chains() -> Group {
     let chain = |name: &str, m: &str| {
         format!(
             "- filter_chain_match: {{ {m} }}\n  name: {name}\n  filters:\n{}",

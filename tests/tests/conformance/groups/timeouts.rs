@@ -5,7 +5,7 @@ use outrider_tests::reply::{Finish, Reply};
 use crate::driver::{Group, case, get, post, raw, talk};
 
 /// All timeouts of the HTTP path.
-pub fn timeouts() -> Group {
+pub(crate) fn timeouts() -> Group {
     Group::new("timeouts")
         .upstreams(&["a"])
         .http("main", MAIN)

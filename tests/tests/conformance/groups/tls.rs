@@ -55,7 +55,7 @@ fn san(kind: &str, matcher: &str) -> String {
 }
 
 /// The side of the clients.
-pub fn downstream() -> Group {
+pub(crate) fn downstream() -> Group {
     let mut group = Group::new("tls").upstreams(&["a"]);
     let three = "tls_certificates:\n- { certificate_chain: { filename: \"@{certs}/server.pem\" }, private_key: { filename: \"@{certs}/server.key\" } }\n- { certificate_chain: { filename: \"@{certs}/alt.pem\" }, private_key: { filename: \"@{certs}/alt.key\" } }\n- { certificate_chain: { filename: \"@{certs}/wild.pem\" }, private_key: { filename: \"@{certs}/wild.key\" } }\n";
     let mutual = format!("{}validation_context: {{ {CA} }}\n", cert("server"));
@@ -139,7 +139,7 @@ pub fn downstream() -> Group {
 }
 
 /// The side of the upstreams.
-pub fn upstream() -> Group {
+pub(crate) fn upstream() -> Group {
     let cluster = |sni: &str, common: &str| {
         format!(
             "transport_socket:\n  name: envoy.transport_sockets.tls\n  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext\n{}    common_tls_context:\n{}",
@@ -243,7 +243,7 @@ pub fn upstream() -> Group {
 }
 
 /// TLS below `tcp_proxy`, and without termination.
-pub fn passthrough() -> Group {
+pub(crate) fn passthrough() -> Group {
     let chains = format!(
         "{INSPECT}filter_chains:\n- filter_chain_match: {{ server_names: [ server.test ] }}\n  transport_socket:\n{}  filters:\n{}- filter_chain_match: {{ server_names: [ \"*.wild.test\" ] }}\n  filters:\n{}- filter_chain_match: {{ transport_protocol: raw_buffer }}\n  filters:\n{}",
         indent(4, &socket(&cert("server"), "")),

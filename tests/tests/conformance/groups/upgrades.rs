@@ -19,7 +19,7 @@ route_config:
 "#;
 
 /// Upgrades.
-pub fn upgrades() -> Group {
+pub(crate) fn upgrades() -> Group {
     let ws =
         "upgrade_configs: [ { upgrade_type: websocket } ]\nhttp2_protocol_options: { allow_connect: true }\n";
     let switch = || Reply::switch("websocket");
