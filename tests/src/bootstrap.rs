@@ -46,6 +46,13 @@ impl Bootstrap {
         self
     }
 
+    /// Adds a listener as an item of the list, its address included.
+    #[must_use]
+    pub fn raw_listener(mut self, item: &str) -> Self {
+        self.listeners.push_str(&indent(2, item));
+        self
+    }
+
     /// Adds an HTTP listener; `hcm` is the connection manager's configuration, of which the stat prefix (the
     /// listener's name), the router filter and the access log may be left out.
     #[must_use]

@@ -1,1 +1,8 @@
-//! End to end: what has no oracle.
+//! End to end, without an oracle: what the command line, the operating system and the clock do to the proxy.
+
+mod admin;
+mod config;
+mod drain;
+mod limits;
+mod sockets;
+mod start;

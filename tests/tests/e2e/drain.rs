@@ -1,0 +1,113 @@
+//! The end of a process, and draining without one.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use outrider_tests::{
+    client::{
+        Conn,
+        http2::{H2, H2Request},
+    },
+    reply::Reply,
+    wait,
+};
+use rustix::process::Signal;
+
+use crate::start::{Stage, simple};
+
+const END: Duration = Duration::from_secs(10);
+
+/// Waits until the upstream has seen so many requests.
+async fn arrived(stage: &Stage, count: usize) -> Result<()> {
+    wait::until("the upstream to see the request", wait::LIMIT, async || {
+        Ok((stage.diary.len() >= count).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_request_in_flight_outlives_sigterm() -> Result<()> {
+    let mut stage = Stage::with(&simple(), &[], &["--drain-time-s", "5"]).await?;
+    stage.script.set(&[Reply::text("late").after(800)], &[]);
+    let mut conn = Conn::plain(stage.port("main")).await?;
+    conn.send("GET /slow HTTP/1.1\r\nhost: test\r\n\r\n").await?;
+    arrived(&stage, 1).await?;
+    stage.proxy.signal(Signal::TERM)?;
+    let response = conn.response("GET").await?;
+    assert_eq!((response.status, response.text().as_str()), (200, "late"));
+    assert_eq!(response.header("connection"), Some("close"), "a draining proxy says good-bye");
+    let status = stage.proxy.exit(END).await?;
+    assert_eq!(status.code(), Some(0), "{}", stage.proxy.output());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_h2_stream_in_flight_outlives_sigterm() -> Result<()> {
+    let mut stage = Stage::with(&simple(), &[], &["--drain-time-s", "5"]).await?;
+    stage.script.set(&[Reply::text("late").after(800)], &[]);
+    let mut h2 = H2::start(Conn::plain(stage.port("main")).await?).await?;
+    let request = H2Request {
+        method: "GET".into(),
+        scheme: "http".into(),
+        authority: "test".into(),
+        path: "/slow".into(),
+        ..H2Request::default()
+    };
+    let (response, signalled) = tokio::join!(h2.request(&request), async {
+        arrived(&stage, 1).await?;
+        stage.proxy.signal(Signal::TERM)
+    });
+    signalled?;
+    let response = response?;
+    assert_eq!((response.status, response.text().as_str()), (200, "late"));
+    // GOAWAY was sent: the connection takes no further stream.
+    assert!(h2.request(&request).await.is_err());
+    assert_eq!(stage.proxy.exit(END).await?.code(), Some(0), "{}", stage.proxy.output());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_idle_proxy_ends_at_once() -> Result<()> {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut stage = Stage::new(&simple()).await?;
+        assert_eq!(stage.get("/x").await?.status, 200);
+        stage.proxy.signal(signal)?;
+        assert_eq!(stage.proxy.exit(END).await?.code(), Some(0), "{}", stage.proxy.output());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn idle_keep_alive_connections_do_not_hold_the_exit() -> Result<()> {
+    let mut stage = Stage::new(&simple()).await?;
+    let mut conn = Conn::plain(stage.port("main")).await?;
+    conn.send("GET / HTTP/1.1\r\nhost: test\r\n\r\n").await?;
+    assert_eq!(conn.response("GET").await?.status, 200);
+    stage.proxy.signal(Signal::TERM)?;
+    let (_, end) = conn.drain(END).await;
+    assert_ne!(end, "open");
+    assert_eq!(stage.proxy.exit(END).await?.code(), Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn drained_listeners_accept_no_more() -> Result<()> {
+    let stage = Stage::new(&simple()).await?;
+    assert_eq!(stage.get("/x").await?.status, 200);
+    assert_eq!(stage.proxy.admin_post("/drain_listeners").await?.status, 200);
+    let port = stage.port("main");
+    wait::until("the listener to close", wait::LIMIT, async || {
+        Ok(Conn::plain(port).await.is_err().then_some(()))
+    })
+    .await?;
+    assert_eq!(stage.proxy.admin("/ready").await?.status, 503, "a draining proxy is not ready");
+    Ok(())
+}
+
+#[tokio::test]
+async fn quitquitquit_ends_with_success() -> Result<()> {
+    let mut stage = Stage::new(&simple()).await?;
+    assert_eq!(stage.proxy.admin_post("/quitquitquit").await?.status, 200);
+    assert_eq!(stage.proxy.exit(END).await?.code(), Some(0));
+    Ok(())
+}
