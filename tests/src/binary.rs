@@ -10,8 +10,6 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::lock;
-
 /// The `outrider` binary of this build's profile, built on first use.
 ///
 /// `OUTRIDER_BIN` names another binary.
@@ -19,14 +17,15 @@ use crate::lock;
 /// # Errors
 /// When the build fails; the message is the compiler's.
 pub fn outrider() -> Result<PathBuf> {
-    static BUILT: OnceLock<std::sync::Mutex<Option<PathBuf>>> = OnceLock::new();
-    if let Some(path) = env::var_os("OUTRIDER_BIN") {
+    // A build that failed fails again: all tests of a process share one verdict.
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    if let Some(path) = env::var_os("OUTRIDER_BIN").filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
-    let mut built = lock(BUILT.get_or_init(std::sync::Mutex::default));
-    if let Some(path) = &*built {
-        return Ok(path.clone());
-    }
+    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)
+}
+
+fn build() -> Result<PathBuf> {
     let profile = profile_dir()?;
     let file = File::create(target_dir()?.join("outrider-tests.lock"))?;
     file.lock()?;
@@ -44,7 +43,6 @@ pub fn outrider() -> Result<PathBuf> {
     ensure!(output.status.success(), "building outrider: {}", String::from_utf8_lossy(&output.stderr));
     let path = profile.join("outrider");
     ensure!(path.is_file(), "cargo built no {}", path.display());
-    *built = Some(path.clone());
     Ok(path)
 }
 

@@ -22,7 +22,7 @@ pub const VERSION: &str = "1.40.0";
 /// When it cannot be installed: no Python, no network. A suite then reports its cases as skipped, unless
 /// [`required`].
 pub fn envoy() -> Result<PathBuf> {
-    if let Some(path) = env::var_os("OUTRIDER_ORACLE") {
+    if let Some(path) = env::var_os("OUTRIDER_ORACLE").filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
     let dir = target_dir()?.join("oracle");

@@ -44,6 +44,8 @@ pub struct Reply {
     pub trailers: Vec<(String, String)>,
     /// Informational responses sent ahead.
     pub informational: Vec<u16>,
+    /// h1: looks at the request's body only after so long.
+    pub reads_after: Duration,
     /// Waits so long before the first byte.
     pub delay: Duration,
     /// How it ends.
@@ -77,6 +79,7 @@ impl Reply {
             chunked: false,
             trailers: Vec::new(),
             informational: Vec::new(),
+            reads_after: Duration::ZERO,
             delay: Duration::ZERO,
             finish: Finish::Proper,
             early: false,
@@ -159,6 +162,13 @@ impl Reply {
     #[must_use]
     pub const fn after(mut self, millis: u64) -> Self {
         self.delay = Duration::from_millis(millis);
+        self
+    }
+
+    /// h1: lets the request's body wait.
+    #[must_use]
+    pub const fn reads_after(mut self, millis: u64) -> Self {
+        self.reads_after = Duration::from_millis(millis);
         self
     }
 

@@ -68,6 +68,7 @@ async fn exchange(
     if head.has_token("expect", "100-continue") {
         reader.io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
     }
+    tokio::time::sleep(reply.reads_after).await;
     let body = read_body(reader, place, entry, framing).await?;
     tokio::time::sleep(reply.delay).await;
     answer(reader, place, entry, head, &reply, body).await

@@ -54,7 +54,8 @@ async fn private_keys_are_never_shown() -> Result<()> {
     );
     let bootstrap =
         Bootstrap::new().listener("main", &format!("filter_chains:\n{tls}")).hosts("up", &["up"], "");
-    let stage = Stage::with(&bootstrap, &[], &["-l", "debug"]).await?;
+    let stage = Stage::new(&bootstrap).await?;
+    assert_eq!(stage.proxy.admin_post("/logging?level=trace").await?.status, 200);
     let options = TlsOptions::new(&papers, "server.test")?;
     let mut conn = Conn::with_prefix(stage.port("main"), b"", Some(&options)).await?;
     conn.send("GET /direct HTTP/1.1\r\nhost: t\r\n\r\n").await?;

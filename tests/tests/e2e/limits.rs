@@ -59,8 +59,7 @@ async fn a_slow_http_reader_does_not_make_memory_grow() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_upstream_does_not_make_memory_grow() -> Result<()> {
     let stage = Stage::new(&simple()).await?;
-    // The upstream looks at the request's body only after its delay.
-    stage.script.set(&[Reply::text("done").early().after(2_000)], &[]);
+    stage.script.set(&[Reply::text("done").reads_after(1_500)], &[]);
     let pid = stage.proxy.pid().context("it runs")?;
     let before = rss(pid)?;
     let mut conn = Conn::plain(stage.port("main")).await?;
