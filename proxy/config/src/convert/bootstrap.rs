@@ -110,8 +110,7 @@ fn convert(cx: &Cx, path: &Path<'_>, message: &pb::Bootstrap, options: &Options)
     inert!(cx, path, "it traces Envoy's own code"; perf_tracing_file_path);
     inert!(cx, path, "a cache of gRPC clients, of which there are none"; grpc_async_client_manager_config);
     inert!(cx, path, "a setting of Envoy's allocator"; memory_allocator_manager);
-    inert!(cx, path, "there are no sinks to flush to"; stats_flush);
-    inert!(cx, path, "unused stats are cheap and kept"; stats_eviction);
+    flushing(cx, path, stats_flush.as_ref(), stats_eviction.as_ref(), stats_flush_interval.is_some());
     extensions(cx, &path.field("bootstrap_extensions"), bootstrap_extensions);
     regex_engine(cx, &path.field("default_regex_engine"), default_regex_engine.as_ref());
     resolver(
@@ -134,7 +133,7 @@ fn convert(cx: &Cx, path: &Path<'_>, message: &pb::Bootstrap, options: &Options)
         node: self::node(cx, &path.field("node"), node.as_ref(), options),
         admin: admin.as_ref().and_then(|message| self::admin(cx, &path.field("admin"), message)),
         stats,
-        header_prefix: header_prefix.clone(),
+        header_prefix: self::header_prefix(cx, path, header_prefix),
         max_downstream_connections: overload::connections(
             cx,
             &path.field("overload_manager"),
@@ -220,6 +219,34 @@ impl Taken {
             }
         }
     }
+}
+
+/// When stats would be flushed and forgotten.
+fn flushing(
+    cx: &Cx,
+    path: &Path<'_>,
+    flush: Option<&pb::bootstrap::StatsFlush>,
+    eviction: Option<&pb::bootstrap::StatsEviction>,
+    interval: bool,
+) {
+    if let Some(pb::bootstrap::StatsFlush::StatsFlushOnAdmin(_)) = flush {
+        let path = path.field("stats_flush_on_admin");
+        if interval {
+            cx.error(&path, "it excludes stats_flush_interval; keep one");
+        }
+        cx.inert(&path, "there are no sinks to flush to");
+    }
+    if let Some(pb::bootstrap::StatsEviction::StatsEvictionInterval(_)) = eviction {
+        cx.inert(&path.field("stats_eviction_interval"), "unused stats are cheap and kept");
+    }
+}
+
+/// The prefix of the headers that Envoy calls `x-envoy-*`: it cannot be changed.
+fn header_prefix(cx: &Cx, path: &Path<'_>, prefix: &str) -> String {
+    if !prefix.is_empty() && prefix != "x-envoy" {
+        cx.refuse(&path.field("header_prefix"), "the headers are called x-envoy-*; remove it");
+    }
+    prefix.to_owned()
 }
 
 fn extensions(cx: &Cx, path: &Path<'_>, messages: &[core_pb::TypedExtensionConfig]) {

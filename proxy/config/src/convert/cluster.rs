@@ -83,6 +83,8 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster, outer: &B
     inert!(cx, path, "load reports are refused, and nothing else reads it"; lrs_report_endpoint_metrics);
     inert!(cx, path, "read by extensions and control planes alone"; metadata);
     inert!(cx, path, "there are no active health checks that it could overrule"; ignore_health_on_host_removal);
+    inert!(cx, path, "hosts cannot fail health checks, since those are refused";
+        close_connections_on_host_health_failure);
     if bool_of(wait_for_warm_on_init) == Some(false) {
         cx.refuse(&path.field("wait_for_warm_on_init"), "the start waits for every cluster; remove it");
     }

@@ -29,8 +29,14 @@ pub(crate) fn http1(cx: &Cx, path: &Path<'_>, message: Option<&pb::Http1Protocol
     inert!(cx, path, "it chooses between Envoy's parsers; there is one here"; use_balsa_parser);
     inert!(cx, path, "methods of any name pass"; allow_custom_methods);
     refuse!(cx, path, UNSUPPORTED; ignore_http_11_upgrade);
+    if bool_of(allow_absolute_url) == Some(false) {
+        cx.refuse(
+            &path.field("allow_absolute_url"),
+            "absolute request targets are always taken apart; remove it",
+        );
+    }
     Http1Options {
-        allow_absolute_url: bool_of(allow_absolute_url).unwrap_or(true),
+        allow_absolute_url: true,
         accept_http_10: *accept_http_10,
         default_host_for_http_10: default_host_for_http_10.clone(),
         enable_trailers: *enable_trailers,
@@ -108,7 +114,8 @@ pub(crate) fn http2(cx: &Cx, path: &Path<'_>, message: Option<&pb::Http2Protocol
     inert!(cx, path, "an encoding of the same headers; peers see no other headers"; enable_huffman_encoding);
     refuse!(cx, path, "this flood limit cannot be set; remove it, the codec has limits of its own";
         max_consecutive_inbound_frames_with_empty_payload, max_inbound_priority_frames_per_stream,
-        max_inbound_window_update_frames_per_data_frame_sent, stream_reset_burst, stream_reset_rate);
+        max_inbound_window_update_frames_per_data_frame_sent, stream_reset_burst, stream_reset_rate,
+        max_outbound_frames, max_outbound_control_frames);
     refuse!(cx, path, UNSUPPORTED; custom_settings_parameters, max_header_field_size_kb, disallow_obs_text);
     for (field, value) in [
         ("initial_stream_window_size", initial_stream_window_size),
@@ -132,8 +139,8 @@ pub(crate) fn http2(cx: &Cx, path: &Path<'_>, message: Option<&pb::Http2Protocol
         keepalive: connection_keepalive
             .as_ref()
             .and_then(|message| keepalive(cx, &path.field("connection_keepalive"), message)),
-        max_outbound_frames: u32_of(max_outbound_frames),
-        max_outbound_control_frames: u32_of(max_outbound_control_frames),
+        max_outbound_frames: None,
+        max_outbound_control_frames: None,
     }
 }
 

@@ -6,7 +6,6 @@ use outrider_proto::Path;
 use outrider_proto::pb::envoy::extensions::filters::http::router::v3 as pb;
 use outrider_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm_pb;
 
-use super::access_log::{self, Protocol};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::scalar::{bool_of, header_name, type_of, unpack};
 use crate::model::RouterFilter;
@@ -75,11 +74,11 @@ fn router(cx: &Cx, path: &Path<'_>, message: &pb::Router) -> RouterFilter {
     } = message;
     inert!(cx, path, "tracing is not supported, so there are no spans"; start_child_span);
     refuse!(cx, path, UNSUPPORTED;
-        upstream_log_options, suppress_grpc_request_failure_code_stats, upstream_http_filters,
+        upstream_log, upstream_log_options, suppress_grpc_request_failure_code_stats, upstream_http_filters,
         reject_connect_request_early_data);
     RouterFilter {
         dynamic_stats: bool_of(dynamic_stats).unwrap_or(true),
-        upstream_logs: access_log::logs(cx, &path.field("upstream_log"), upstream_log, Protocol::Http),
+        upstream_logs: Vec::new(),
         suppress_envoy_headers: *suppress_envoy_headers,
         strict_check_headers: strict_check_headers
             .iter()

@@ -41,13 +41,8 @@ pub(crate) fn downstream(
         );
     }
     let common = common(cx, &path.field("common_tls_context"), common_tls_context.as_ref(), Side::Server)?;
+    // Without a validation context any certificate will do, as in Envoy: the peer has one, that is all.
     let require_client_certificate = bool_of(require_client_certificate).unwrap_or(false);
-    if require_client_certificate && common.validation.is_none() {
-        cx.refuse(
-            &path.field("require_client_certificate"),
-            "a client certificate that is not verified proves nothing; add a validation_context with trusted_ca",
-        );
-    }
     let (disable_stateless_resumption, session_ticket_keys) =
         tickets(cx, path, session_ticket_keys_type.as_ref());
     if common.certificates.is_empty() {

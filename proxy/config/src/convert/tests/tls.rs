@@ -77,9 +77,6 @@ fn what_would_only_look_like_verification_is_refused() {
     let path = format!("{CHAIN}.common_tls_context");
     let none = bad(&listener("common_tls_context: {}", ""));
     assert_eq!(none, [format!("{path}.tls_certificates: a server needs a certificate")]);
-    let unverified =
-        bad(&listener(&format!("common_tls_context:\n  {CERT}\nrequire_client_certificate: true"), ""));
-    assert!(unverified[0].starts_with(&format!("{CHAIN}.require_client_certificate: ")), "{unverified:?}");
     let names = "validation_context: {match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: a}}]}";
     let names = bad(&listener(&format!("common_tls_context:\n  {CERT}\n  {names}"), ""));
     assert_eq!(
