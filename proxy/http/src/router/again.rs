@@ -58,6 +58,8 @@ pub(crate) async fn with_retries(
                 permit = Some(taken);
                 let timed_out = matches!(&outcome, Err(Failure::PerTryTimeout | Failure::PerTryIdle));
                 drop(outcome);
+                // Only the clock of the whole request runs while we wait.
+                call.limits.begin_try();
                 if call.limits.guard(tokio::time::sleep(wait.duration())).await.is_err() {
                     return Err(call.fail(&Failure::GlobalTimeout, None));
                 }

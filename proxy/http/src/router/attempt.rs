@@ -195,8 +195,11 @@ pub(crate) fn respond(call: &Call<'_>, host: &Arc<Host>, answer: Answer) -> Resp
         host.count_response(Some(grpc_outcome(grpc_status(response.headers()))));
     }
     let refused = ended && stream.upgrade.borrow().as_ref().is_some_and(upgrade::is_websocket);
-    stream.info.borrow_mut().details =
-        if refused { upgrade::HANDSHAKE_UNSUCCESSFUL } else { details::VIA_UPSTREAM }.into();
+    {
+        let mut info = stream.info.borrow_mut();
+        info.details = if refused { upgrade::HANDSHAKE_UNSUCCESSFUL } else { details::VIA_UPSTREAM }.into();
+        info.response_code = Some(status);
+    }
     heads::finish_response(stream, call.selected, status, response.headers_mut());
     if upgraded {
         return hand_over(response, lease);

@@ -197,7 +197,7 @@ impl<'a> Call<'a> {
     pub(crate) fn count_expired(&self, failure: &Failure, host: Option<&Arc<Host>>) {
         let counts = self.cluster.shared.stats();
         match failure {
-            Failure::Reset { reset: Reset::RemoteReset | Reset::RefusedStream, .. } => {
+            Failure::Reset { reset: Reset::Remote | Reset::RefusedStream, .. } => {
                 counts.upstream_rq_rx_reset().inc();
                 return;
             }

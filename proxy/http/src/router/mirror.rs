@@ -1,12 +1,11 @@
 //! Copies of a request to other clusters: sent and forgotten.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::OnceLock;
 
 use http::header::HOST;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request};
+use http::{HeaderValue, Method, Request};
 use http_body::Body;
 use outrider_config::model::MirrorCluster;
 use outrider_upstream::stats::ResponseKind;
@@ -18,15 +17,16 @@ use super::envoy_headers::INTERNAL;
 use super::outcome::Reset;
 use super::replay::Replay;
 use crate::body::DownstreamBody;
+use crate::headers::append_joined;
+use crate::headers::names::X_FORWARDED_FOR;
 use crate::routing;
-
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Begins the copies that the route asks for. Nothing of them comes back to the request.
 pub(crate) fn start(call: &Call<'_>, parts: &Parts, body: &Replay<DownstreamBody>) {
     if parts.method == Method::CONNECT || call.stream.upgrade.borrow().is_some() {
         return;
     }
+    let own_address = call.stream.hcm.shared.local_address;
     for (policy, slot) in call.route.mirrors.iter().zip(call.selected.mirrors()) {
         let wanted = policy
             .fraction
@@ -47,7 +47,7 @@ pub(crate) fn start(call: &Call<'_>, parts: &Parts, body: &Replay<DownstreamBody
         let Some(cluster) = cluster else { continue };
         let tap = body.tap();
         let copy = if tap.is_end_stream() { UpstreamBody::Empty } else { UpstreamBody::Boxed(Box::pin(tap)) };
-        let request = shadow(parts, copy, !policy.disable_host_suffix);
+        let request = shadow(parts, copy, !policy.disable_host_suffix, own_address);
         let protocol = call.stream.info.borrow().protocol;
         let work = send(cluster, request, protocol);
         match call.limits.timeouts.global {
@@ -63,7 +63,7 @@ pub(crate) fn start(call: &Call<'_>, parts: &Parts, body: &Replay<DownstreamBody
     }
 }
 
-fn shadow(parts: &Parts, body: UpstreamBody, suffix: bool) -> Request<UpstreamBody> {
+fn shadow(parts: &Parts, body: UpstreamBody, suffix: bool, own_address: IpAddr) -> Request<UpstreamBody> {
     let mut request = again::copy(parts, body);
     let headers = request.headers_mut();
     if suffix
@@ -74,29 +74,8 @@ fn shadow(parts: &Parts, body: UpstreamBody, suffix: bool) -> Request<UpstreamBo
     }
     headers.insert(INTERNAL, HeaderValue::from_static("true"));
     // The copy comes from us: our address ends the list.
-    if let Some(address) = local_address() {
-        let list = headers.get(FORWARDED_FOR).filter(|list| !list.is_empty());
-        let list = list.map_or_else(
-            || address.as_bytes().to_vec(),
-            |list| [list.as_bytes(), b",", address.as_bytes()].concat(),
-        );
-        if let Ok(list) = HeaderValue::from_maybe_shared(bytes::Bytes::from(list)) {
-            headers.insert(FORWARDED_FOR, list);
-        }
-    }
+    append_joined(headers, X_FORWARDED_FOR, ",", own_address.to_string().as_bytes());
     request
-}
-
-/// The address that this machine is known by: the one that its default route would use. Asked once; a UDP
-/// socket that is connected sends nothing.
-fn local_address() -> Option<&'static str> {
-    static ADDRESS: OnceLock<Option<String>> = OnceLock::new();
-    let find = || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
-        Some(socket.local_addr().ok()?.ip().to_string())
-    };
-    ADDRESS.get_or_init(find).as_deref()
 }
 
 /// `host` and `host:port` with `-shadow` behind the host.

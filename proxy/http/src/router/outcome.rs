@@ -21,13 +21,13 @@ pub(crate) enum Reset {
     /// The connection ended.
     ConnectionTermination,
     /// The upstream reset the stream.
-    RemoteReset,
+    Remote,
     /// The upstream did not take the stream.
     RefusedStream,
     /// What the upstream sent is not HTTP.
     ProtocolError,
     /// We reset the stream.
-    LocalReset,
+    Local,
 }
 
 impl Reset {
@@ -46,9 +46,9 @@ impl Reset {
         match kind {
             SendErrorKind::NotSent | SendErrorKind::ConnectionTermination => Self::ConnectionTermination,
             SendErrorKind::RefusedStream => Self::RefusedStream,
-            SendErrorKind::RemoteReset(_) => Self::RemoteReset,
+            SendErrorKind::RemoteReset(_) => Self::Remote,
             SendErrorKind::ProtocolError => Self::ProtocolError,
-            SendErrorKind::LocalReset => Self::LocalReset,
+            SendErrorKind::LocalReset => Self::Local,
         }
     }
 
@@ -65,10 +65,10 @@ impl Reset {
             Self::RemoteConnectFailure => "remote connection failure",
             Self::LocalConnectFailure => "local connection failure",
             Self::ConnectionTermination => "connection termination",
-            Self::RemoteReset => "remote reset",
+            Self::Remote => "remote reset",
             Self::RefusedStream => "remote refused stream reset",
             Self::ProtocolError => "protocol error",
-            Self::LocalReset => "local reset",
+            Self::Local => "local reset",
         }
     }
 
@@ -80,9 +80,9 @@ impl Reset {
                 ResponseFlags::UPSTREAM_CONNECTION_FAILURE
             }
             Self::ConnectionTermination => ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
-            Self::RemoteReset | Self::RefusedStream => ResponseFlags::UPSTREAM_REMOTE_RESET,
+            Self::Remote | Self::RefusedStream => ResponseFlags::UPSTREAM_REMOTE_RESET,
             Self::ProtocolError => ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
-            Self::LocalReset => ResponseFlags::LOCAL_RESET,
+            Self::Local => ResponseFlags::LOCAL_RESET,
         }
     }
 
@@ -148,7 +148,7 @@ impl Failure {
     pub(crate) const fn reset(&self) -> Reset {
         match self {
             Self::Reset { reset, .. } => *reset,
-            _ => Reset::LocalReset,
+            _ => Reset::Local,
         }
     }
 

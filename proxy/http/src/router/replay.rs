@@ -101,7 +101,7 @@ where
         };
         let tap = Rc::new(Tap(RefCell::new(state)));
         inner.taps.push(tap.clone());
-        TapReader { tap, total: inner.total.clone() }
+        TapReader { tap, total: inner.total }
     }
 
     /// The body for one more try, from its beginning. Readers of earlier tries get nothing more.
@@ -304,7 +304,7 @@ impl Body for TapReader {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.total.clone()
+        self.total
     }
 }
 

@@ -95,7 +95,7 @@ fn resets_are_retried_as_their_conditions_say() {
     assert!(wants(RetryOn::CONNECT_FAILURE, Reset::RemoteConnectFailure, false));
     assert!(!wants(RetryOn::CONNECT_FAILURE, Reset::ConnectionTermination, true));
     assert!(wants(RetryOn::REFUSED_STREAM, Reset::RefusedStream, true));
-    assert!(!wants(RetryOn::REFUSED_STREAM, Reset::RemoteReset, true));
+    assert!(!wants(RetryOn::REFUSED_STREAM, Reset::Remote, true));
     assert!(wants(RetryOn::RESET_BEFORE_REQUEST, Reset::ConnectionTermination, false));
     assert!(!wants(RetryOn::RESET_BEFORE_REQUEST, Reset::ConnectionTermination, true));
 }
@@ -172,7 +172,7 @@ fn success_after_a_retry_is_told() {
     let mut retries = Retries::new(Some(&policy), None, &HeadView::of(&none)).expect("retries");
     let rng = FastRng::seeded(1);
     let ok = ResponseView { status: 200, headers: &none, unix_now: 0 };
-    assert!(matches!(retries.after_reset(Reset::RemoteReset, true, &rng), Verdict::Retry(_)));
+    assert!(matches!(retries.after_reset(Reset::Remote, true, &rng), Verdict::Retry(_)));
     retries.begun();
     assert_eq!(retries.after_response(&ok, &rng), Verdict::Keep { retry_succeeded: true });
 }
@@ -192,12 +192,12 @@ proptest! {
         let rng = FastRng::seeded(seed);
         let mut bound = base;
         for _ in 0..num {
-            match retries.after_reset(Reset::RemoteReset, true, &rng) {
+            match retries.after_reset(Reset::Remote, true, &rng) {
                 Verdict::Retry(Wait::BackOff(wait)) => prop_assert!(wait < Duration::from_millis(bound)),
                 other => prop_assert!(false, "{other:?}"),
             }
             bound = (bound * 2).min(max.max(base));
         }
-        prop_assert_eq!(retries.after_reset(Reset::RemoteReset, true, &rng), Verdict::LimitReached);
+        prop_assert_eq!(retries.after_reset(Reset::Remote, true, &rng), Verdict::LimitReached);
     }
 }
