@@ -98,6 +98,7 @@ fn route(stream: &Rc<Stream>, parts: &http::request::Parts) -> Result<Selected, 
         return Err(LocalReply::new(StatusCode::NOT_FOUND, details::ROUTE_NOT_FOUND)
             .flags(ResponseFlags::NO_ROUTE_FOUND));
     };
+    stream.info.borrow_mut().route_name = selected.name().cloned();
     if let Some(kind) = stream.upgrade.borrow().as_ref()
         && !upgrade_allowed(stream, &selected, kind)
     {
