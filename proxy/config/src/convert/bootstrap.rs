@@ -29,6 +29,10 @@ pub fn bootstrap(message: &pb::Bootstrap, options: &Options) -> (Result<Bootstra
     cx.clusters =
         Some(resources.flat_map(|message| &message.clusters).map(|cluster| cluster.name.clone()).collect());
     let mut model = convert(&cx, &root, message, options);
+    if !cx.has_problems() && lost(message, &model) {
+        // A resource is never left out in silence, whatever mistake the conversion may have.
+        cx.error(&root.field("static_resources"), "a resource of it cannot be used");
+    }
     model.runtime.clone_from(cx.whole_runtime());
     runtime::unread(&cx, &values);
     cx.finish(model)
@@ -145,6 +149,19 @@ fn convert(cx: &Cx, path: &Path<'_>, message: &pb::Bootstrap, options: &Options)
         resources(cx, &path.field("static_resources"), message, &outer, &mut model);
     }
     model
+}
+
+/// Whether the model has fewer resources than the file.
+fn lost(message: &pb::Bootstrap, model: &Bootstrap) -> bool {
+    let empty = pb::bootstrap::StaticResources::default();
+    let resources = message.static_resources.as_ref().unwrap_or(&empty);
+    resources.listeners.len() != model.listeners.len()
+        || resources.clusters.len() != model.clusters.len()
+        || resources.secrets.len() != model.secrets.len()
+        || resources.listeners.iter().zip(&model.listeners).any(|(message, listener)| {
+            message.filter_chains.len() != listener.filter_chains.len()
+                || message.default_filter_chain.is_some() != listener.default_filter_chain.is_some()
+        })
 }
 
 /// Secrets come first, since clusters and listeners refer to them.

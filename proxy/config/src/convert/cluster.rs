@@ -6,15 +6,13 @@ use std::time::Duration;
 use outrider_proto::Path;
 use outrider_proto::pb::envoy::config::cluster::v3 as pb;
 use outrider_proto::pb::envoy::config::core::v3 as core_pb;
-use outrider_proto::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
-use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use outrider_proto::pb::envoy::extensions::upstreams::http::generic::v3::GenericConnectionPoolProto;
 
 use super::address::{Bind, bind, keepalive};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
-use super::scalar::{bool_of, duration, type_of, u32_of, unpack};
-use super::{breaker, cluster_http, discovery, lb, tls_context};
-use crate::model::{Cluster, TcpKeepalive, UpstreamProtocol, UpstreamTls};
+use super::scalar::{bool_of, duration, type_of, u32_of};
+use super::{breaker, cluster_http, discovery, lb, tls_context, transport};
+use crate::model::{Cluster, TcpKeepalive, UpstreamProtocol};
 
 /// A cluster; `None`, and an error, when it lacks what it cannot do without. `outer` is the cluster manager's
 /// `upstream_bind_config`.
@@ -134,8 +132,9 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster, outer: &B
         selection: *protocol_selection,
     };
     let http = cluster_http::options(cx, path, typed_extension_protocol_options, &old);
-    let tls = transport(cx, &path.field("transport_socket"), transport_socket.as_ref());
-    if http.protocol == UpstreamProtocol::Auto && tls.is_none() {
+    let at = path.field("transport_socket");
+    let tls = transport::socket(cx, &at, transport_socket.as_ref(), tls_context::upstream);
+    if http.protocol == UpstreamProtocol::Auto && matches!(tls, Ok(None)) {
         cx.error(
             &path.field("transport_socket"),
             "auto_config chooses the protocol by ALPN, which needs a TLS transport socket",
@@ -164,7 +163,7 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster, outer: &B
         lb,
         connect_timeout,
         per_connection_buffer_limit: u32_of(per_connection_buffer_limit_bytes).unwrap_or(1 << 20) as usize,
-        tls: tls.map(Arc::new),
+        tls: tls.ok()?.map(Arc::new),
         http,
         breaker_default: breakers.default,
         breaker_high: breakers.high,
@@ -194,29 +193,6 @@ fn upstream(cx: &Cx, path: &Path<'_>, message: Option<&core_pb::TypedExtensionCo
         }
         None => cx.error(path, "a typed_config is needed"),
     }
-}
-
-/// TLS to the hosts; `None` for plain.
-fn transport(cx: &Cx, path: &Path<'_>, message: Option<&core_pb::TransportSocket>) -> Option<UpstreamTls> {
-    use core_pb::transport_socket::ConfigType;
-    let core_pb::TransportSocket { name, config_type } = message?;
-    let Some(ConfigType::TypedConfig(any)) = config_type else {
-        cx.error(path, format!("the transport socket {name:?} needs a typed_config with its @type"));
-        return None;
-    };
-    let path = path.field("typed_config");
-    if outrider_proto::any::is::<RawBuffer>(any) {
-        let RawBuffer {} = unpack(cx, &path, any)?;
-        return None;
-    }
-    if outrider_proto::any::is::<UpstreamTlsContext>(any) {
-        return tls_context::upstream(cx, &path, &unpack(cx, &path, any)?);
-    }
-    cx.refuse(
-        &path,
-        format!("the transport socket {} is not supported; use TLS or raw_buffer", type_of(any)),
-    );
-    None
 }
 
 fn connection_options(

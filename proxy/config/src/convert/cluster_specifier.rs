@@ -125,9 +125,8 @@ fn one(
                 response_remove: response_headers_to_remove,
             },
         ),
-        host_rewrite: match host_rewrite_specifier {
-            Some(HostRewriteSpecifier::HostRewriteLiteral(text)) => Some(text.as_str().into()),
-            None => None,
-        },
+        host_rewrite: host_rewrite_specifier
+            .as_ref()
+            .map(|HostRewriteSpecifier::HostRewriteLiteral(text)| text.as_str().into()),
     })
 }

@@ -130,6 +130,11 @@ impl Cx {
         self.secrets.borrow_mut().push(secret);
     }
 
+    /// Whether anything was wrong so far.
+    pub(crate) fn has_problems(&self) -> bool {
+        !self.problems.borrow().is_empty()
+    }
+
     /// The result: `value` if nothing was wrong.
     pub(crate) fn finish<T>(self, value: T) -> (Result<T, Vec<Problem>>, Ledger) {
         let problems = self.problems.into_inner();

@@ -4,18 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use outrider_proto::Path;
-use outrider_proto::pb::envoy::config::core::v3 as core_pb;
 use outrider_proto::pb::envoy::config::listener::v3 as pb;
 use outrider_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use outrider_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
-use outrider_proto::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
-use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 
 use super::address::cidrs;
 use super::cx::{Cx, inert, refuse};
 use super::scalar::{enumeration, timeout, type_of, u32_of, unpack};
-use super::{hcm, tcp_proxy, tls_context};
-use crate::model::{DownstreamTls, FilterChain, FilterChainMatch, NetworkFilter, SourceType};
+use super::{hcm, tcp_proxy, tls_context, transport};
+use crate::model::{FilterChain, FilterChainMatch, NetworkFilter, SourceType};
 
 /// The filter chains of a listener. Two that match the same connections are an error.
 pub(crate) fn chains(cx: &Cx, path: &Path<'_>, messages: &[pb::FilterChain]) -> Vec<Arc<FilterChain>> {
@@ -84,10 +81,8 @@ pub(crate) fn chain(cx: &Cx, path: &Path<'_>, message: &pb::FilterChain) -> Opti
         name,
     } = message;
     inert!(cx, path, "read by extensions and control planes alone"; metadata);
-    let tls = match transport_socket {
-        Some(message) => transport(cx, &path.field("transport_socket"), message),
-        None => None,
-    };
+    let at = path.field("transport_socket");
+    let tls = transport::socket(cx, &at, transport_socket.as_ref(), tls_context::downstream);
     let matches = match filter_chain_match {
         Some(message) => chain_match(cx, &path.field("filter_chain_match"), message),
         None => FilterChainMatch::default(),
@@ -96,7 +91,7 @@ pub(crate) fn chain(cx: &Cx, path: &Path<'_>, message: &pb::FilterChain) -> Opti
     Some(FilterChain {
         name: Arc::from(name.as_str()),
         matches,
-        tls: tls.map(Arc::new),
+        tls: tls.ok()?.map(Arc::new),
         transport_connect_timeout: timeout(
             cx,
             path,
@@ -106,29 +101,6 @@ pub(crate) fn chain(cx: &Cx, path: &Path<'_>, message: &pb::FilterChain) -> Opti
         ),
         filter: filter?,
     })
-}
-
-/// TLS termination; `None` for plain.
-fn transport(cx: &Cx, path: &Path<'_>, message: &core_pb::TransportSocket) -> Option<DownstreamTls> {
-    use core_pb::transport_socket::ConfigType;
-    let core_pb::TransportSocket { name, config_type } = message;
-    let Some(ConfigType::TypedConfig(any)) = config_type else {
-        cx.error(path, format!("the transport socket {name:?} needs a typed_config with its @type"));
-        return None;
-    };
-    let path = path.field("typed_config");
-    if outrider_proto::any::is::<RawBuffer>(any) {
-        let RawBuffer {} = unpack(cx, &path, any)?;
-        return None;
-    }
-    if outrider_proto::any::is::<DownstreamTlsContext>(any) {
-        return tls_context::downstream(cx, &path, &unpack(cx, &path, any)?);
-    }
-    cx.refuse(
-        &path,
-        format!("the transport socket {} is not supported; use TLS or raw_buffer", type_of(any)),
-    );
-    None
 }
 
 fn chain_match(cx: &Cx, path: &Path<'_>, message: &pb::FilterChainMatch) -> FilterChainMatch {

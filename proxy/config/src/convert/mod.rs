@@ -43,6 +43,7 @@ mod stats;
 mod tcp_proxy;
 mod tls_context;
 mod tls_params;
+mod transport;
 mod validation;
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod clusters;
 mod first;
 mod listeners;
+mod mutations;
 mod rest;
 mod routes;
 mod tls;
