@@ -134,6 +134,8 @@ pub struct Stream {
     head: RefCell<Option<Box<KeptHead>>>,
     response: RefCell<Option<Box<KeptResponse>>>,
     abort: Cell<Option<Abort>>,
+    /// Its time was over before the response's head: the answer is the proxy's own.
+    pub(crate) cut_short: Cell<bool>,
     end: Cell<End>,
     waker: RefCell<Option<Waker>>,
     /// Whom the request's end wakes.
@@ -186,6 +188,7 @@ impl Stream {
             head: RefCell::default(),
             response: RefCell::default(),
             abort: Cell::new(None),
+            cut_short: Cell::new(false),
             end: Cell::new(End::Open),
             waker: RefCell::default(),
             request_waker: RefCell::default(),
@@ -367,7 +370,12 @@ impl Stream {
             if let Poll::Ready(done) = answer.as_mut().poll(cx) {
                 return Poll::Ready(done);
             }
-            if let Some(abort) = self.abort.get() {
+            if let Some(abort) = self.abort.take() {
+                // The reply is given all the time it needs: the connection's own limits hold it.
+                self.idle_timeout.set(None);
+                self.request_end.set(None);
+                self.longest_end.set(None);
+                self.cut_short.set(true);
                 return Poll::Ready(Err(self.abort_reply(abort)));
             }
             self.register(cx);

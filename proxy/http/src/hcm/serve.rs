@@ -33,7 +33,7 @@ pub(crate) async fn request(
         Ok((request, selected)) => {
             let mut answer = stream.or_abort(router::forward(&stream, request, &selected)).await;
             if let Err(reply) = &mut answer
-                && stream.aborted().is_some()
+                && stream.cut_short.get()
             {
                 router::finish_reply(&stream, &selected, reply);
             }
@@ -175,6 +175,10 @@ fn respond(
         shared.stats.downstream_rq_response_before_rq_complete().inc();
         close = true;
     }
+    if !tunnel && stream.upgrade.borrow().is_some() {
+        // A request that asked for more than HTTP has no end in HTTP.
+        close = true;
+    }
     let version_10 = stream.info.borrow().protocol == Some(outrider_core::stream::Protocol::Http10);
     if version_10 && !stream.keep_alive_10.get() {
         close = true;
@@ -183,9 +187,8 @@ fn respond(
     if close && !tunnel {
         conn.h1.response_closes.set(true);
     }
-    if version_10 {
-        parts.version = Version::HTTP_10;
-    }
+    // hyper answers HTTP/1.0 with HTTP/1.0, and keeps a connection alive for it only if this says 1.1.
+    parts.version = Version::HTTP_11;
     count_code(stream, parts.status);
     stream.response_head(parts.status, &parts.headers);
     if let ResponseBody::Upgrade(upstream) = body {
