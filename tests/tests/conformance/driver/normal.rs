@@ -118,11 +118,15 @@ pub(crate) fn normal(line: &str, ports: &BTreeMap<String, String>) -> String {
     out
 }
 
-/// What a TLS library says of a failed handshake is its own; that it is said between these marks is not. With the
-/// words the number of bytes sent differs too.
+/// What a TLS library says of a failed handshake is its own; that it is said, and where, is not. With the words the
+/// number of bytes sent differs too.
 fn without_tls_words(line: &str) -> String {
     let Some((before, rest)) = line.split_once("TLS_error:") else { return line.to_owned() };
-    let Some((_, after)) = rest.split_once("TLS_error_end") else { return line.to_owned() };
+    let end = match rest.split_once("TLS_error_end") {
+        Some((words, _)) => words.len() + "TLS_error_end".len(),
+        None => rest.find([' ', '}']).unwrap_or(rest.len()),
+    };
+    let after = rest.get(end..).unwrap_or_default();
     let before: Vec<_> =
         before.split(' ').map(|word| if word.starts_with("out=") { "out=<n>" } else { word }).collect();
     without_tls_words(&format!("{}<TLS error>{after}", before.join(" ")))

@@ -5,8 +5,7 @@ use outrider_tests::reply::{Finish, Reply};
 use crate::driver::{Case, Group, case, case::Act, get, post, raw, req};
 
 /// Every counter of these scopes that traffic moves.
-const SCOPES: &[&str] =
-    &["http.main.*", "cluster.a.*", "cluster.dead.*", "cluster.h2.*", "vhost.*", "listener.main.*"];
+const SCOPES: &[&str] = &["http.main.*", "cluster.a.*", "cluster.dead.*", "cluster.h2.*", "listener.main.*"];
 
 /// Counters that measure time or bytes on the wire of a particular encoding, or the order of events of one library.
 const VOLATILE: &[&str] = &[
@@ -71,7 +70,6 @@ pub(crate) fn admin() -> Group {
             counted("timed out", get("/to")).reply(Reply::status(0).finish(Finish::Silence)),
             counted("per try timed out", get("/try")).reply(Reply::status(0).finish(Finish::Silence)),
             counted("cut", get("/x")).reply(Reply::text("0123456789").finish(Finish::Close(3))),
-            counted("virtual cluster", get("/vc/x")),
             counted("head", req("HEAD", "/x")),
             counted("bad request", raw("GET /x HTTP/1.1\r\nhost: h\r\nbad name: x\r\n\r\n")),
             counted("http/1.0", raw("GET /x HTTP/1.0\r\n\r\n")),
@@ -136,7 +134,6 @@ route_config:
     domains: ["none"]
   - name: all
     domains: ["*"]
-    virtual_clusters: [ { name: vc, headers: [ { name: ":path", string_match: { prefix: /vc } } ] } ]
     routes:
     - { match: { prefix: /direct }, direct_response: { status: 200 } }
     - { match: { prefix: /redirect }, redirect: { path_redirect: /x } }
@@ -147,6 +144,16 @@ route_config:
     - { match: { prefix: /to }, route: { cluster: a, timeout: 0.1s } }
     - { match: { prefix: /try }, route: { cluster: a, timeout: 2s, retry_policy: { retry_on: 5xx, per_try_timeout: 0.1s, num_retries: 1, retry_back_off: { base_interval: 0.001s, max_interval: 0.002s } } } }
     - { match: { prefix: /mirror }, route: { cluster: a, request_mirror_policies: [ { cluster: h2 } ] } }
-    - { match: { prefix: /vc }, route: { cluster: a } }
     - { match: { path: /x }, route: { cluster: a } }
 "#;
+
+/// Virtual clusters.
+pub(crate) fn virtual_clusters() -> Group {
+    Group::new("virtual-clusters")
+        .upstreams(&["a"])
+        .http("main", "route_config: { virtual_hosts: [ { name: all, domains: [\"*\"], virtual_clusters: [ { name: vc, headers: [ { name: \":path\", string_match: { prefix: /vc } } ] } ], routes: [ { match: { prefix: / }, route: { cluster: a } } ] } ] }")
+        .cases([
+            case("inside", get("/vc/x")).stats(&["vhost.*"]).ignore("_time"),
+            case("outside", get("/x")).stats(&["vhost.*"]).ignore("_time"),
+        ])
+}

@@ -30,7 +30,6 @@ pub(crate) fn forwarding() -> Group {
         ("named", "server_name: our-server"),
         ("absent", "server_header_transformation: APPEND_IF_ABSENT"),
         ("pass", "server_header_transformation: PASS_THROUGH"),
-        ("agent", "add_user_agent: true"),
         ("port", "append_x_forwarded_port: true\nuse_remote_address: true"),
         ("scheme", "scheme_header_transformation: { scheme_to_overwrite: https }"),
         (
@@ -102,8 +101,6 @@ pub(crate) fn forwarding() -> Group {
         case("server passed through", get("/").to("pass")).reply(server()),
         case("server passed through, none", get("/").to("pass")),
         case("server of a local reply", get("/none").to("pass")),
-        case("user agent", get("/").to("agent")),
-        case("user agent of the client", get("/").to("agent").h("user-agent", "curl/8")),
         case("forwarded port", get("/").to("port")),
         case("scheme overwritten", get("/").to("scheme")),
         case("internal by config", get("/").to("internal")),
@@ -128,4 +125,12 @@ pub(crate) fn forwarding() -> Group {
                 .header("x-dup", "2"),
         ),
     ])
+}
+
+/// `add_user_agent`.
+pub(crate) fn user_agent() -> Group {
+    Group::new("user-agent")
+        .upstreams(&["a"])
+        .http("main", &format!("add_user_agent: true\n{ROUTES}"))
+        .cases([case("added", get("/")), case("of the client", get("/").h("user-agent", "curl/8"))])
 }

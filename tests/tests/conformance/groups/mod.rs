@@ -34,6 +34,7 @@ pub(crate) fn all() -> Vec<Group> {
         mutations::levels(),
         mutations::formats(),
         forwarding::forwarding(),
+        forwarding::user_agent(),
         timeouts::timeouts(),
         retries::retries(),
         internal::internal(),
@@ -50,7 +51,9 @@ pub(crate) fn all() -> Vec<Group> {
         tcp::proxy_protocol(),
         tcp::chains(),
         logs::operators(),
+        logs::late_operators(),
         logs::filters(),
         admin::admin(),
+        admin::virtual_clusters(),
     ]
 }

@@ -82,7 +82,6 @@ pub(crate) fn formats() -> Group {
         ("cluster", "%UPSTREAM_CLUSTER%"),
         ("sni", "[%REQUESTED_SERVER_NAME%]"),
         ("meta", "[%DYNAMIC_METADATA(a:b)%]"),
-        ("path", "%PATH(NQ)% %PATH(WQ)%"),
         ("query", "%QUERY_PARAM(a)% [%QUERY_PARAM(z)%]"),
         ("literal", "plain text; with, marks"),
         ("flags", "%RESPONSE_FLAGS% %RESPONSE_CODE%"),
