@@ -6,6 +6,7 @@ use std::{
 };
 
 use outrider_tests::record::{Ending, Seen};
+use serde_json::Value;
 
 /// Bodies up to this length are shown whole.
 const SHOWN: usize = 600;
@@ -88,6 +89,39 @@ pub(crate) fn seen_lines(ordinal: usize, seen: &Seen, blur: bool) -> Vec<String>
         ));
     }
     lines
+}
+
+/// A page of the admin interface as lines: JSON by its values, whatever its layout and the order of its members, and the
+/// labels of Prometheus in order.
+pub(crate) fn page_lines(text: &str) -> Vec<String> {
+    if let Ok(json) = serde_json::from_str::<Value>(text) {
+        let mut lines = Vec::new();
+        flatten("", &json, &mut lines);
+        lines.sort();
+        return lines;
+    }
+    text.lines().filter(|line| !line.is_empty()).map(sort_labels).collect()
+}
+
+fn flatten(path: &str, value: &Value, lines: &mut Vec<String>) {
+    match value {
+        Value::Object(members) => members.iter().for_each(|(k, v)| flatten(&format!("{path}.{k}"), v, lines)),
+        Value::Array(items) if !items.is_empty() => {
+            items.iter().enumerate().for_each(|(i, v)| flatten(&format!("{path}[{i}]"), v, lines));
+        }
+        leaf => lines.push(format!("{path} = {leaf}")),
+    }
+}
+
+fn sort_labels(line: &str) -> String {
+    match line.split_once('{').and_then(|(name, rest)| Some((name, rest.rsplit_once('}')?))) {
+        Some((name, (labels, value))) if !name.contains(' ') => {
+            let mut labels: Vec<&str> = labels.split(',').collect();
+            labels.sort_unstable();
+            format!("{name}{{{}}}{value}", labels.join(","))
+        }
+        _ => line.to_owned(),
+    }
 }
 
 /// Replaces ports by their names and UUIDs by `<uuid>`, everywhere in a line.

@@ -15,7 +15,7 @@ use outrider_tests::{
 
 use super::{
     case::{Act, Case, Group},
-    normal::{normal, seen_lines},
+    normal::{normal, page_lines, seen_lines},
 };
 
 /// A proxy and its surroundings.
@@ -146,8 +146,8 @@ impl World {
                     _ => self.proxy.admin(path).await?,
                 };
                 transcript.lines.push(format!("admin status {}", response.status));
-                let text = response.text();
-                let kept = text.lines().filter(|l| keep.is_empty() || keep.iter().any(|k| l.contains(k)));
+                let kept = page_lines(&response.text());
+                let kept = kept.iter().filter(|l| keep.is_empty() || keep.iter().any(|k| l.contains(k)));
                 transcript.lines.extend(kept.map(|l| format!("admin {l}")));
                 for name in ["content-type", "cache-control", "x-content-type-options"] {
                     let value = response.header(name).unwrap_or("-");
