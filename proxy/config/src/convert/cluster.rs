@@ -10,7 +10,7 @@ use outrider_proto::pb::envoy::extensions::upstreams::http::generic::v3::Generic
 
 use super::address::{Bind, bind, keepalive};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
-use super::scalar::{bool_of, duration, type_of, u32_of};
+use super::scalar::{bool_of, duration, stat_name, type_of, u32_of};
 use super::{breaker, cluster_http, discovery, lb, tls_context, transport};
 use crate::model::{Cluster, TcpKeepalive, UpstreamProtocol};
 
@@ -154,10 +154,7 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster, outer: &B
         breaker::breakers(cx, &path.field("circuit_breakers"), name, circuit_breakers.as_ref());
     Some(Cluster {
         name: Arc::from(name.as_str()),
-        stat_name: match alt_stat_name.as_str() {
-            "" => Arc::from(name.replace(':', "_")),
-            alt => Arc::from(alt.replace(':', "_")),
-        },
+        stat_name: Arc::from(stat_name(if alt_stat_name.is_empty() { name } else { alt_stat_name })),
         alt_stat_name: (!alt_stat_name.is_empty()).then(|| Arc::from(alt_stat_name.as_str())),
         discovery: discovery?,
         lb,

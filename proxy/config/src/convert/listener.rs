@@ -10,7 +10,7 @@ use outrider_proto::pb::envoy::config::listener::v3 as pb;
 use super::access_log::{self, Protocol};
 use super::address::{Names, keepalive, required, socket_options};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
-use super::scalar::{bool_of, enumeration, runtime_u64, timeout, u32_of};
+use super::scalar::{bool_of, enumeration, runtime_u64, stat_name, timeout, u32_of};
 use super::{filter_chain, listener_filter};
 use crate::model::{FilterChain, Listener, ListenerAddress, SocketAddress, TrafficDirection};
 
@@ -101,7 +101,7 @@ pub(crate) fn listener(cx: &Cx, path: &Path<'_>, message: &pb::Listener) -> Opti
     Some(Listener {
         name: Arc::from(name),
         stat_prefix: match stat_prefix.as_str() {
-            "" => Arc::from(label.replace(':', "_")),
+            "" => Arc::from(stat_name(&label)),
             prefix => Arc::from(prefix),
         },
         addresses,

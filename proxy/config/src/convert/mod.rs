@@ -22,6 +22,7 @@ mod dns;
 mod endpoint;
 mod filter_chain;
 mod hcm;
+mod hcm_settings;
 mod header;
 mod http_options;
 mod json;

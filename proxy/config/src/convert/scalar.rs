@@ -225,3 +225,9 @@ pub(crate) fn percent(
     cx.error(&path.field(field), format!("{value} is not a percentage between 0 and 100"));
     None
 }
+
+/// A name as it stands in stats: colons, with the slashes after them, become underscores (Envoy:
+/// `sanitizeStatsName`).
+pub(crate) fn stat_name(name: &str) -> String {
+    name.replace("://", "_").replace(":/", "_").replace([':', '\0'], "_")
+}

@@ -194,7 +194,7 @@ pub struct ClientCertDetails {
 pub struct InternalAddresses {
     /// Unix sockets are.
     pub unix_sockets: bool,
-    /// These prefixes are; `None` for Envoy's default of RFC 1918 and loopback.
+    /// These prefixes are; `None` (no `internal_address_config`): no address is, as in Envoy since 1.33.
     pub ranges: Option<Vec<super::Cidr>>,
 }
 

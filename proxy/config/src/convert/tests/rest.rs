@@ -139,3 +139,13 @@ fn what_needs_a_control_plane_says_so() {
         ]
     );
 }
+
+#[test]
+fn which_addresses_are_internal() {
+    let ranges = |text: &str| manager(&with_hcm(&format!("{ROUTES}{text}"))).internal_addresses.ranges;
+    assert_eq!(ranges(""), None);
+    assert_eq!(ranges("internal_address_config: {}").map(|ranges| ranges.len()), Some(6));
+    let own = ranges("internal_address_config: {cidr_ranges: [{address_prefix: 8.9.0.0, prefix_len: 8}]}");
+    let own = own.expect("its own");
+    assert_eq!((own[0].address.to_string().as_str(), own[0].len, own.len()), ("8.0.0.0", 8, 1));
+}
