@@ -232,9 +232,11 @@ impl Op {
                     || upstream.host.as_ref().is_some_and(|host| write!(out, "{host}").is_ok())
             }
             Self::UpstreamConnectionId => upstream.connection_id.is_some_and(|id| number(id, out)),
-            Self::UpstreamTransportFailure => optional(&upstream.transport_failure, out),
+            Self::UpstreamTransportFailure => {
+                upstream.transport_failure.as_deref().is_some_and(|reason| words(reason, out))
+            }
             Self::DownstreamTransportFailure => {
-                info.conn.transport_failure.get().is_some_and(|reason| text(reason, out))
+                info.conn.transport_failure.get().is_some_and(|reason| words(reason, out))
             }
             Self::RequestedServerName => optional(&info.conn.sni, out),
             Self::RouteName => optional(&info.route_name, out),
@@ -257,6 +259,12 @@ fn put(value: &str, out: &mut Vec<u8>) {
 
 fn text(value: &str, out: &mut Vec<u8>) -> bool {
     put(value, out);
+    !value.is_empty()
+}
+
+/// Text whose spaces become underscores, so that it stays one field of a log line.
+fn words(value: &str, out: &mut Vec<u8>) -> bool {
+    out.extend(value.bytes().map(|byte| if byte == b' ' { b'_' } else { byte }));
     !value.is_empty()
 }
 
