@@ -228,7 +228,9 @@ impl Taken {
                 SocketAddress::Pipe { path, .. } => SocketAddress::Pipe { path: Arc::clone(path), mode: 0 },
                 other => other.clone(),
             };
-            if let Some(first) = self.addresses.insert(key, Arc::clone(&listener.name)) {
+            if let Some(first) = self.addresses.insert(key, Arc::clone(&listener.name))
+                && first != listener.name
+            {
                 cx.error(
                     &path.field("address"),
                     format!("{} is the address of the listener {first:?} already", address.address),

@@ -8,7 +8,7 @@ use outrider_proto::pb::envoy::config::route::v3 as pb;
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::header::{Lists, mutations};
 use super::route::refuse_per_filter;
-use super::scalar::{header_name, runtime_u64, u32_of};
+use super::scalar::{request_header, runtime_u64, u32_of};
 use crate::model::{ClusterSpecifier, Weighted, WeightedCluster};
 
 /// The cluster, or clusters, of the route action at `path`.
@@ -24,7 +24,7 @@ pub(crate) fn specifier(
             Some(ClusterSpecifier::Name(Arc::from(name.as_str())))
         }
         Some(Kind::ClusterHeader(name)) => {
-            header_name(cx, &path.field("cluster_header"), name).map(ClusterSpecifier::Header)
+            request_header(cx, &path.field("cluster_header"), name).map(ClusterSpecifier::Header)
         }
         Some(Kind::WeightedClusters(message)) => {
             weighted(cx, &path.field("weighted_clusters"), message).map(ClusterSpecifier::Weighted)
@@ -49,7 +49,7 @@ fn weighted(cx: &Cx, path: &Path<'_>, message: &pb::WeightedCluster) -> Option<W
     let pb::WeightedCluster { clusters, total_weight, runtime_key_prefix, random_value_specifier } = message;
     inert!(cx, path, "the sum of the weights counts, in Envoy too"; total_weight);
     let header = match random_value_specifier {
-        Some(RandomValueSpecifier::HeaderName(name)) => header_name(cx, &path.field("header_name"), name),
+        Some(RandomValueSpecifier::HeaderName(name)) => request_header(cx, &path.field("header_name"), name),
         Some(RandomValueSpecifier::UseHashPolicy(on)) => {
             if on.value {
                 cx.refuse(&path.field("use_hash_policy"), "hash policies are not supported; use header_name");

@@ -315,6 +315,9 @@ fn passing(
 
 fn http_header(cx: &Cx, path: &Path<'_>, on: bool, name: &str) -> Option<HeaderName> {
     if !on {
+        if !name.is_empty() {
+            cx.error(&path.field("http_header_name"), "it needs use_http_header: true");
+        }
         return None;
     }
     match name {

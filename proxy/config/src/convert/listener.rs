@@ -222,16 +222,20 @@ fn addresses(
     addresses
 }
 
-/// Whether an IPv6 wildcard takes IPv4 too; on another address Envoy refuses it.
+/// Whether an IPv6 address takes IPv4 too; on an address that cannot, Envoy refuses it.
 fn ipv4_compat(cx: &Cx, path: &Path<'_>, message: Option<&core_pb::Address>) -> bool {
     let Some(core_pb::address::Address::SocketAddress(message)) =
         message.and_then(|message| message.address.as_ref())
     else {
         return false;
     };
-    if message.ipv4_compat && message.address.parse::<std::net::Ipv4Addr>().is_ok() {
+    let fits = |ip: std::net::Ipv6Addr| ip.is_unspecified() || ip.to_ipv4_mapped().is_some();
+    if message.ipv4_compat && !message.address.parse().is_ok_and(fits) {
         let path = path.field("socket_address");
-        cx.inert(&path.field("ipv4_compat"), "an IPv4 address takes IPv4 anyway");
+        cx.error(
+            &path.field("ipv4_compat"),
+            "only :: and IPv4-mapped IPv6 addresses can take IPv4 as well; remove it",
+        );
     }
     message.ipv4_compat
 }

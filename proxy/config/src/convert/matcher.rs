@@ -10,10 +10,11 @@ use outrider_proto::pb::envoy::r#type::v3 as type_pb;
 use regex::Regex;
 
 use super::cx::{Cx, UNSUPPORTED};
+use super::re2;
 use crate::model::RegexRewrite;
 
-/// The expression of a matcher; `None`, and an error, when it does not compile.
-fn pattern<'a>(cx: &Cx, path: &Path<'_>, message: &'a pb::RegexMatcher) -> Option<&'a str> {
+/// The expression of a matcher in the regex crate's notation; `None`, and an error, when it does not compile.
+fn pattern(cx: &Cx, path: &Path<'_>, message: &pb::RegexMatcher) -> Option<(String, Regex)> {
     use pb::regex_matcher::{EngineType, GoogleRe2};
     let pb::RegexMatcher { regex, engine_type } = message;
     if let Some(EngineType::GoogleRe2(GoogleRe2 { max_program_size: Some(_) })) = engine_type {
@@ -27,24 +28,26 @@ fn pattern<'a>(cx: &Cx, path: &Path<'_>, message: &'a pb::RegexMatcher) -> Optio
         cx.error(&path, "the expression is empty");
         return None;
     }
-    check_regex(cx, &path, regex).then_some(regex)
+    compile(cx, &path, regex)
 }
 
-/// Whether `regex` compiles by itself; otherwise an error that says why.
-pub(crate) fn check_regex(cx: &Cx, path: &Path<'_>, regex: &str) -> bool {
-    match Regex::new(regex) {
-        Ok(_) => true,
-        Err(error) => {
-            cx.error(path, format!("not a regular expression: {error}"));
-            false
-        }
-    }
+/// An expression in RE2's notation, translated and compiled without anchors; `None`, and an error, when it is none.
+pub(crate) fn compile(cx: &Cx, path: &Path<'_>, regex: &str) -> Option<(String, Regex)> {
+    let error = match re2::translate(regex) {
+        Ok(pattern) => match Regex::new(&pattern) {
+            Ok(regex) => return Some((pattern, regex)),
+            Err(error) => error.to_string(),
+        },
+        Err(error) => error,
+    };
+    cx.error(path, format!("{regex:?} is not a regular expression: {error}"));
+    None
 }
 
 /// An expression that must match the whole text.
 pub(crate) fn whole_regex(cx: &Cx, path: &Path<'_>, message: &pb::RegexMatcher) -> Option<Regex> {
-    let regex = pattern(cx, path, message)?;
-    match full_regex(regex) {
+    let (pattern, _) = pattern(cx, path, message)?;
+    match full_regex(&pattern) {
         Ok(regex) => Some(regex),
         Err(error) => {
             cx.error(&path.field("regex"), format!("not a regular expression: {error}"));
@@ -64,8 +67,7 @@ pub(crate) fn rewrite(
         cx.error(&path.field("pattern"), "a pattern is needed");
         return None;
     };
-    let regex = pattern(cx, &path.field("pattern"), message)?;
-    let regex = Regex::new(regex).ok()?;
+    let (_, regex) = pattern(cx, &path.field("pattern"), message)?;
     let substitution = match translate(substitution, regex.captures_len()) {
         Ok(text) => text,
         Err(message) => {

@@ -32,6 +32,7 @@ mod listener_filter;
 mod log_filter;
 mod matcher;
 mod overload;
+mod re2;
 mod resource;
 mod retry;
 mod route;

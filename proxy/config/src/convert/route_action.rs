@@ -11,7 +11,7 @@ use outrider_proto::pb::envoy::config::route::v3 as pb;
 
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::scalar::{
-    bool_of, data_source, duration, enumeration, fraction, header_name, header_value, timeout,
+    bool_of, data_source, duration, enumeration, fraction, header_value, request_header, timeout,
 };
 use super::{cluster_specifier, matcher, retry};
 use crate::model::{
@@ -299,7 +299,7 @@ fn host_rewrite(
         }
         Kind::AutoHostRewrite(on) => on.value.then_some(HostRewrite::Auto),
         Kind::HostRewriteHeader(name) => {
-            header_name(cx, &path.field("host_rewrite_header"), name).map(HostRewrite::Header)
+            request_header(cx, &path.field("host_rewrite_header"), name).map(HostRewrite::Header)
         }
         Kind::HostRewritePathRegex(message) => {
             matcher::rewrite(cx, &path.field("host_rewrite_path_regex"), message).map(HostRewrite::PathRegex)
@@ -366,7 +366,7 @@ fn mirror(cx: &Cx, path: &Path<'_>, message: &pb::route_action::RequestMirrorPol
             MirrorCluster::Name(Arc::from(cluster.as_str()))
         }
         (true, false) => {
-            MirrorCluster::Header(header_name(cx, &path.field("cluster_header"), cluster_header)?)
+            MirrorCluster::Header(request_header(cx, &path.field("cluster_header"), cluster_header)?)
         }
         _ => {
             cx.error(path, "give exactly one of cluster and cluster_header");

@@ -78,6 +78,15 @@ pub(crate) fn header_name(cx: &Cx, path: &Path<'_>, name: &str) -> Option<Header
     }
 }
 
+/// The name of a request's header that is read; `:authority` is called `host` in the requests that we route.
+pub(crate) fn request_header(cx: &Cx, path: &Path<'_>, name: &str) -> Option<HeaderName> {
+    if name.eq_ignore_ascii_case(":authority") {
+        Some(http::header::HOST)
+    } else {
+        header_name(cx, path, name)
+    }
+}
+
 /// A header's value; an empty one, and an error, when it is not valid.
 pub(crate) fn header_value(cx: &Cx, path: &Path<'_>, value: &str) -> HeaderValue {
     HeaderValue::from_str(value).unwrap_or_else(|_| {

@@ -51,10 +51,7 @@ fn tag(cx: &Cx, path: &Path<'_>, message: &pb::TagSpecifier) -> Option<StatsTag>
         None => return named(cx, path, tag_name),
         Some(TagValue::Regex(text)) => {
             let path = path.field("regex");
-            if !matcher::check_regex(cx, &path, text) {
-                return None;
-            }
-            let regex = regex::Regex::new(text).ok()?;
+            let (_, regex) = matcher::compile(cx, &path, text)?;
             if regex.captures_len() < 2 {
                 cx.error(&path, "the expression needs a group that holds the tag's value, such as (\\w+)");
                 return None;

@@ -63,7 +63,9 @@ route_config:
     assert_eq!(problems[0], format!("{manager}.tracing: tracing is not supported; remove it"));
     let routes = format!("{manager}.route_config.virtual_hosts[0].routes");
     assert!(
-        problems[1].starts_with(&format!("{routes}[0].match.safe_regex.regex: not a regular expression: "))
+        problems[1].starts_with(&format!(
+            "{routes}[0].match.safe_regex.regex: \"a(\" is not a regular expression: "
+        ))
     );
     assert!(problems[2].starts_with(&format!("{routes}[1].route.hash_policy: ring hash")));
 }
