@@ -62,7 +62,8 @@ impl ClusterShared {
             }
         };
         let original_dst = matches!(config.discovery, Discovery::OriginalDst(_)).then(Box::default);
-        Ok(Self {
+        let tracked = config.breaker_default.track_remaining || config.breaker_high.track_remaining;
+        let cluster = Self {
             config,
             hosts: ArcSwap::default(),
             tls,
@@ -70,7 +71,12 @@ impl ClusterShared {
             stats: OnceLock::new(),
             breakers: OnceLock::new(),
             original_dst,
-        })
+        };
+        if tracked {
+            // What remains is shown from the start.
+            cluster.breakers();
+        }
+        Ok(cluster)
     }
 
     /// Its stats.

@@ -53,6 +53,7 @@ pub struct WorkerClusters {
 pub struct WorkerCluster {
     /// What all workers share.
     pub shared: Arc<ClusterShared>,
+    slot: Arc<ClusterSlot>,
     lb: RefCell<Balancers>,
     pools: Rc<Pools>,
     original_dst: RefCell<HashMap<SocketAddr, Arc<Host>>>,
@@ -82,7 +83,7 @@ impl WorkerClusters {
 
     /// The cluster in `slot` now; `None` when there is none.
     #[inline]
-    pub fn get(&self, slot: &ClusterSlot) -> Option<Rc<WorkerCluster>> {
+    pub fn get(&self, slot: &Arc<ClusterSlot>) -> Option<Rc<WorkerCluster>> {
         let current = slot.current.load();
         let current = current.as_ref()?;
         if let Some(Some(known)) = self.by_id.borrow().get(slot.id as usize)
@@ -95,18 +96,18 @@ impl WorkerClusters {
 
     /// The cluster of `name`; looks the name up under a lock: for `cluster_header` alone.
     pub fn by_name(&self, name: &str) -> Option<Rc<WorkerCluster>> {
-        self.get(&*self.manager.slot(name)?)
+        self.get(&self.manager.slot(name)?)
     }
 
     #[cold]
-    fn renew(&self, slot: &ClusterSlot, shared: Arc<ClusterShared>) -> Rc<WorkerCluster> {
+    fn renew(&self, slot: &Arc<ClusterSlot>, shared: Arc<ClusterShared>) -> Rc<WorkerCluster> {
         let mut by_id = self.by_id.borrow_mut();
         let index = slot.id as usize;
         if by_id.len() <= index {
             by_id.resize_with(index + 1, || None);
         }
         let earlier = by_id.get_mut(index).and_then(Option::take);
-        let renewed = Rc::new(WorkerCluster::new(shared, earlier.as_deref()));
+        let renewed = Rc::new(WorkerCluster::new(slot.clone(), shared, earlier.as_deref()));
         if let Some(place) = by_id.get_mut(index) {
             *place = Some(renewed.clone());
         }
@@ -114,19 +115,14 @@ impl WorkerClusters {
     }
 
     fn sweep(&self) {
-        let slots: Vec<_> = self.by_id.borrow().iter().flatten().cloned().collect();
-        for known in slots {
-            match self.manager.slot(&known.shared.config.name) {
-                Some(slot) if slot.current.load().is_some() => {
-                    if let Some(cluster) = self.get(&slot) {
-                        cluster.pools.keep_only(&cluster.shared.hosts.load());
-                    }
-                }
-                slot => {
-                    known.pools.drain_all();
-                    if let Some(slot) = slot
-                        && let Some(place) = self.by_id.borrow_mut().get_mut(slot.id as usize)
-                    {
+        let known: Vec<_> = self.by_id.borrow().iter().flatten().cloned().collect();
+        for cluster in known {
+            let slot = &cluster.slot;
+            match self.get(slot) {
+                Some(cluster) => cluster.refresh(),
+                None => {
+                    cluster.pools.drain_all();
+                    if let Some(place) = self.by_id.borrow_mut().get_mut(slot.id as usize) {
                         *place = None;
                     }
                 }
@@ -142,7 +138,7 @@ impl std::fmt::Debug for WorkerClusters {
 }
 
 impl WorkerCluster {
-    fn new(shared: Arc<ClusterShared>, earlier: Option<&Self>) -> Self {
+    fn new(slot: Arc<ClusterSlot>, shared: Arc<ClusterShared>, earlier: Option<&Self>) -> Self {
         let pools = match earlier {
             Some(earlier) if earlier.shared.same_connections(&shared) => {
                 earlier.pools.adopt(&shared);
@@ -155,7 +151,9 @@ impl WorkerCluster {
             None => Pools::new(shared.clone()),
         };
         let hosts = shared.hosts.load_full();
+        pools.keep_only(&hosts);
         Self {
+            slot,
             shared,
             lb: RefCell::new(Balancers { hosts, by_source: Vec::new() }),
             pools,
@@ -225,6 +223,18 @@ impl WorkerCluster {
     /// A breaker is open, or connecting failed.
     pub async fn tcp_connect(&self, host: &Arc<Host>) -> Result<TcpLease, PoolError> {
         crate::pool::tcp::connect(&self.shared, host).await
+    }
+
+    /// The address that the header of an ORIGINAL_DST cluster with `use_http_header` names. One that is no
+    /// address is counted as `original_dst_host_invalid`.
+    pub fn original_dst_of(&self, headers: &http::HeaderMap) -> Option<SocketAddr> {
+        let Discovery::OriginalDst(settings) = &self.shared.config.discovery else { return None };
+        let value = headers.get(settings.http_header.as_ref()?)?;
+        let address = value.to_str().ok().and_then(|value| value.parse().ok());
+        if address.is_none() {
+            self.shared.stats().original_dst_host_invalid().inc();
+        }
+        address
     }
 
     /// The right to make one more retry; given back when dropped.

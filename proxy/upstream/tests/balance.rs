@@ -1,5 +1,7 @@
 //! Picks as the router makes them.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 mod common;
 
 use common::{Bench, endpoint, on_worker};

@@ -124,3 +124,26 @@ fn an_idle_connection_is_closed_in_time() {
         assert_eq!(bench.get("/").await.unwrap(), "2");
     });
 }
+
+#[test]
+fn after_a_goaway_what_runs_is_finished_and_what_comes_goes_elsewhere() {
+    on_worker(async {
+        let upstream = Upstream::start(H2).await;
+        let bench = Bench::fixed(&[upstream.address], h2);
+        bench.get("/").await.unwrap();
+        let mut lease = bench.lease().await.unwrap();
+        let mut hold = Box::pin(lease.send(get("/hold")));
+        assert!(tokio::time::timeout(Duration::from_millis(20), &mut hold).await.is_err());
+        upstream.go_away();
+        // Its last word comes after a round trip; until then the old connection takes streams.
+        let mut number = String::new();
+        while number != "2" {
+            number = bench.get("/").await.unwrap();
+        }
+        assert_eq!(bench.get("/").await.unwrap(), "2");
+        upstream.release.notify_waiters();
+        assert_eq!(hold.await.unwrap().status(), 200);
+        drop(lease);
+        bench.until_stat("upstream_cx_active", 1).await;
+    });
+}

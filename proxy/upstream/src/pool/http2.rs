@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::http2;
@@ -30,7 +30,7 @@ pub(super) struct Http2Conn {
     pub(super) idle_since: Cell<Instant>,
     streams: Cell<u32>,
     // Asked for the peer's limit, which may change at any time.
-    connection: Rc<RefCell<Connection>>,
+    connection: Rc<RefCell<Option<Connection>>>,
 }
 
 /// Runs the codec's tasks on the worker.
@@ -47,13 +47,20 @@ where
 }
 
 /// Drives a connection that others look into between its polls.
-struct Driver(Rc<RefCell<Connection>>);
+struct Driver(Rc<RefCell<Option<Connection>>>);
 
 impl Future for Driver {
     type Output = hyper::Result<()>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut *self.0.borrow_mut()).poll(cx)
+        let outcome = match &mut *self.0.borrow_mut() {
+            Some(connection) => ready!(Pin::new(connection).poll(cx)),
+            None => Ok(()),
+        };
+        // Requests that it has not looked at go back to their senders when it is dropped.
+        let ended = self.0.borrow_mut().take();
+        drop(ended);
+        Poll::Ready(outcome)
     }
 }
 
@@ -62,7 +69,13 @@ impl Http2Conn {
     fn enter(&self, configured: u32) -> bool {
         let streams = self.streams.get();
         // It is borrowed only while it is polled, and then its limit was seen a moment ago.
-        let peer = self.connection.try_borrow().map_or(usize::MAX, |c| c.current_max_send_streams());
+        let peer = match self.connection.try_borrow() {
+            Ok(connection) => match &*connection {
+                Some(connection) => connection.current_max_send_streams(),
+                None => return false,
+            },
+            Err(_) => usize::MAX,
+        };
         if streams >= configured || streams as usize >= peer {
             return false;
         }
@@ -95,7 +108,7 @@ impl Pool {
         let failed =
             |error: hyper::Error| Failure { kind: PoolErrorKind::ConnectFailed, details: error.to_string() };
         let (sender, connection) = builder.handshake(TokioIo::new(io)).await.map_err(failed)?;
-        let connection = Rc::new(RefCell::new(connection));
+        let connection = Rc::new(RefCell::new(Some(connection)));
         let driver = Driver(connection.clone());
         let cluster = self.cluster.borrow().clone();
         tokio::task::spawn_local(async move {

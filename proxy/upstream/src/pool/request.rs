@@ -36,7 +36,10 @@ pub(super) fn for_http2<B>(request: &mut Request<B>, tls: bool) {
     for name in [HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection")] {
         request.headers_mut().remove(name);
     }
-    if request.uri().authority().is_none() {
+    let tunnel =
+        request.method() == Method::CONNECT && request.extensions().get::<hyper::ext::Protocol>().is_none();
+    // A tunnel's target is an authority and nothing else.
+    if request.uri().authority().is_none() && !tunnel {
         make_absolute(request, tls);
     }
     if request.uri().authority().is_some() {

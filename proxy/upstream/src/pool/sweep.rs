@@ -1,4 +1,4 @@
-//! Closing what was idle for too long: one timer for each pool.
+//! Closing what was idle for too long, or is too old: one timer for each pool.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -28,32 +28,55 @@ impl Pool {
 
     /// Closes what is due; how long until something else may be. `None`: no connection is left.
     fn sweep(&self, now: Instant) -> Option<Duration> {
-        let longest = self.longest()?;
+        let mut wait = self.longest()?;
         if self.connections.get() == 0 {
             return None;
         }
-        let mut wait = longest;
-        let mut due = |since: Instant| {
-            let idle = now.saturating_duration_since(since);
-            if idle < longest {
-                wait = wait.min(longest - idle);
+        let version = self.cluster.borrow().clone();
+        let (http, stats) = (&version.config.http, version.stats());
+        let mut due = |since: Instant, longest: Option<Duration>| {
+            let Some(longest) = longest.filter(|longest| !longest.is_zero()) else { return false };
+            let age = now.saturating_duration_since(since);
+            if age < longest {
+                wait = wait.min(longest - age);
             }
-            idle >= longest
+            age >= longest
         };
-        let mut closed: Vec<_> = self.idle.borrow_mut().extract_if(.., |conn| due(conn.idle_since)).collect();
-        let count = closed.len();
-        closed.clear();
+        let mut ends = |born: Instant, idle_since: Option<Instant>| {
+            if due(born, http.max_connection_duration) {
+                stats.upstream_cx_max_duration_reached().inc();
+                return true;
+            }
+            let idle = idle_since.is_some_and(|since| due(since, http.idle_timeout));
+            if idle {
+                stats.upstream_cx_idle_timeout().inc();
+            }
+            idle
+        };
+        // Collected first: a connection's end must not find the lists borrowed. A shared one that is too old
+        // but not idle ends with its last stream.
+        let idle: Vec<_> = self
+            .idle
+            .borrow_mut()
+            .extract_if(.., |conn| ends(conn.meta.since, Some(conn.idle_since)))
+            .collect();
         let shared: Vec<_> = self
             .shared
             .borrow_mut()
-            .extract_if(.., |conn| conn.is_idle() && due(conn.idle_since.get()))
+            .extract_if(.., |conn| ends(conn.meta.since, conn.is_idle().then(|| conn.idle_since.get())))
             .collect();
-        let cluster = self.cluster.borrow();
-        cluster.stats().upstream_cx_idle_timeout().add((count + shared.len()) as u64);
+        drop((idle, shared));
         Some(wait.max(Duration::from_millis(1)))
     }
 
+    /// The longest time until something may be due; `None` when nothing ever is.
     fn longest(&self) -> Option<Duration> {
-        self.cluster.borrow().config.http.idle_timeout.filter(|timeout| !timeout.is_zero())
+        let version = self.cluster.borrow();
+        let http = &version.config.http;
+        [http.idle_timeout, http.max_connection_duration]
+            .into_iter()
+            .flatten()
+            .filter(|timeout| !timeout.is_zero())
+            .min()
     }
 }

@@ -143,6 +143,16 @@ impl Bench {
     }
 }
 
+/// The permits that are out, over both priorities, connections left aside.
+pub(crate) fn permits(cluster: &WorkerCluster) -> u32 {
+    use outrider_upstream::breaker::Resource::{Pending, Requests, Retries};
+
+    let breakers = cluster.shared.breakers();
+    let taken =
+        |high| [Pending, Requests, Retries].map(|r| breakers.of(high).taken(r)).into_iter().sum::<u32>();
+    taken(false) + taken(true)
+}
+
 pub(crate) fn get(path: &str) -> http::Request<UpstreamBody> {
     http::Request::builder().uri(path).header("host", "a.example").body(UpstreamBody::Empty).unwrap()
 }
@@ -155,6 +165,7 @@ pub(crate) struct Upstream {
     pub(crate) requests: Rc<Cell<u64>>,
     pub(crate) release: Rc<tokio::sync::Notify>,
     tasks: Rc<RefCell<Vec<tokio::task::AbortHandle>>>,
+    goaway: Rc<tokio::sync::Notify>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -164,7 +175,7 @@ pub(crate) enum Speaks {
 }
 
 #[derive(Clone, Copy)]
-struct LocalExec;
+pub(crate) struct LocalExec;
 
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExec {
     fn execute(&self, future: F) {
@@ -181,6 +192,7 @@ impl Upstream {
             requests: Rc::default(),
             release: Rc::default(),
             tasks: Rc::default(),
+            goaway: Rc::default(),
         };
         let this = upstream.clone();
         tokio::task::spawn_local(async move {
@@ -192,6 +204,7 @@ impl Upstream {
                     let state = state.clone();
                     async move { state.answer(number, request).await }
                 });
+                let goaway = this.goaway.clone();
                 let io = TokioIo::new(stream);
                 let task = tokio::task::spawn_local(async move {
                     let _ = match speaks {
@@ -199,10 +212,17 @@ impl Upstream {
                             hyper::server::conn::http1::Builder::new().serve_connection(io, service).await
                         }
                         Speaks::Http2 { streams } => {
-                            hyper::server::conn::http2::Builder::new(LocalExec)
+                            let connection = hyper::server::conn::http2::Builder::new(LocalExec)
                                 .max_concurrent_streams(streams)
-                                .serve_connection(io, service)
-                                .await
+                                .serve_connection(io, service);
+                            tokio::pin!(connection);
+                            tokio::select! {
+                                ended = &mut connection => ended,
+                                () = goaway.notified() => {
+                                    connection.as_mut().graceful_shutdown();
+                                    connection.await
+                                }
+                            }
                         }
                     };
                 });
@@ -210,6 +230,11 @@ impl Upstream {
             }
         });
         upstream
+    }
+
+    /// Says GOAWAY on all HTTP/2 connections, which finish what runs.
+    pub(crate) fn go_away(&self) {
+        self.goaway.notify_waiters();
     }
 
     /// Closes all connections at once.
