@@ -148,6 +148,15 @@ async fn a_client_certificate_that_is_not_required_may_be_absent_but_not_wrong()
 }
 
 #[tokio::test]
+async fn a_required_certificate_without_roots_must_be_there_and_may_be_any() {
+    let ca = Authority::new("root");
+    let mut server = downstream(&[&leaf(&ca, vec![dns("server.test")])]);
+    server.require_client_certificate = true;
+    Pair::new(&server, &upstream(&[])).fails().await;
+    Pair::new(&server, &upstream(&[&leaf(&ca, vec![])])).works().await;
+}
+
+#[tokio::test]
 async fn the_upstream_is_verified_when_there_is_something_to_verify_with() {
     let (ca, other) = (Authority::new("root"), Authority::new("other"));
     let server = downstream(&[&leaf(&ca, vec![dns("server.test")])]);

@@ -38,6 +38,8 @@ pub(crate) struct Relay {
     limits: Option<Box<Limits>>,
     drain: DrainWatch,
     terminated: Pin<Box<dyn Future<Output = ()>>>,
+    /// Whether the timers and the drain have been polled: before that they wake nobody.
+    armed: bool,
 }
 
 /// A session's timers: one sleep, set anew only when it fires.
@@ -70,6 +72,7 @@ impl Relay {
             limits,
             terminated: Box::pin(drain.clone().terminated()),
             drain,
+            armed: false,
         }
     }
 
@@ -114,17 +117,18 @@ impl Relay {
     /// The timers and the drain are asked only when no byte moved (then it may have been one of them that woke
     /// us), or when a look at an atomic says that they have something to say.
     fn poll_limits(&mut self, cx: &mut Context<'_>, progress: bool) -> Poll<End> {
+        let must = !progress || !std::mem::replace(&mut self.armed, true);
         if let Some(limits) = &mut self.limits {
             if progress {
                 limits.last = Instant::now();
             }
-            if (!progress || limits.sleep.is_elapsed())
+            if (must || limits.sleep.is_elapsed())
                 && let Poll::Ready(end) = limits.poll(cx)
             {
                 return Poll::Ready(end);
             }
         }
-        if (!progress || self.drain.has_changed()) && self.terminated.as_mut().poll(cx).is_ready() {
+        if (must || self.drain.has_changed()) && self.terminated.as_mut().poll(cx).is_ready() {
             return Poll::Ready(End::Terminated);
         }
         Poll::Pending
@@ -149,3 +153,7 @@ impl Limits {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+#[path = "relay_tests.rs"]
+mod tests;

@@ -1,6 +1,5 @@
 //! One client's session, from its first moment to its log entry.
 
-use std::borrow::Cow;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -9,7 +8,7 @@ use std::rc::Rc;
 use outrider_core::ResponseFlags;
 use outrider_core::format::FormatContext;
 use outrider_core::stream::StreamInfo;
-use outrider_net::handler::Downstream;
+use outrider_net::handler::{Downstream, SessionSlot};
 use outrider_upstream::TcpLease;
 use tokio::time::Instant;
 
@@ -22,13 +21,14 @@ pub(crate) async fn serve(worker: Rc<TcpProxyWorker>, downstream: Downstream) {
     let shared = &worker.shared;
     shared.stats.downstream_cx_total().inc();
     let end = shared.config.max_duration.map(|most| Instant::now() + most);
-    let Downstream { stream, info: conn, drain, .. } = downstream;
-    let mut log = (!shared.logger.is_empty()).then(|| Box::new(StreamInfo::new(conn.clone(), None)));
+    let Downstream { stream, info: conn, drain, session, .. } = downstream;
+    let is_logged = !shared.logger.is_empty() || session.is_some();
+    let mut log = is_logged.then(|| Box::new(StreamInfo::new(conn.clone(), None)));
     // Boxed, so that its memory is gone while the session lives.
     let lease = Box::pin(connect(&worker, &conn, log.as_deref_mut())).await;
     let Some(TcpLease { stream: upstream, guard }) = lease else {
         drop(stream);
-        finish(&worker, log);
+        finish(&worker, log, session);
         return;
     };
     if shared.config.log_on_connected
@@ -78,12 +78,13 @@ pub(crate) async fn serve(worker: Rc<TcpProxyWorker>, downstream: Downstream) {
         log.bytes_sent = sent;
         log.upstream_bytes_sent = received;
         log.upstream_bytes_received = sent;
-        if matches!(end, End::TooLong) {
-            log.flags.insert(ResponseFlags::DURATION_TIMEOUT);
-            log.details = Cow::Borrowed("duration_timeout");
-        }
+        log.flags.insert(match &end {
+            End::TooLong => ResponseFlags::DURATION_TIMEOUT,
+            End::Upstream(error) if is_reset(error) => ResponseFlags::UPSTREAM_REMOTE_RESET,
+            _ => ResponseFlags::NONE,
+        });
     }
-    finish(&worker, log);
+    finish(&worker, log, session);
 }
 
 async fn run_with_periodic_log(
@@ -107,10 +108,13 @@ fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
-fn finish(worker: &TcpProxyWorker, log: Option<Box<StreamInfo>>) {
+fn finish(worker: &TcpProxyWorker, log: Option<Box<StreamInfo>>, session: Option<SessionSlot>) {
     if let Some(mut log) = log {
         log.duration = Some(log.start.elapsed());
         write_log(worker, &log, "TcpConnectionEnd");
+        if let Some(session) = session {
+            session.replace(Some(log));
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! From an accepted socket to its network filter.
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::chains::MatchInput;
 use super::filters::{FilterEnd, Inspected};
 use super::limits;
 use super::worker::LocalListener;
-use crate::handler::{ConnectionHandler, Downstream};
+use crate::handler::{ConnectionHandler, Downstream, SessionSlot};
 use crate::io::IoStream;
 use crate::tls::ServerTls;
 
@@ -38,6 +38,7 @@ struct Open {
     accepted: Instant,
     /// Only where somebody logs.
     info: Option<Rc<ConnInfo>>,
+    session: Option<SessionSlot>,
 }
 
 /// Who has connected, when and where.
@@ -172,7 +173,9 @@ fn choose(place: Place, socket: Accepted, facts: Facts) -> Option<Chosen> {
             if !shared.logger.is_empty() {
                 let info = Rc::new(facts.into_info("".into(), None));
                 let details = Cow::Borrowed("filter_chain_not_found");
-                log(&place.listener, info, ResponseFlags::NO_ROUTE_FOUND, details);
+                let mut info = StreamInfo::new(info, None);
+                (info.flags, info.details) = (ResponseFlags::NO_ROUTE_FOUND, details);
+                log(&place.listener, info);
             }
             None
         }
@@ -239,7 +242,7 @@ impl Open {
         stats.downstream_cx_active().inc();
         worker.downstream_cx_total().inc();
         worker.downstream_cx_active().inc();
-        Self { place, accepted, info: None }
+        Self { place, accepted, info: None, session: None }
     }
 }
 
@@ -252,8 +255,8 @@ impl Drop for Open {
         stats.downstream_cx_length_ms().record(self.accepted.elapsed().as_millis() as u64);
         listener.worker_stats.downstream_cx_active().dec();
         if let Some(info) = self.info.take() {
-            let details = info.termination_details.get().cloned().unwrap_or_default();
-            log(listener, info, ResponseFlags::NONE, details);
+            let session = self.session.take().and_then(|session| session.borrow_mut().take());
+            log(listener, session.map_or_else(|| StreamInfo::new(info, None), |session| *session));
         }
     }
 }
@@ -328,21 +331,21 @@ fn ready(mut open: Open, stream: IoStream, facts: Facts, chain: usize, tls: Opti
         info: info.clone(),
         drain: listener.drain.clone(),
         buffer_limit: shared.config.per_connection_buffer_limit,
+        session: (!shared.logger.is_empty()).then(|| Rc::new(RefCell::new(None))),
     };
-    if !shared.logger.is_empty() {
+    if downstream.session.is_some() {
         open.info = Some(info);
+        open.session = downstream.session.clone();
     }
     Ready { handler, downstream, open }
 }
 
-fn log(listener: &LocalListener, conn: Rc<ConnInfo>, flags: ResponseFlags, details: Cow<'static, str>) {
-    let duration = conn.accepted.elapsed();
-    let mut info = StreamInfo::new(conn, None);
+/// Writes the listener's log entry. Where the connection was one session, `info` is that session's.
+fn log(listener: &LocalListener, mut info: StreamInfo) {
+    let duration = info.conn.accepted.elapsed();
     info.start = info.conn.accepted;
     info.start_time = SystemTime::now().checked_sub(duration).unwrap_or(info.start_time);
     info.duration = Some(duration);
-    info.flags = flags;
-    info.details = details;
     listener.shared.logger.log(&FormatContext {
         info: &info,
         request: None,

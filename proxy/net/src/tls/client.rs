@@ -14,10 +14,11 @@ use webpki::KeyUsage;
 
 use super::error::failure;
 use super::identity::Identities;
+use super::names::is_for;
 use super::provider::{provider, versions};
 use super::server::{key_log, session_info};
 use super::stats::Counts;
-use super::verify::{PeerVerifier, is_for};
+use super::verify::PeerVerifier;
 use super::{TlsError, TlsStats};
 use crate::io::IoStream;
 

@@ -168,7 +168,7 @@ fn best<'a>(
 }
 
 /// Whether it is a suite of TLS 1.3, which goes with every kind of key.
-fn is_13(suite: &CipherSuite) -> bool {
+pub(super) fn is_13(suite: &CipherSuite) -> bool {
     matches!(
         suite,
         CipherSuite::TLS13_AES_128_GCM_SHA256

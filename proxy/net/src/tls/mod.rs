@@ -5,6 +5,7 @@ mod client;
 mod error;
 mod identity;
 mod keylog;
+mod names;
 mod provider;
 mod server;
 mod source;

@@ -13,7 +13,7 @@ use webpki::KeyUsage;
 
 use super::cert::{cert_info, sha256};
 use super::error::failure;
-use super::identity::Identities;
+use super::identity::{Identities, is_13};
 use super::keylog::FileKeyLog;
 use super::provider::{provider, suite_name, version_name, versions};
 use super::stats::Counts;
@@ -29,11 +29,30 @@ const SESSIONS: usize = 1024;
 #[derive(Debug)]
 pub struct ServerTls {
     /// With our ALPN protocols.
-    config: Arc<ServerConfig>,
+    config: ByOrder,
     /// Without: for clients who offer none of ours. BoringSSL goes on without ALPN then, rustls would refuse.
-    without_alpn: Arc<ServerConfig>,
+    without_alpn: ByOrder,
+    alpn: Vec<Vec<u8>>,
+    speaks_13: bool,
     identities: Arc<Identities>,
     counts: Arc<Counts>,
+}
+
+/// A configuration in two forms: as BoringSSL does it with Envoy's settings, the client's order of suites
+/// counts in TLS 1.3 and ours before.
+#[derive(Debug)]
+struct ByOrder {
+    client: Arc<ServerConfig>,
+    ours: Arc<ServerConfig>,
+}
+
+impl ByOrder {
+    fn new(mut config: ServerConfig) -> Self {
+        config.ignore_client_order = false;
+        let client = Arc::new(config.clone());
+        config.ignore_client_order = true;
+        Self { client, ours: Arc::new(config) }
+    }
 }
 
 impl ServerTls {
@@ -52,6 +71,13 @@ impl ServerTls {
                 field: "common_tls_context.tls_certificates".into(),
                 reason: "a server needs at least one certificate".into(),
             });
+        }
+        if tls.require_client_certificate && common.validation.is_none() {
+            // Envoy lets in even those who show none then, against its own documentation.
+            tracing::warn!(
+                context = scope.prefix(),
+                "require_client_certificate without a validation_context: any certificate will do"
+            );
         }
         let verifier = PeerVerifier::build(
             common.validation.as_ref(),
@@ -72,8 +98,6 @@ impl ServerTls {
             })?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(identities.clone());
-        // Envoy's servers choose (SSL_OP_CIPHER_SERVER_PREFERENCE).
-        config.ignore_client_order = true;
         config.session_storage = if tls.disable_stateful_resumption {
             Arc::new(NoServerSessionStorage {})
         } else {
@@ -87,9 +111,12 @@ impl ServerTls {
         if let Some(path) = &common.key_log {
             config.key_log = key_log(path)?;
         }
-        let without_alpn = Arc::new(config.clone());
-        config.alpn_protocols = common.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        Ok(Arc::new(Self { config: Arc::new(config), without_alpn, identities, counts }))
+        let without_alpn = ByOrder::new(config.clone());
+        let alpn: Vec<_> = common.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        config.alpn_protocols = alpn.clone();
+        let speaks_13 = common.max_version == model::TlsVersion::V13;
+        let config = ByOrder::new(config);
+        Ok(Arc::new(Self { config, without_alpn, alpn, speaks_13, identities, counts }))
     }
 
     /// The stats of this context.
@@ -116,10 +143,11 @@ impl ServerTls {
     }
 
     fn config_for(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {
-        let ours = &self.config.alpn_protocols;
-        let common =
-            hello.alpn().is_some_and(|mut offered| offered.any(|one| ours.iter().any(|our| our == one)));
-        if common { &self.config } else { &self.without_alpn }
+        let ours = |offered: &[u8]| self.alpn.iter().any(|our| our == offered);
+        let common = hello.alpn().is_some_and(|mut offered| offered.any(ours));
+        let configs = if common { &self.config } else { &self.without_alpn };
+        let is_13 = self.speaks_13 && hello.cipher_suites().iter().any(is_13);
+        if is_13 { &configs.client } else { &configs.ours }
     }
 
     fn failed(&self, error: io::Error) -> TlsError {

@@ -3,9 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use outrider_config::model::{CertificateValidation, SanKind, SanMatcher};
-use outrider_core::matcher::StringMatch;
-use outrider_core::stream::CertInfo;
+use outrider_config::model::{CertificateValidation, SanMatcher};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
@@ -18,6 +16,7 @@ use webpki::{
 
 use super::TlsError;
 use super::cert::{cert_info, sha256, spki_sha256};
+use super::names::matches_any;
 use super::source::Content;
 use super::stats::Counts;
 
@@ -236,14 +235,12 @@ impl PeerVerifier {
     /// Names and hashes of the leaf.
     fn verify_leaf(&self, end_entity: &CertificateDer<'_>) -> Result<(), rustls::Error> {
         let stats = &self.counts.base;
-        let mut verified = self.roots.is_some();
         if !self.sans.is_empty() {
             let matches = cert_info(end_entity).is_some_and(|info| matches_any(&self.sans, &info));
             if !matches {
                 stats.fail_verify_san().inc();
                 return Err(refused("SAN matcher"));
             }
-            verified = true;
         }
         if !self.certificate_hashes.is_empty() || !self.spki_hashes.is_empty() {
             let certificate = self.certificate_hashes.contains(&sha256(end_entity));
@@ -252,10 +249,8 @@ impl PeerVerifier {
                 stats.fail_verify_cert_hash().inc();
                 return Err(refused("cert hash and spki"));
             }
-            verified = true;
         }
-        // Nothing to verify with is no failure where nobody asked for verification.
-        if verified || !self.require { Ok(()) } else { Err(refused("no trusted_ca to verify with")) }
+        Ok(())
     }
 }
 
@@ -383,45 +378,6 @@ impl ServerCertVerifier for PeerVerifier {
     }
 }
 
-/// Whether one of the certificate's names is what one of the matchers wants.
-fn matches_any(matchers: &[SanMatcher], info: &CertInfo) -> bool {
-    matchers.iter().any(|wanted| {
-        let names = match wanted.kind {
-            SanKind::Dns => &info.dns_sans,
-            SanKind::Uri => &info.uri_sans,
-            SanKind::Ip => &info.ip_sans,
-            SanKind::Email => &info.email_sans,
-        };
-        names.iter().any(|name| match &wanted.matcher.matcher {
-            StringMatch::Exact(exact) if wanted.kind == SanKind::Dns => dns_matches(exact, name),
-            _ => wanted.matcher.matches(name),
-        })
-    })
-}
-
-/// Whether the certificate of `info` is one for the host `name` (a DNS name, an IP address or a URI).
-pub(super) fn is_for(info: &CertInfo, name: &str) -> bool {
-    info.dns_sans.iter().any(|pattern| dns_matches(name, pattern))
-        || info.uri_sans.iter().any(|uri| uri == name)
-        || info.ip_sans.iter().any(|ip| ip == name)
-}
-
-/// Whether `pattern`, out of a certificate, is a DNS name for `name`: the same without regard to case, or
-/// `*.` in place of exactly one label.
-pub(super) fn dns_matches(name: &str, pattern: &str) -> bool {
-    if name.eq_ignore_ascii_case(pattern) {
-        return true;
-    }
-    let Some(suffix) = pattern.strip_prefix('*').filter(|suffix| suffix.len() > 1 && suffix.starts_with('.'))
-    else {
-        return false;
-    };
-    let label = name.len().checked_sub(suffix.len()).and_then(|at| name.split_at_checked(at));
-    label.is_some_and(|(label, rest)| {
-        !label.is_empty() && !label.contains('.') && rest.eq_ignore_ascii_case(suffix)
-    })
-}
-
 fn is_about_time(error: &webpki::Error) -> bool {
     use webpki::Error;
     matches!(error, Error::CertExpired { .. } | Error::CertNotValidYet { .. } | Error::InvalidCertValidity)
@@ -440,21 +396,5 @@ fn refusal(error: &webpki::Error) -> rustls::Error {
             CertificateError::Expired.into()
         }
         other => refused(&other.to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wildcards_stand_for_one_label() {
-        assert!(dns_matches("a.example.com", "*.Example.com"));
-        assert!(dns_matches("A.example.com", "a.example.com"));
-        assert!(!dns_matches("a.b.example.com", "*.example.com"));
-        assert!(!dns_matches("example.com", "*.example.com"));
-        assert!(!dns_matches(".example.com", "*.example.com"));
-        assert!(!dns_matches("a.example.com", "a*.example.com"));
-        assert!(!dns_matches("a", "*"));
     }
 }

@@ -2,6 +2,8 @@
 
 #![expect(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
 
+pub mod listen;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 

@@ -98,6 +98,15 @@ outrider_core::stat_struct! {
     }
 }
 
+outrider_core::stat_struct! {
+    /// The one that Envoy keeps without a prefix.
+    pub(super) struct LegacyProxyStats {
+        counters { downstream_cx_proxy_proto_error }
+        gauges {}
+        histograms {}
+    }
+}
+
 /// A listener's filters with their stats.
 #[derive(Debug)]
 pub(super) struct Filters {
@@ -109,7 +118,7 @@ enum FilterStats {
     Tls(TlsInspectorStats),
     Http(HttpInspectorStats),
     OriginalDst,
-    Proxy(ProxyProtocolStats, [ProxyVersionStats; 2]),
+    Proxy(ProxyProtocolStats, [ProxyVersionStats; 2], LegacyProxyStats),
 }
 
 impl Filters {
@@ -130,6 +139,7 @@ impl Filters {
                 FilterStats::Proxy(
                     ProxyProtocolStats::new(registry.scope(prefix.as_str())),
                     [version("v1"), version("v2")],
+                    LegacyProxyStats::new(registry.scope("")),
                 )
             }
         };
@@ -154,8 +164,8 @@ impl Filters {
                     http::inspect(socket, seen, stats).await?;
                 }
                 (ListenerFilterKind::OriginalDst, _) => original_dst::restore(socket, seen),
-                (ListenerFilterKind::ProxyProtocol(config), FilterStats::Proxy(stats, versions)) => {
-                    proxy_protocol::read(config, socket, seen, stats, versions).await?;
+                (ListenerFilterKind::ProxyProtocol(config), FilterStats::Proxy(stats, versions, legacy)) => {
+                    proxy_protocol::read(config, socket, seen, stats, versions, legacy).await?;
                 }
                 _ => {}
             }

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use outrider_config::model::ProxyProtocol;
 use outrider_core::stream::Address;
 
-use super::{Accepted, FilterEnd, Inspected, ProxyProtocolStats, ProxyVersionStats, consume, peek};
+use super::{
+    Accepted, FilterEnd, Inspected, LegacyProxyStats, ProxyProtocolStats, ProxyVersionStats, consume, peek,
+};
 
 const V1: &[u8] = b"PROXY ";
 const V1_MAX: usize = 108;
@@ -35,9 +37,19 @@ pub(super) async fn read(
     seen: &mut Inspected,
     stats: &ProxyProtocolStats,
     versions: &[ProxyVersionStats; 2],
+    legacy: &LegacyProxyStats,
 ) -> Result<(), FilterEnd> {
     let stats_of = |version: u8| if version == 1 { &versions[0] } else { &versions[1] };
-    match peek(socket, parse).await? {
+    let begin = peek(socket, parse).await?;
+    let good = match &begin {
+        Begin::Absent => config.allow_without,
+        Begin::Broken(_) => false,
+        Begin::Header { version, .. } => !config.disallowed_versions.contains(version),
+    };
+    if !good {
+        legacy.downstream_cx_proxy_proto_error().inc();
+    }
+    match begin {
         Begin::Absent if config.allow_without => {
             stats.not_found_allowed().inc();
             Ok(())
@@ -50,7 +62,7 @@ pub(super) async fn read(
             stats_of(version).error().inc();
             Err(FilterEnd::Refused)
         }
-        Begin::Header { version, .. } if config.disallowed_versions.contains(&version) => {
+        Begin::Header { version, .. } if !good => {
             stats_of(version).disallowed().inc();
             Err(FilterEnd::Refused)
         }
@@ -136,8 +148,7 @@ fn parse_v2(data: &[u8]) -> Option<Begin> {
             let port = |i: usize| Some(u16::from_be_bytes(*body.get(i..)?.first_chunk::<2>()?));
             Some((SocketAddr::new(ip(0)?, port(32)?), SocketAddr::new(ip(16)?, port(34)?)))
         }
-        // Unspecified: the specification has the receiver use the socket's own addresses.
-        (1, 0x00) => None,
+        // Envoy refuses unspecified and Unix addresses on behalf of somebody.
         _ => return Some(Begin::Broken(2)),
     };
     Some(Begin::Header { version: 2, len: 16 + len, addresses })
@@ -178,6 +189,7 @@ mod tests {
         assert_eq!(parse(&v2(0x21, 0x11, &body)), header(2, 32, Some(("1.2.3.4:9", "5.6.7.8:10"))));
         assert_eq!(parse(&v2(0x20, 0, &[])), header(2, 16, None));
         assert_eq!(parse(&v2(0x21, 0x11, &[1])), Some(Begin::Broken(2)));
+        assert_eq!(parse(&v2(0x21, 0x00, &[])), Some(Begin::Broken(2)));
         assert_eq!(parse(&v2(0x31, 0x11, &body)), Some(Begin::Broken(2)));
     }
 
