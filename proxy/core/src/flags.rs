@@ -22,6 +22,9 @@ macro_rules! flags {
 }
 
 flags! {
+    // Envoy prints flags as they were set: those of a refused retry come before those of the failure itself.
+    15 UPSTREAM_RETRY_LIMIT_EXCEEDED "URX" "UpstreamRetryLimitExceeded";
+    7 UPSTREAM_OVERFLOW "UO" "UpstreamOverflow";
     0 FAILED_LOCAL_HEALTH_CHECK "LH" "FailedLocalHealthCheck";
     1 NO_HEALTHY_UPSTREAM "UH" "NoHealthyUpstream";
     2 UPSTREAM_REQUEST_TIMEOUT "UT" "UpstreamRequestTimeout";
@@ -29,7 +32,6 @@ flags! {
     4 UPSTREAM_REMOTE_RESET "UR" "UpstreamRemoteReset";
     5 UPSTREAM_CONNECTION_FAILURE "UF" "UpstreamConnectionFailure";
     6 UPSTREAM_CONNECTION_TERMINATION "UC" "UpstreamConnectionTermination";
-    7 UPSTREAM_OVERFLOW "UO" "UpstreamOverflow";
     8 NO_ROUTE_FOUND "NR" "NoRouteFound";
     9 DELAY_INJECTED "DI" "DelayInjected";
     10 FAULT_INJECTED "FI" "FaultInjected";
@@ -37,7 +39,6 @@ flags! {
     12 UNAUTHORIZED_EXTERNAL_SERVICE "UAEX" "UnauthorizedExternalService";
     13 RATE_LIMIT_SERVICE_ERROR "RLSE" "RateLimitServiceError";
     14 DOWNSTREAM_CONNECTION_TERMINATION "DC" "DownstreamConnectionTermination";
-    15 UPSTREAM_RETRY_LIMIT_EXCEEDED "URX" "UpstreamRetryLimitExceeded";
     16 STREAM_IDLE_TIMEOUT "SI" "StreamIdleTimeout";
     17 INVALID_ENVOY_REQUEST_HEADERS "IH" "InvalidEnvoyRequestHeaders";
     18 DOWNSTREAM_PROTOCOL_ERROR "DPE" "DownstreamProtocolError";
@@ -109,7 +110,7 @@ mod tests {
     fn short_names_print_in_order_and_parse_back() {
         let mut flags = ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
         flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
-        assert_eq!(flags.short_names().collect::<Vec<_>>(), ["UF", "URX"]);
+        assert_eq!(flags.short_names().collect::<Vec<_>>(), ["URX", "UF"]);
         for (flag, short, _) in ALL {
             assert_eq!(ResponseFlags::from_short(short), Some(*flag));
         }

@@ -54,7 +54,7 @@ fn operators_write_what_envoy_writes() {
         ("%REQ_WITHOUT_QUERY(:path)% %QUERY_PARAM(r)%", "/p 2"),
         (
             "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG%",
-            "503 UF,URX UpstreamConnectionFailure,UpstreamRetryLimitExceeded",
+            "503 URX,UF UpstreamRetryLimitExceeded,UpstreamConnectionFailure",
         ),
         ("%DURATION% %BYTES_SENT% %RESPONSE_DURATION%", "2 12 -"),
         (
