@@ -58,6 +58,8 @@ pub struct PoolError {
 pub enum PoolErrorKind {
     /// A circuit breaker is open (`UO`, reset reason `overflow`).
     Overflow,
+    /// The same, of the requests that wait for a connection: no host was in play yet.
+    PendingOverflow,
     /// Connect and handshake took longer than `connect_timeout` (`UF`).
     ConnectTimeout,
     /// The host refused, was unreachable, or closed while connecting (`UF`).
@@ -72,7 +74,7 @@ impl PoolError {
     /// The response flag.
     pub const fn flags(&self) -> ResponseFlags {
         match self.kind {
-            PoolErrorKind::Overflow => ResponseFlags::UPSTREAM_OVERFLOW,
+            PoolErrorKind::Overflow | PoolErrorKind::PendingOverflow => ResponseFlags::UPSTREAM_OVERFLOW,
             _ => ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
         }
     }
@@ -80,7 +82,7 @@ impl PoolError {
     /// Envoy's reset reason as it appears in bodies and `%RESPONSE_CODE_DETAILS%`.
     pub const fn reset_reason(&self) -> &'static str {
         match self.kind {
-            PoolErrorKind::Overflow => "overflow",
+            PoolErrorKind::Overflow | PoolErrorKind::PendingOverflow => "overflow",
             PoolErrorKind::ConnectTimeout => "connection timeout",
             PoolErrorKind::LocalConnectFailed => "local connection failure",
             PoolErrorKind::ConnectFailed | PoolErrorKind::TlsFailed => "remote connection failure",

@@ -92,7 +92,7 @@ impl Pool {
         let cluster = self.cluster.borrow().clone();
         let stats = cluster.stats();
         if cluster.breakers().of(self.key.high).take(Resource::Requests).is_err() {
-            stats.upstream_rq_pending_overflow().inc();
+            // Envoy does not count it as pending_overflow (measured on 1.40).
             self.put_back(held);
             return Err(self.error(PoolErrorKind::Overflow, ""));
         }

@@ -48,7 +48,7 @@ impl Pool {
         let cluster = self.cluster.borrow().clone();
         if cluster.breakers().of(self.key.high).take(Resource::Pending).is_err() {
             cluster.stats().upstream_rq_pending_overflow().inc();
-            return Err(self.error(PoolErrorKind::Overflow, ""));
+            return Err(self.error(PoolErrorKind::PendingOverflow, ""));
         }
         cluster.stats().upstream_rq_pending_total().inc();
         cluster.stats().upstream_rq_pending_active().inc();
