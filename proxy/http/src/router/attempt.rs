@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, Scheme as UriScheme};
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use outrider_core::LocalReply;
 use outrider_core::reply::details;
 use outrider_core::stream::Protocol;
-use outrider_upstream::{AcquireContext, BodyError, Host, Lease, SendError, UpstreamBody};
+use outrider_upstream::{AcquireContext, BodyError, Host, Lease, PoolErrorKind, SendError, UpstreamBody};
 
 use super::call::{self, Call};
 use super::envoy_headers::{CANARY, SERVICE_TIME};
@@ -38,15 +38,34 @@ pub(crate) async fn once(
     parts: Parts,
     body: DownstreamBody,
 ) -> Result<Response<ResponseBody>, LocalReply> {
-    let body = if body.is_end_stream() { UpstreamBody::Empty } else { boxed(body) };
+    // An upgrade's request is open to its end, but has no body before that.
+    let empty = body.is_end_stream()
+        || (body.size_hint().exact() == Some(0) && call.stream.upgrade.borrow().is_some());
+    let body = if empty { UpstreamBody::Empty } else { boxed(body) };
     let host = call.first_host.clone();
     match exchange(&call, &host, Request::from_parts(parts, body)).await {
-        Ok(answer) => Ok(respond(&call, &host, answer)),
+        Ok(answer) => match refused_websocket(&call, &answer) {
+            Some(reply) => {
+                call.count_status(reply.status.as_u16(), call.kind);
+                host.count_response(Some(reply.status.as_u16()));
+                Err(reply)
+            }
+            None => Ok(respond(&call, &host, answer)),
+        },
         Err(failure) => {
             call.count_expired(&failure, Some(&host));
             Err(call.fail(&failure, Some(&host)))
         }
     }
+}
+
+/// An HTTP/1.1 upstream that answers a WebSocket request with success, but not with 101: the client gets the
+/// status and nothing else (measured on Envoy 1.40).
+fn refused_websocket(call: &Call<'_>, answer: &Answer) -> Option<LocalReply> {
+    let status = answer.response.status();
+    let websocket = call.stream.upgrade.borrow().as_ref().is_some_and(upgrade::is_websocket);
+    let refused = websocket && status.is_success() && answer.lease.protocol() != Protocol::Http2;
+    refused.then(|| LocalReply::new(status, upgrade::HANDSHAKE_UNSUCCESSFUL))
 }
 
 /// Sends `request` to `host` and waits for the response's head, as long as the limits allow.
@@ -72,8 +91,12 @@ async fn send(
 ) -> Result<Answer, Failure> {
     note_host(call.stream, host);
     let mut lease = acquire(call, host, &request).await.map_err(|error| {
-        call.stream.info.borrow_mut().upstream.transport_failure =
-            (!error.details.is_empty()).then(|| error.details.clone());
+        let mut info = call.stream.info.borrow_mut();
+        info.upstream.transport_failure = (!error.details.is_empty()).then(|| error.details.clone());
+        if error.kind == PoolErrorKind::PendingOverflow {
+            info.upstream.host = None;
+            info.upstream.hostname = None;
+        }
         Failure::pool(&error)
     })?;
     call.limits.connected();
@@ -84,6 +107,10 @@ async fn send(
     call::auto_rewrite_host(call, host, request.headers_mut());
     shape(call.stream, &lease, &mut request);
     match lease.send(request).await {
+        Ok(response) if has_two_lengths(&response, call, &lease) => {
+            let reset = Reset::ProtocolError;
+            Err(Failure::Reset { reset, transport: Arc::from(""), started: true })
+        }
         Ok(response) => Ok(Answer { response, lease }),
         Err(error) => Err(failed(error)),
     }
@@ -109,6 +136,15 @@ async fn acquire(
         sni_from: sni,
     };
     call.cluster.acquire(host, &context).await
+}
+
+/// A response that says its length in two ways is how responses are smuggled: Envoy's codec refuses it.
+fn has_two_lengths(response: &Response<Incoming>, call: &Call<'_>, lease: &Lease) -> bool {
+    let headers = response.headers();
+    headers.contains_key(TRANSFER_ENCODING)
+        && headers.contains_key(CONTENT_LENGTH)
+        && lease.protocol() != Protocol::Http2
+        && !call.cluster.shared.config.http.http1.allow_chunked_length
 }
 
 fn failed(error: SendError) -> Failure {
@@ -182,6 +218,8 @@ pub(crate) fn respond(call: &Call<'_>, host: &Arc<Host>, answer: Answer) -> Resp
         .borrow()
         .as_ref()
         .is_some_and(|kind| upgrade::accepted(&mut response, kind, protocol == Protocol::Http2));
+    // What the upstream speaks is not the client's concern.
+    *response.version_mut() = Version::HTTP_11;
     let status = response.status().as_u16();
     let ended = response.body().is_end_stream() && !upgraded;
     let mut kind = call.kind;
@@ -194,16 +232,17 @@ pub(crate) fn respond(call: &Call<'_>, host: &Arc<Host>, answer: Answer) -> Resp
     } else if ended {
         host.count_response(Some(grpc_outcome(grpc_status(response.headers()))));
     }
-    let refused = ended && stream.upgrade.borrow().as_ref().is_some_and(upgrade::is_websocket);
     {
         let mut info = stream.info.borrow_mut();
-        info.details = if refused { upgrade::HANDSHAKE_UNSUCCESSFUL } else { details::VIA_UPSTREAM }.into();
+        info.details = details::VIA_UPSTREAM.into();
         info.response_code = Some(status);
     }
     heads::finish_response(stream, call.selected, status, response.headers_mut());
     if upgraded {
         return hand_over(response, lease);
     }
+    // The codec's notes of the upstream's message (its reason phrase) are not the client's.
+    response.extensions_mut().clear();
     let (parts, body) = response.into_parts();
     let timeouts = &call.limits.timeouts;
     let tail = Tail {

@@ -56,21 +56,37 @@ pub(crate) fn finish_request(stream: &Stream, selected: &Selected, route: &Forwa
         changes.apply(&mut parts.headers, &context);
     }
     let keep_original = !stream.hcm.shared.config.router.suppress_envoy_headers;
+    // A weighted cluster's literal leaves no trace of the authority that it replaces.
+    if let Some(literal) = selected.cluster_host_rewrite().and_then(|host| HeaderValue::from_str(host).ok()) {
+        parts.headers.insert(HOST, literal);
+    }
     let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
-    if route.host_rewrite.is_some() || selected.cluster_host_rewrite().is_some() {
-        let new = rewrite::host(route, selected.cluster_host_rewrite(), &parts.headers, path);
+    if route.host_rewrite.is_some() {
+        let new = rewrite::host(route, &parts.headers, path);
         if let Some(new) = new.and_then(|new| HeaderValue::from_bytes(&new).ok()) {
             replace_host(&mut parts.headers, new, route.append_x_forwarded_host, keep_original);
         }
     }
     let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
     if let Some(new) = selected.path_rewrite(path) {
-        let old = HeaderValue::from_str(path).ok().filter(|_| keep_original);
-        if set_path(parts, new)
-            && let Some(old) = old
-        {
-            parts.headers.insert(ORIGINAL_PATH, old);
-        }
+        replace_path(parts, new, keep_original);
+    }
+}
+
+/// The path that logs show of a redirected request: rewritten as the redirect rewrites it.
+pub(crate) fn finish_redirected(stream: &Stream, selected: &Selected, parts: &mut Parts) {
+    let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    if let Some(new) = selected.redirected_path(path) {
+        replace_path(parts, new, !stream.hcm.shared.config.router.suppress_envoy_headers);
+    }
+}
+
+fn replace_path(parts: &mut Parts, new: String, keep_original: bool) {
+    let old = parts.uri.path_and_query().and_then(|old| HeaderValue::from_str(old.as_str()).ok());
+    if set_path(parts, new)
+        && let Some(old) = old.filter(|_| keep_original)
+    {
+        parts.headers.insert(ORIGINAL_PATH, old);
     }
 }
 

@@ -56,7 +56,9 @@ pub(crate) async fn forward(
             stats.rq_direct_response().inc();
             let head = stream.view(&parts.method, &parts.uri, &parts.headers);
             let view = RequestView { head, tls: None, random: 0 };
-            Err(selected.reply(&view).unwrap_or_else(|| outcome::no_cluster(http::StatusCode::NOT_FOUND)))
+            let reply = selected.reply(&view);
+            heads::finish_redirected(stream, selected, &mut parts);
+            Err(reply.unwrap_or_else(|| outcome::no_cluster(http::StatusCode::NOT_FOUND)))
         }
     };
     if stream.wants_head() || selected.response_reads_request() {

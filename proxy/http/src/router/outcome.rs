@@ -34,7 +34,7 @@ impl Reset {
     /// The reset that a pool's refusal stands for.
     pub(crate) const fn of_pool(kind: PoolErrorKind) -> Self {
         match kind {
-            PoolErrorKind::Overflow => Self::Overflow,
+            PoolErrorKind::Overflow | PoolErrorKind::PendingOverflow => Self::Overflow,
             PoolErrorKind::ConnectTimeout => Self::ConnectTimeout,
             PoolErrorKind::ConnectFailed | PoolErrorKind::TlsFailed => Self::RemoteConnectFailure,
             PoolErrorKind::LocalConnectFailed => Self::LocalConnectFailure,

@@ -30,6 +30,8 @@ pub struct UpstreamResponse {
     /// `None` once the response is over.
     tail: Option<Tail>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Why it broke off; told one poll later.
+    broken: Option<BodyError>,
 }
 
 /// What is left to do when the response is over.
@@ -68,7 +70,7 @@ enum Limit {
 
 impl UpstreamResponse {
     pub(crate) const fn new(body: Incoming, tail: Tail) -> Self {
-        Self { body, tail: Some(tail), timer: None }
+        Self { body, tail: Some(tail), timer: None, broken: None }
     }
 
     fn end(&mut self, trailers: Option<&HeaderMap>) {
@@ -215,7 +217,7 @@ impl Body for UpstreamResponse {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if this.tail.is_none() {
-            return Poll::Ready(None);
+            return Poll::Ready(this.broken.take().map(Err));
         }
         loop {
             match Pin::new(&mut this.body).poll_frame(cx) {
@@ -225,8 +227,11 @@ impl Body for UpstreamResponse {
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    let broken = this.tail.take().map(|tail| tail.broken(&error));
-                    return Poll::Ready(broken.map(Err));
+                    // The client's codec writes out what it has when a body has to wait, and throws it away when
+                    // a body fails: what came before the failure goes out first.
+                    this.broken = this.tail.take().map(|tail| tail.broken(&error));
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
                 Poll::Ready(Some(Ok(frame))) => {
                     if let Some(trailers) = frame.trailers_ref() {
@@ -250,11 +255,15 @@ impl Body for UpstreamResponse {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.tail.is_none() || self.body.is_end_stream()
+        self.broken.is_none() && (self.tail.is_none() || self.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.tail.is_none() { SizeHint::with_exact(0) } else { self.body.size_hint() }
+        if self.tail.is_none() && self.broken.is_none() {
+            SizeHint::with_exact(0)
+        } else {
+            self.body.size_hint()
+        }
     }
 }
 

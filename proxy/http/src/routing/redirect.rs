@@ -43,20 +43,27 @@ pub(crate) fn same_location(request: &RequestView<'_>) -> String {
     [request.head.scheme, "://", request.head.authority, request.head.path].concat()
 }
 
-fn push_path(out: &mut String, redirect: &Redirect, matched: &PathMatch, path: &str) {
-    let rewritten = match &redirect.path {
-        Some(RedirectPath::Whole(whole)) if !whole.is_empty() => {
-            out.push_str(whole);
-            // A query of its own takes the place of the request's, and is never stripped.
-            if !whole.contains('?') && !redirect.strip_query {
-                out.push_str(path.find('?').and_then(|query| path.get(query..)).unwrap_or(""));
-            }
-            return;
-        }
+/// The request's path as the redirect's prefix or expression rewrites it, if it has one.
+pub(crate) fn rewritten_path(redirect: &Redirect, matched: &PathMatch, path: &str) -> Option<String> {
+    match &redirect.path {
         Some(RedirectPath::Prefix(prefix)) => rewrite::replace_prefix(prefix, matched, path),
         Some(RedirectPath::Regex(regex)) => Some(rewrite::replace_bare(regex, path)),
         Some(RedirectPath::Whole(_)) | None => None,
-    };
+    }
+}
+
+fn push_path(out: &mut String, redirect: &Redirect, matched: &PathMatch, path: &str) {
+    if let Some(RedirectPath::Whole(whole)) = &redirect.path
+        && !whole.is_empty()
+    {
+        out.push_str(whole);
+        // A query of its own takes the place of the request's, and is never stripped.
+        if !whole.contains('?') && !redirect.strip_query {
+            out.push_str(path.find('?').and_then(|query| path.get(query..)).unwrap_or(""));
+        }
+        return;
+    }
+    let rewritten = rewritten_path(redirect, matched, path);
     let path = rewritten.as_deref().unwrap_or(path);
     let query = path.find('?').filter(|_| redirect.strip_query);
     out.push_str(query.and_then(|query| path.get(..query)).unwrap_or(path));

@@ -44,14 +44,9 @@ pub(crate) fn replace_bare(rewrite: &RegexRewrite, path: &str) -> String {
     [&new, rest].concat()
 }
 
-/// The authority that the route (or its weighted cluster) sets before a host is chosen; `None` leaves it.
-pub(crate) fn host<'r>(
-    forward: &'r Forward,
-    cluster_literal: Option<&'r str>,
-    headers: &HeaderMap,
-    path: &str,
-) -> Option<Cow<'r, [u8]>> {
-    let from_route = match &forward.host_rewrite {
+/// The authority that the route sets before a host is chosen; `None` leaves it.
+pub(crate) fn host<'r>(forward: &'r Forward, headers: &HeaderMap, path: &str) -> Option<Cow<'r, [u8]>> {
+    let new = match &forward.host_rewrite {
         Some(HostRewrite::Literal(literal)) => Some(Cow::Borrowed(literal.as_bytes())),
         Some(HostRewrite::Header(name)) => {
             headers.get(name).map(|value| Cow::Owned(value.as_bytes().to_vec()))
@@ -62,8 +57,7 @@ pub(crate) fn host<'r>(
         }
         Some(HostRewrite::Auto) | None => None,
     };
-    let found = from_route.filter(|host| !host.is_empty());
-    found.or_else(|| cluster_literal.map(|host| Cow::Borrowed(host.as_bytes())))
+    new.filter(|host| !host.is_empty())
 }
 
 /// Appends the authority that is about to be replaced to `x-forwarded-host`, unless it is the last there.

@@ -310,6 +310,13 @@ impl Selected {
         }
     }
 
+    /// The path of a redirected request as the redirect rewrites it.
+    pub(crate) fn redirected_path(&self, path: &str) -> Option<String> {
+        let route = self.route()?;
+        let RouteAction::Redirect(to) = &route.config.action else { return None };
+        redirect::rewritten_path(to, &route.config.matches.path, path)
+    }
+
     /// The slot of the chosen cluster; `None` when a header names it.
     pub(crate) fn cluster(&self) -> Option<&Arc<ClusterSlot>> {
         match (&self.route()?.action, self.choice) {
