@@ -90,7 +90,6 @@ impl IoStream {
     ///
     /// # Errors
     /// The stream itself, when it is no plain TCP or when bytes were read ahead of the socket.
-    #[expect(clippy::result_large_err, reason = "the error is the stream given back, no larger than it was")]
     pub fn into_tcp(self) -> Result<TcpStream, Self> {
         match self {
             Self { prefix: None, transport: Transport::Tcp(stream) } => Ok(stream),

@@ -1,5 +1,7 @@
 //! Listeners as their clients see them: real sockets, a handler that tells what it got.
 
+#![expect(clippy::expect_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! A `tcp_proxy` behind its seam: clusters, stats and the log.
 
+#![expect(clippy::expect_used, reason = "a test that cannot go on fails")]
+
 use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
