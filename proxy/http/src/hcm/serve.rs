@@ -103,6 +103,7 @@ fn route(stream: &Rc<Stream>, parts: &http::request::Parts) -> Result<Selected, 
         && !upgrade_allowed(stream, &selected, kind)
     {
         shared.stats.downstream_rq_ws_on_non_ws_route().inc();
+        router::note_routed(stream, &selected);
         return Err(LocalReply::new(StatusCode::FORBIDDEN, details::UPGRADE_FAILED));
     }
     if let Some(forward) = selected.forward() {

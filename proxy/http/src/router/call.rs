@@ -243,6 +243,13 @@ fn find_cluster(
     stream.hcm.clusters.by_name(parts.headers.get(name)?.to_str().ok()?)
 }
 
+/// Notes the cluster of a route whose request is answered before the router sees it, as logs show it.
+pub(crate) fn note_routed(stream: &Stream, selected: &Selected) {
+    if let Some(cluster) = selected.cluster().and_then(|slot| stream.hcm.clusters.get(slot)) {
+        note_cluster(stream, &cluster);
+    }
+}
+
 fn note_cluster(stream: &Stream, cluster: &WorkerCluster) {
     let config = &cluster.shared.config;
     let mut info = stream.info.borrow_mut();

@@ -25,6 +25,7 @@ use outrider_core::LocalReply;
 
 pub use response::UpstreamResponse;
 
+pub(crate) use call::note_routed;
 pub(crate) use heads::finish_reply;
 pub(crate) use timeout::{GRPC_TIMEOUT, parse_grpc_timeout};
 

@@ -32,6 +32,10 @@ pub(crate) fn for_http2<B>(request: &mut Request<B>, kind: &UpgradeKind) {
 /// sends no key (RFC 8441, section 5), and HTTP/1.1 servers insist on one.
 pub(crate) fn for_http1<B>(request: &mut Request<B>, kind: &UpgradeKind) {
     let headers = request.headers_mut();
+    // Whoever says that there is no body says too much: what follows the head is the tunnel.
+    if headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0") {
+        headers.remove(CONTENT_LENGTH);
+    }
     let speaks = is_websocket(kind) && headers.contains_key(SEC_WEBSOCKET_VERSION);
     if !speaks || headers.contains_key(SEC_WEBSOCKET_KEY) {
         return;
