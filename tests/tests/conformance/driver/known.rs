@@ -11,6 +11,8 @@ pub(crate) struct Known {
     pub(crate) reason: String,
     /// The lines that only one side has, `- ` Envoy's, `+ ` ours.
     pub(crate) diff: Vec<String>,
+    /// For a whole group, `[group/*]`: Outrider refuses its bootstrap with these words.
+    pub(crate) refused: Option<String>,
 }
 
 /// Reads the list.
@@ -21,7 +23,11 @@ pub(crate) struct Known {
 /// reason: why
 /// - a line that only Envoy has
 /// + a line that only Outrider has
+/// [group/*]
+/// reason: why Outrider refuses this group's bootstrap
+/// refused: a part of what it then says
 /// ```
+
 pub(crate) fn parse(text: &str) -> Result<BTreeMap<String, Known>> {
     let mut all: BTreeMap<String, Known> = BTreeMap::new();
     let mut current: Option<&mut Known> = None;
@@ -38,6 +44,8 @@ pub(crate) fn parse(text: &str) -> Result<BTreeMap<String, Known>> {
         };
         if let Some(reason) = line.strip_prefix("reason: ") {
             reason.clone_into(&mut known.reason);
+        } else if let Some(words) = line.strip_prefix("refused: ") {
+            known.refused = Some(words.to_owned());
         } else if line.starts_with("- ") || line.starts_with("+ ") {
             known.diff.push(line.to_owned());
         } else {

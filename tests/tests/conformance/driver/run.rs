@@ -113,7 +113,12 @@ async fn run_group(group: &Group, papers: &Arc<Papers>, known: &BTreeMap<String,
     let started = envoy.map_err(|e| Verdict::Broken(format!("{e:#}"))).and_then(|envoy| {
         let outrider = outrider.map_err(|e| {
             let text = format!("{e:#}");
-            Verdict::Different(text.lines().map(|l| format!("+ {l}")).collect())
+            match known.get(&format!("{}/*", group.name)) {
+                Some(known) if known.refused.as_ref().is_some_and(|words| text.contains(words)) => {
+                    Verdict::Known(known.reason.clone())
+                }
+                _ => Verdict::Different(text.lines().map(|l| format!("+ {l}")).collect()),
+            }
         });
         Ok((envoy, outrider?))
     });
@@ -122,6 +127,7 @@ async fn run_group(group: &Group, papers: &Arc<Papers>, known: &BTreeMap<String,
         Err(verdict) => {
             // One cause: the first case tells it whole, the others that they share it.
             let rest = match &verdict {
+                Verdict::Known(_) => verdict.clone(),
                 Verdict::Different(_) => Verdict::Different(vec![NOT_STARTED.into()]),
                 _ => Verdict::Broken(NOT_STARTED.into()),
             };

@@ -41,6 +41,7 @@ pub(crate) fn all() -> Vec<Group> {
         failures::failures(),
         pedantry::pedantry(),
         pedantry::answers(),
+        pedantry::absolute(),
         h2::h2(),
         grpc::grpc(),
         upgrades::upgrades(),

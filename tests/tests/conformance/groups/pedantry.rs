@@ -27,7 +27,6 @@ fn group(name: &'static str) -> Group {
         ("dropunder", "common_http_protocol_options: { headers_with_underscores_action: DROP_HEADER }"),
         ("small", "max_request_headers_kb: 1\ncommon_http_protocol_options: { max_headers_count: 10 }"),
         ("proper", "http_protocol_options: { header_key_format: { proper_case_words: {} } }"),
-        ("absolute", "http_protocol_options: { allow_absolute_url: false }"),
         ("normalize", "normalize_path: true"),
         ("merge", "merge_slashes: true"),
         (
@@ -99,7 +98,6 @@ pub(crate) fn pedantry() -> Group {
         case("absolute form with port", raw("GET http://other.host:81/p HTTP/1.1\r\nhost: h\r\n\r\n")),
         case("absolute form with user", raw("GET http://u:p@other.host/p HTTP/1.1\r\nhost: h\r\n\r\n")),
         case("absolute form, other scheme", raw("GET ftp://other.host/p HTTP/1.1\r\nhost: h\r\n\r\n")),
-        case("absolute form disallowed", get_to("absolute", "GET http://other.host/p HTTP/1.1\r\nhost: h\r\n\r\n")),
         case("options star", raw("OPTIONS * HTTP/1.1\r\nhost: h\r\n\r\n")),
         case("get star", raw("GET * HTTP/1.1\r\nhost: h\r\n\r\n")),
         case("connect", raw("CONNECT h:80 HTTP/1.1\r\nhost: h\r\n\r\n")),
@@ -253,4 +251,12 @@ pub(crate) fn answers() -> Group {
         group = group.cases([get_to(listener, path)]);
     }
     group
+}
+
+/// `allow_absolute_url`.
+pub(crate) fn absolute() -> Group {
+    Group::new("absolute-url")
+        .upstreams(&["a"])
+        .http("main", &format!("http_protocol_options: {{ allow_absolute_url: false }}\n{ROUTES}"))
+        .cases([case("disallowed", raw("GET http://other.host/p HTTP/1.1\r\nhost: h\r\n\r\n"))])
 }
