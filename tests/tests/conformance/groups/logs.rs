@@ -2,7 +2,7 @@
 
 use outrider_tests::reply::{Finish, Reply};
 
-use crate::driver::{Case, Group, case, get, post};
+use crate::driver::{Case, Group, case, case::H2_CLUSTER, get, post};
 
 const ADDRESS: &str = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%";
 
@@ -15,7 +15,7 @@ const OPERATORS: [(&str, &str); 18] = [
     ("resp", "%RESP(x-out)% %RESP(none)% %RESP(:status)% %RESP(content-length)%"),
     ("trailer", "%TRAILER(x-t)% %TRAILER(grpc-status)%"),
     ("code", "%RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG%"),
-    ("bytes", "%BYTES_RECEIVED% %BYTES_SENT% %REQUEST_HEADERS_BYTES% %RESPONSE_TRAILERS_BYTES%"),
+    ("bytes", "%BYTES_RECEIVED% %BYTES_SENT%"),
     (
         "up",
         "%UPSTREAM_HOST% %UPSTREAM_CLUSTER% %UPSTREAM_CLUSTER_RAW% %UPSTREAM_PROTOCOL% %UPSTREAM_REQUEST_ATTEMPT_COUNT%",
@@ -53,7 +53,8 @@ const OPERATORS: [(&str, &str); 18] = [
 ];
 
 /// Operators that came to Envoy late.
-const LATE: [(&str, &str); 6] = [
+const LATE: [(&str, &str); 7] = [
+    ("headerbytes", "%REQUEST_HEADERS_BYTES% %RESPONSE_TRAILERS_BYTES%"),
     ("path", "%PATH% %PATH(NQ)% %PATH(WQ)% %PATH(NQ:ORIG)% %PATH(WQ:PATH)%"),
     ("query", "%QUERY_PARAM(a)% %QUERY_PARAM(none)% %QUERY_PARAMS(ORIG)%"),
     (
@@ -78,6 +79,7 @@ route_config:
     - { name: retried, match: { prefix: /retry }, route: { cluster: a, retry_policy: { retry_on: 5xx } } }
     - { name: rewritten, match: { prefix: /rewrite }, route: { cluster: a, prefix_rewrite: /new } }
     - { name: dead, match: { prefix: /dead }, route: { cluster: dead } }
+    - { name: grpc, match: { prefix: /s }, route: { cluster: h2 } }
     - { name: normal, match: { prefix: / }, route: { cluster: a }, metadata: { filter_metadata: { my: { key: value } } } }
 "#;
 
@@ -95,7 +97,7 @@ fn with_operators(name: &'static str, operators: &[(&str, &str)]) -> Group {
     let mut group = Group::new(name)
         .upstreams(&["a"])
         .upstream("closed", None, None)
-        .with(|b| b.hosts("dead", &["closed"], ""));
+        .with(|b| b.hosts("dead", &["closed"], "").hosts("h2", &["a"], H2_CLUSTER));
     let mut log = String::from("access_log:\n");
     for (name, format) in operators {
         log.push_str(&logger(&format!("{ADDRESS} {name} {format}"), ""));
@@ -201,7 +203,7 @@ pub(crate) fn filters() -> Group {
     Group::new("log-filters")
         .upstreams(&["a"])
         .upstream("closed", None, None)
-        .with(|b| b.hosts("dead", &["closed"], ""))
+        .with(|b| b.hosts("dead", &["closed"], "").hosts("h2", &["a"], H2_CLUSTER))
         .http("main", &format!("{log}{ROUTES}"))
         .http("json", &format!("access_log:{}{ROUTES}", as_text(json)))
         .http("omit", &format!("access_log:{}{ROUTES}", as_text(&omit)))
