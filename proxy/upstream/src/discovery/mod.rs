@@ -3,7 +3,7 @@
 mod dns;
 mod resolver;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use outrider_config::model::{self, Discovery, Endpoint, Endpoints, LocalityEndpoints, SocketAddress};
 use outrider_core::stream::Address;
@@ -147,6 +147,12 @@ pub(crate) const fn endpoints(config: &model::Cluster) -> Option<&Endpoints> {
 }
 
 fn locality_of(locality: &LocalityEndpoints) -> Arc<Locality> {
+    // Most clusters of a file have none: they share it.
+    static NOWHERE: LazyLock<Arc<Locality>> = LazyLock::new(Arc::default);
+
+    if locality.region.is_empty() && locality.zone.is_empty() && locality.sub_zone.is_empty() {
+        return NOWHERE.clone();
+    }
     Arc::new(Locality {
         region: locality.region.clone(),
         zone: locality.zone.clone(),
