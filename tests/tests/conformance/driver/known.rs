@@ -27,7 +27,6 @@ pub(crate) struct Known {
 /// reason: why Outrider refuses this group's bootstrap
 /// refused: a part of what it then says
 /// ```
-
 pub(crate) fn parse(text: &str) -> Result<BTreeMap<String, Known>> {
     let mut all: BTreeMap<String, Known> = BTreeMap::new();
     let mut current: Option<&mut Known> = None;

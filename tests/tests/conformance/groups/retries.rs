@@ -147,7 +147,8 @@ pub(crate) fn retries() -> Group {
         case("on another host", get("/other")).reply(status(500)).reply(Reply::text("other")).blur(),
         case("one host dead", vec![get("/half"), get("/half"), get("/half")])
             .blur()
-            .ignore("x-envoy-attempt-count"),
+            .ignore("x-envoy-attempt-count")
+            .ignore("x-envoy-expected-rq-timeout-ms"),
         case("all hosts dead", get("/dead")).stats(&[
             "cluster.dead.upstream_rq_retry",
             "cluster.dead.upstream_cx_connect_fail",
