@@ -92,7 +92,8 @@ impl Direction {
             match self.state {
                 State::Open => {}
                 State::Ended => {
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Failed::Write)?;
+                    // A peer that is gone needs no telling: all it was to get has been written.
+                    let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
                     self.state = State::Done;
                     return Poll::Ready(Ok(()));
                 }
@@ -114,7 +115,13 @@ impl Direction {
     ) -> Poll<Result<(), Failed>> {
         BUFFER.with_borrow_mut(|buffer| {
             let mut buf = ReadBuf::new(buffer);
-            ready!(AsyncRead::poll_read(Pin::new(from), cx, &mut buf)).map_err(Failed::Read)?;
+            match ready!(AsyncRead::poll_read(Pin::new(from), cx, &mut buf)) {
+                // A TLS peer that went without close_notify, as many do: what it sent still counts.
+                Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                    return Poll::Ready(Err(Failed::Read(error)));
+                }
+                _ => {}
+            }
             let bytes = buf.filled();
             if bytes.is_empty() {
                 self.state = State::Ended;

@@ -1,5 +1,10 @@
 use aws_lc_rs::digest::{Context as Hash, SHA256};
+use outrider_config::model::{
+    CommonTls, DataSource, DataSourceKind, DownstreamTls, TlsCertificate, TlsVersion, UpstreamTls,
+};
+use outrider_core::stats::Registry;
 use outrider_net::drain::DrainController;
+use outrider_net::tls::{AlpnDefault, ClientTls, ServerTls, TlsTarget};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
@@ -238,6 +243,85 @@ fn other_transports_are_copied() {
         let send = async {
             client.write_all(&data).await.expect("written");
             client.shutdown().await.expect("an end");
+        };
+        let mut got = Vec::new();
+        let (_, read) = tokio::join!(send, upstream.read_to_end(&mut got));
+        read.expect("read to the end");
+        assert_eq!(hash(&got), expected);
+        drop(upstream);
+        relay.await.expect("ended");
+    });
+}
+
+/// Both ends of a TLS session.
+async fn tls_pair() -> (IoStream, IoStream) {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).expect("parameters");
+    let cert = params.self_signed(&key).expect("a certificate").pem();
+    let inline = |text: &str| DataSource {
+        kind: DataSourceKind::Inline(text.as_bytes().into()),
+        field: "test".into(),
+    };
+    let certificate =
+        TlsCertificate { chain: inline(&cert), key: inline(&key.serialize_pem()), ocsp_staple: None };
+    let common = |certificates| CommonTls {
+        certificates,
+        validation: None,
+        alpn: Vec::new(),
+        min_version: TlsVersion::V12,
+        max_version: TlsVersion::V13,
+        cipher_suites: Vec::new(),
+        curves: Vec::new(),
+        key_log: None,
+    };
+    let server = DownstreamTls {
+        common: common(vec![certificate]),
+        require_client_certificate: false,
+        require_sni: false,
+        full_scan_certs: false,
+        disable_stateless_resumption: false,
+        disable_stateful_resumption: false,
+        session_timeout: None,
+        session_ticket_keys: Vec::new(),
+    };
+    let client = UpstreamTls {
+        common: common(Vec::new()),
+        sni: String::new(),
+        auto_host_sni: false,
+        auto_sni_san_validation: false,
+        max_session_keys: 1,
+    };
+    let scope = Registry::new().scope("x.");
+    let server = ServerTls::build(&server, &scope).expect("a server");
+    let client = ClientTls::build(&client, AlpnDefault::None, &scope).expect("a client");
+    let (a, b) = pair().await;
+    let target = TlsTarget::default();
+    let connect = client.connect(IoStream::from_tcp(b), &target);
+    let (accepted, connected) = tokio::join!(server.accept(IoStream::from_tcp(a)), connect);
+    (accepted.expect("a session").0, connected.expect("a session").0)
+}
+
+#[test]
+fn tls_is_relayed_and_a_client_that_just_goes_loses_nothing() {
+    local(async {
+        let (downstream, mut client) = tls_pair().await;
+        let (ours, mut upstream) = pair().await;
+        let controller = DrainController::new();
+        let drain = controller.watch();
+        let relay = tokio::task::spawn_local(async move {
+            Relay::new(downstream, IoStream::from_tcp(ours), None, None, drain).run(|_, _| {}).await
+        });
+        upstream.write_all(b"hello").await.expect("written");
+        let mut hello = [0; 5];
+        client.read_exact(&mut hello).await.expect("read");
+        assert_eq!(&hello, b"hello");
+        let data = noise(300_000);
+        let expected = hash(&data);
+        let send = async move {
+            client.write_all(&data).await.expect("written");
+            client.flush().await.expect("flushed");
+            // No close_notify.
+            drop(client);
         };
         let mut got = Vec::new();
         let (_, read) = tokio::join!(send, upstream.read_to_end(&mut got));

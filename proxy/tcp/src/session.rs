@@ -104,8 +104,9 @@ async fn run_with_periodic_log(
     .await
 }
 
+/// A broken pipe is none: the other side's last bytes may still be on their way, and a reset would drop them.
 fn is_reset(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+    error.kind() == io::ErrorKind::ConnectionReset
 }
 
 fn finish(worker: &TcpProxyWorker, log: Option<Box<StreamInfo>>, session: Option<SessionSlot>) {
