@@ -1,6 +1,7 @@
 //! The way of one request: policy, route, router, response.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -31,7 +32,8 @@ pub(crate) async fn request(
     let prepared = prepare(&stream, request);
     let (answer, closes) = match prepared {
         Ok((request, selected)) => {
-            let mut answer = stream.or_abort(router::forward(&stream, request, &selected)).await;
+            // Pinned here: passed by value it would be held twice, and it is kilobytes.
+            let mut answer = stream.or_abort(pin!(router::forward(&stream, request, &selected))).await;
             if let Err(reply) = &mut answer
                 && stream.cut_short.get()
             {

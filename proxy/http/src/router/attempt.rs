@@ -1,6 +1,6 @@
 //! One try: a connection, the exchange of heads, and the response that follows.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -75,7 +75,8 @@ pub(crate) async fn exchange(
     request: Request<UpstreamBody>,
 ) -> Result<Answer, Failure> {
     call.limits.begin_try();
-    match call.limits.guard(send(call, host, request)).await {
+    // Pinned here: passed by value it would be held twice.
+    match call.limits.guard(pin!(send(call, host, request))).await {
         Ok(result) => result,
         Err(Expired::Global) => Err(Failure::GlobalTimeout),
         Err(Expired::PerTry) => Err(Failure::PerTryTimeout),
