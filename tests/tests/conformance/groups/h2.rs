@@ -63,10 +63,14 @@ pub(crate) fn h2() -> Group {
             case("h2 to h1 with a length", post("/x", "body").h2().h("content-length", "4"))
                 .reply(Reply::echo()),
             case("h1 to h2", get("/h2/x")),
-            case("h1 to h2 with a body", post("/h2/x", "body")).reply(Reply::echo()),
-            case("h1 chunked to h2", post("/h2/x", "body").chunked()).reply(Reply::echo()),
+            case("h1 to h2 with a body", post("/h2/x", "body")).reply(Reply::echo()).ignore("service-time"),
+            case("h1 chunked to h2", post("/h2/x", "body").chunked())
+                .reply(Reply::echo())
+                .ignore("service-time"),
             case("h2 to h2", get("/h2/x?q").h2()),
-            case("h2 to h2 with a body", post("/h2/x", "one").piece("two").h2()).reply(Reply::echo()),
+            case("h2 to h2 with a body", post("/h2/x", "one").piece("two").h2())
+                .reply(Reply::echo())
+                .ignore("service-time"),
             case("same protocol, h1", get("/same")),
             case("same protocol, h2", get("/same").h2()),
             case("trailers h2 to h2", post("/h2/x", "b").trailer("x-t", "1").h2())
@@ -110,7 +114,7 @@ pub(crate) fn h2() -> Group {
             case("answer with a length", get("/h2/x")).reply(text().header("content-length", "2")),
             case("answer shorter than its length", get("/h2/x").h2())
                 .reply(text().header("content-length", "5")),
-            case("early answer", post("/h2/x", "body").h2()).reply(text().early()),
+            case("early answer", post("/h2/x", "body").h2()).reply(text().early()).ignore("service-time"),
             case("reset by the upstream", get("/h2/x").h2())
                 .reply(Reply::status(0).finish(Finish::ResetFirst)),
             case("two on a connection", vec![get("/x").h2(), get("/h2/y").h2()]),
