@@ -1,6 +1,7 @@
 //! The `outrider` binary: the command line, and nothing else.
 
 mod cli;
+mod memory;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
     };
     let outcome = match cli.command {
         Some(Command::Check { file, json }) => check::run(&file, json, &mut std::io::stdout().lock()),
-        Some(Command::Demo { once, port }) => demo::run(once, port),
+        Some(Command::Demo { once, port }) => demo::run(once, port, memory::release),
         None if cli.flags.version => {
             writeln!(std::io::stdout(), "outrider  version: {}", outrider_server::version::long())
                 .map(|()| true)
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
         }
         None => {
             let (options, unused) = cli.flags.into_options();
-            serve::run(options, &unused)
+            serve::run(options, &unused, memory::release)
         }
     };
     match outcome {

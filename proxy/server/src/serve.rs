@@ -11,12 +11,13 @@ use crate::logging;
 use crate::options::{Mode, Options};
 use crate::version;
 
-/// Runs the process as `options` say. `unused` are flags that were given and mean nothing here.
+/// Runs the process as `options` say. `unused` are flags that were given and mean nothing here; `release` gives memory
+/// back that only the start needed.
 ///
 /// # Errors
 /// The configuration is refused, or something that it needs (a port, a file, a certificate) is not to be had;
 /// nothing has been started then.
-pub fn run(options: Options, unused: &[&str]) -> anyhow::Result<bool> {
+pub fn run(options: Options, unused: &[&str], release: fn()) -> anyhow::Result<bool> {
     let log = logging::init(&options.log)?;
     for flag in unused {
         tracing::warn!("{flag} has no meaning here and is not used");
@@ -42,7 +43,7 @@ pub fn run(options: Options, unused: &[&str]) -> anyhow::Result<bool> {
     runtime.block_on(async {
         tracing::info!("outrider {} starting", version::long());
         let control = Arc::new(Control::new(options, loaded, log)?);
-        lifecycle::serve(control).await
+        lifecycle::serve(control, release).await
     })?;
     Ok(true)
 }

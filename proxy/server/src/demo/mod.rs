@@ -24,7 +24,7 @@ const BOOTSTRAP: &str = include_str!("bootstrap.yaml");
 ///
 /// # Errors
 /// A port is in use, or a request did not get what it should.
-pub fn run(once: bool, port: u16) -> anyhow::Result<bool> {
+pub fn run(once: bool, port: u16, release: fn()) -> anyhow::Result<bool> {
     let log = logging::init(&LogOptions { level: "warning".into(), ..LogOptions::default() })?;
     ensure!(port <= u16::MAX - 2, "--port {port} leaves no room for the next two ports");
     let runtime =
@@ -50,7 +50,7 @@ pub fn run(once: bool, port: u16) -> anyhow::Result<bool> {
         let loaded = bootstrap::load(&options)?;
         let control = Arc::new(Control::new(options, loaded, log)?);
         let tour = tokio::task::spawn_local(tour(control.clone(), port, once));
-        lifecycle::serve(control).await.context("choose other ports with --port")?;
+        lifecycle::serve(control, release).await.context("choose other ports with --port")?;
         if tour.is_finished() { tour.await? } else { Ok(()) }
     })?;
     Ok(true)
