@@ -1,5 +1,6 @@
 //! The bodies of requests and of responses on the downstream side.
 
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -35,9 +36,13 @@ impl Body for DownstreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
         match frame {
+            Some(Ok(frame)) if frame.is_trailers() && !self.stream.passes_trailers() => {
+                self.stream.request_complete();
+                Poll::Ready(None)
+            }
             Some(Ok(frame)) => {
                 self.stream.request_frame(frame.data_ref().map_or(0, Bytes::len));
-                if self.incoming.is_end_stream() {
+                if frame.is_trailers() || self.incoming.is_end_stream() {
                     self.stream.request_complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -46,7 +51,15 @@ impl Body for DownstreamBody {
                 self.stream.request_complete();
                 Poll::Ready(None)
             }
-            Some(Err(error)) => Poll::Ready(Some(Err(BodyError::new(error)))),
+            Some(Err(error)) => {
+                let cause = std::error::Error::source(&error)
+                    .and_then(|cause| cause.downcast_ref::<std::io::Error>());
+                match cause.map(std::io::Error::kind) {
+                    Some(ErrorKind::InvalidInput | ErrorKind::InvalidData) => self.stream.malformed_body(),
+                    _ => self.stream.client_leaves(),
+                }
+                Poll::Ready(Some(Err(BodyError::new(error))))
+            }
         }
     }
 
@@ -173,13 +186,20 @@ impl Body for TrackedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let Some(stream) = this.guard.as_ref().map(StreamGuard::stream) else { return Poll::Ready(None) };
-        if stream.aborted().is_some() {
-            return Poll::Ready(Some(Err(BodyError::new("the stream's time is over"))));
+        if stream.aborted().is_some() || stream.client_left.get() {
+            return Poll::Ready(Some(Err(BodyError::new("the stream is over before its response"))));
         }
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Pending => {
                 stream.register(cx);
                 Poll::Pending
+            }
+            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() && !stream.passes_trailers() => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    stream.response_trailers(trailers);
+                }
+                stream.response_complete();
+                Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {

@@ -23,7 +23,7 @@ pub(crate) fn build(stream: &Stream, reply: LocalReply) -> http::Response<Respon
     headers.remove(CONTENT_LENGTH);
     if stream.grpc.get() {
         headers.insert(CONTENT_TYPE, GRPC);
-        headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(status)));
+        headers.entry(GRPC_STATUS).or_insert(HeaderValue::from(grpc_status(status)));
         if !reply.body.is_empty()
             && let Ok(message) = HeaderValue::from_str(&percent_encoded(&reply.body))
         {
@@ -49,15 +49,45 @@ pub(crate) fn malformed(status: StatusCode, details: &'static str) -> LocalReply
     LocalReply::new(status, details).flags(MALFORMED).body(body)
 }
 
-/// The reply to what hyper refused. `too_large`: the head reached its limit in bytes.
-pub(crate) fn codec_error(error: &hyper::Error, too_large: bool) -> LocalReply {
+/// The reply to what hyper refused. `too_large`: the head reached its limit in bytes; `two_lengths`: it has
+/// Content-Length and Transfer-Encoding; `head`: what was not understood.
+pub(crate) fn codec_error(
+    error: &hyper::Error,
+    too_large: bool,
+    two_lengths: bool,
+    head: &[u8],
+) -> LocalReply {
     if error.is_parse_too_large() {
         let details = if too_large { "http1.headers_too_large" } else { "http1.too_many_headers" };
         return malformed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, details);
     }
+    if two_lengths {
+        return malformed(StatusCode::BAD_REQUEST, "http1.content_length_and_chunked_not_allowed");
+    }
     // hyper tells these errors apart by their text alone.
-    if error.to_string().contains("transfer-encoding") {
+    let text = error.to_string();
+    if text.contains("transfer-encoding") {
         return malformed(StatusCode::NOT_IMPLEMENTED, "http1.invalid_transfer_encoding");
+    }
+    let line =
+        head.trim_ascii_start().split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+    let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).collect();
+    let other_version = match words.as_slice() {
+        [_, target] => target.starts_with(b"/"),
+        [_, _, version] => version.starts_with(b"HTTP/") && text.contains("version"),
+        _ => false,
+    };
+    if other_version {
+        return malformed(StatusCode::UPGRADE_REQUIRED, outrider_core::reply::details::LOW_VERSION);
+    }
+    let control = |line: &[u8]| {
+        let value = line.iter().position(|byte| *byte == b':').and_then(|colon| line.get(colon..));
+        value.is_some_and(|value| {
+            value.trim_ascii_end().iter().any(|byte| byte.is_ascii_control() && *byte != b'\t')
+        })
+    };
+    if head.split(|byte| *byte == b'\n').skip(1).any(control) {
+        return malformed(StatusCode::BAD_REQUEST, "http1.invalid_characters");
     }
     malformed(StatusCode::BAD_REQUEST, "http1.codec_error")
 }

@@ -19,6 +19,8 @@ use outrider_core::{LocalReply, ResponseFlags, StreamInfo};
 
 use crate::hcm::HcmWorker;
 use crate::hcm::conn::Conn;
+use crate::headers::names::GRPC_STATUS;
+use crate::local_reply;
 
 /// `http` or `https`, as `:scheme` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +89,8 @@ pub(crate) enum Abort {
     Request,
     /// The stream lived too long.
     Duration,
+    /// The request's body is not as HTTP has it.
+    Malformed,
 }
 
 /// How far a stream came.
@@ -125,6 +129,12 @@ pub struct Stream {
     pub(crate) conn: Rc<Conn>,
     /// Its place in the connection's list.
     pub(crate) slot: Cell<usize>,
+    /// It became a tunnel.
+    pub(crate) tunnel: Cell<bool>,
+    /// The client went away in the middle of its request.
+    pub(crate) client_left: Cell<bool>,
+    /// The client asked for the connection's end in a way that hyper does not see.
+    pub(crate) client_closes: Cell<bool>,
     /// An HTTP/1.0 client wants to go on.
     pub(crate) keep_alive_10: Cell<bool>,
     /// hyper's end of an HTTP/2 CONNECT.
@@ -182,6 +192,9 @@ impl Stream {
             upgrade: RefCell::default(),
             conn: conn.clone(),
             slot: Cell::new(0),
+            tunnel: Cell::new(false),
+            client_left: Cell::new(false),
+            client_closes: Cell::new(false),
             keep_alive_10: Cell::new(false),
             h2_upgrade: RefCell::default(),
             request_id: RefCell::default(),
@@ -342,6 +355,16 @@ impl Stream {
         self.end.set(End::Broken);
     }
 
+    /// Whether trailers pass between the client and us: HTTP/1 has to be told.
+    pub(crate) fn passes_trailers(&self) -> bool {
+        self.conn.is_h2() || self.hcm.shared.config.http1.enable_trailers
+    }
+
+    /// The proxy resets the stream without an answer.
+    pub(crate) fn reset(&self) {
+        self.end.set(End::Broken);
+    }
+
     /// Something moved.
     pub(crate) fn touch(&self) {
         self.last_active.set(Instant::now());
@@ -360,15 +383,24 @@ impl Stream {
         }
     }
 
-    /// Runs `answer` until it is done or the stream's time is over.
+    /// Runs `answer` until it is done or the stream's time is over; `None` when the client left meanwhile.
     pub(crate) async fn or_abort<T>(
         &self,
         answer: impl Future<Output = Result<T, LocalReply>>,
-    ) -> Result<T, LocalReply> {
+    ) -> Option<Result<T, LocalReply>> {
         let mut answer = pin!(answer);
+        // Once its time is over the answer is not polled again: the reply takes its place at once.
         poll_fn(|cx| {
-            if let Poll::Ready(done) = answer.as_mut().poll(cx) {
-                return Poll::Ready(done);
+            let answer = answer.as_mut().poll(cx);
+            if self.client_left.get() {
+                return Poll::Ready(None);
+            }
+            match answer {
+                // What the router makes of a malformed body is not what is wrong.
+                Poll::Ready(done) if done.is_ok() || self.abort.get().is_none() => {
+                    return Poll::Ready(Some(done));
+                }
+                _ => {}
             }
             if let Some(abort) = self.abort.take() {
                 // The reply is given all the time it needs: the connection's own limits hold it.
@@ -376,7 +408,7 @@ impl Stream {
                 self.request_end.set(None);
                 self.longest_end.set(None);
                 self.cut_short.set(true);
-                return Poll::Ready(Err(self.abort_reply(abort)));
+                return Poll::Ready(Some(Err(self.abort_reply(abort))));
             }
             self.register(cx);
             Poll::Pending
@@ -393,8 +425,14 @@ impl Stream {
                 (StatusCode::REQUEST_TIMEOUT, details::REQUEST_OVERALL_TIMEOUT, "request timeout")
             }
             Abort::Duration => (late, details::MAX_DURATION_TIMEOUT, "downstream duration timeout"),
+            Abort::Malformed => return local_reply::malformed(StatusCode::BAD_REQUEST, "http1.codec_error"),
         };
-        LocalReply::new(status, details).body(body)
+        let reply = LocalReply::new(status, details).body(body);
+        if abort == Abort::Duration && self.grpc.get() {
+            // DEADLINE_EXCEEDED: the client set the limit, or should have.
+            return reply.header(GRPC_STATUS, HeaderValue::from_static("4"));
+        }
+        reply
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -416,7 +454,7 @@ impl Stream {
         }
         if passed(self.longest_end.get()) {
             stats.downstream_rq_max_duration_reached().inc();
-            self.end_early(Abort::Duration, ResponseFlags::DURATION_TIMEOUT, details::MAX_DURATION_TIMEOUT);
+            self.end_early(Abort::Duration, ResponseFlags::NONE, details::MAX_DURATION_TIMEOUT);
         } else if !self.request_done.get() && passed(self.request_end.get()) {
             stats.downstream_rq_timeout().inc();
             self.end_early(Abort::Request, ResponseFlags::NONE, details::REQUEST_OVERALL_TIMEOUT);
@@ -427,6 +465,22 @@ impl Stream {
             return self.next_deadline();
         }
         None
+    }
+
+    /// The client went away in the middle of its request: there is nobody to answer.
+    pub(crate) fn client_leaves(&self) {
+        self.client_left.set(true);
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// The request's body cannot be read.
+    pub(crate) fn malformed_body(&self) {
+        if self.abort.get().is_none() {
+            self.hcm.shared.stats.downstream_cx_protocol_error().inc();
+            self.end_early(Abort::Malformed, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "http1.codec_error");
+        }
     }
 
     fn end_early(&self, abort: Abort, flags: ResponseFlags, details: &'static str) {
@@ -460,7 +514,7 @@ impl Stream {
             End::Open if self.abort.get().is_some() => stats.downstream_rq_tx_reset().inc(),
             End::Open => {
                 stats.downstream_rq_rx_reset().inc();
-                if h2 && !self.conn.gone.get() {
+                if h2 && (!self.conn.gone.get() || self.tunnel.get()) {
                     info.flags.insert(ResponseFlags::DOWNSTREAM_REMOTE_RESET);
                     info.details = Cow::Borrowed("http2.remote_reset");
                 } else {

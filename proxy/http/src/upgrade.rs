@@ -136,7 +136,10 @@ async fn relay(
         }
     })
     .await;
-    let _ = poll_fn(|cx| Pin::new(&mut upstream).poll_shutdown(cx)).await;
+    // A client that leaves takes the upstream's connection with it, unfinished as it is.
+    if ended == Relayed::UpstreamEnded {
+        let _ = poll_fn(|cx| Pin::new(&mut upstream).poll_shutdown(cx)).await;
+    }
     let _ = poll_fn(|cx| Pin::new(&mut downstream).poll_shutdown(cx)).await;
     ended
 }

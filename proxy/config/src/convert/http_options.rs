@@ -27,16 +27,10 @@ pub(crate) fn http1(cx: &Cx, path: &Path<'_>, message: Option<&pb::Http1Protocol
         ignore_http_11_upgrade,
     } = message;
     inert!(cx, path, "it chooses between Envoy's parsers; there is one here"; use_balsa_parser);
-    inert!(cx, path, "methods of any name pass"; allow_custom_methods);
     refuse!(cx, path, UNSUPPORTED; ignore_http_11_upgrade);
-    if bool_of(allow_absolute_url) == Some(false) {
-        cx.refuse(
-            &path.field("allow_absolute_url"),
-            "absolute request targets are always taken apart; remove it",
-        );
-    }
     Http1Options {
-        allow_absolute_url: true,
+        allow_absolute_url: bool_of(allow_absolute_url).unwrap_or(true),
+        allow_custom_methods: *allow_custom_methods,
         accept_http_10: *accept_http_10,
         default_host_for_http_10: default_host_for_http_10.clone(),
         enable_trailers: *enable_trailers,

@@ -292,6 +292,8 @@ pub enum UpstreamProtocol {
 pub struct Http1Options {
     /// Absolute request targets are taken apart. Default true.
     pub allow_absolute_url: bool,
+    /// Methods of any name are served; otherwise those that are registered.
+    pub allow_custom_methods: bool,
     /// HTTP/1.0 requests are served.
     pub accept_http_10: bool,
     /// The Host of HTTP/1.0 requests that have none.
@@ -312,6 +314,7 @@ impl Default for Http1Options {
     fn default() -> Self {
         Self {
             allow_absolute_url: true,
+            allow_custom_methods: false,
             accept_http_10: false,
             default_host_for_http_10: String::new(),
             enable_trailers: false,

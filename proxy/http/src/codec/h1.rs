@@ -42,6 +42,8 @@ pub(crate) struct H1State {
     pub(crate) head_bytes: Cell<usize>,
     /// The head that was read last has Content-Length and Transfer-Encoding.
     pub(crate) two_lengths: Cell<bool>,
+    /// The head that was read last has Content-Length twice.
+    pub(crate) length_twice: Cell<bool>,
     /// The request line that was read last has a fragment.
     pub(crate) fragment: Cell<bool>,
     /// A response told the client that the connection ends.
@@ -84,11 +86,16 @@ impl Conn {
         let request_line = line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0");
         h1.fragment.set(request_line && memchr::memchr(b'#', line).is_some());
         h1.two_lengths.set(false);
-        if self.hcm.finds_chunked(new) {
+        h1.length_twice.set(false);
+        let (coding, lengths) = self.hcm.framing(new);
+        if coding || lengths > 1 {
             let head_end = memchr::memmem::find(new, b"\r\n\r\n").unwrap_or(new.len());
             let head = new.get(..head_end).unwrap_or_default();
-            let has = |name: &[u8]| head.windows(name.len()).any(|part| part.eq_ignore_ascii_case(name));
-            h1.two_lengths.set(has(b"\ncontent-length:") && has(b"\ntransfer-encoding:"));
+            let count =
+                |name: &[u8]| head.windows(name.len()).filter(|part| part.eq_ignore_ascii_case(name)).count();
+            let lengths = count(b"\ncontent-length:");
+            h1.two_lengths.set(lengths > 0 && coding && count(b"\ntransfer-encoding:") > 0);
+            h1.length_twice.set(lengths > 1);
         }
     }
 }
@@ -162,8 +169,9 @@ pub(crate) async fn serve(conn: &Rc<Conn>, io: IoStream) -> Option<IoStream> {
         Outcome::Done(Err(error))
             if error.is_parse() || error.is_parse_too_large() || h1.auto_reply.get() =>
         {
-            let reply =
-                local_reply::codec_error(&error, h1.head_bytes.get() >= conn.hcm.shared.max_head_bytes());
+            let too_large = h1.head_bytes.get() >= conn.hcm.shared.max_head_bytes();
+            let both = h1.two_lengths.get() && !conn.hcm.shared.config.http1.allow_chunked_length;
+            let reply = local_reply::codec_error(&error, too_large, both, &parts.read_buf);
             refuse(conn, &mut io, reply).await;
         }
         Outcome::Done(Err(_)) => h1.cut_off.set(cut_off),

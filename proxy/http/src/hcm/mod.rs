@@ -110,7 +110,8 @@ pub struct HcmWorker {
     pub(crate) routes: TableHandle,
     pub(crate) h1: http1::Builder,
     pub(crate) h2: http2::Builder<LocalExec>,
-    chunked: Finder<'static>,
+    coding: Finder<'static>,
+    length: Finder<'static>,
     scratch: RefCell<Box<[u8]>>,
     date: RefCell<HeaderValue>,
     date_second: Cell<u64>,
@@ -132,7 +133,8 @@ impl HcmWorker {
             routes: Rc::new(shared.routes.clone()),
             h1: http1_builder(&shared),
             h2: http2_builder(&shared),
-            chunked: Finder::new(b"chunked"),
+            coding: Finder::new(b"ransfer-"),
+            length: Finder::new(b"ength:"),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             date: RefCell::new(HeaderValue::from_static("")),
             date_second: Cell::new(u64::MAX),
@@ -162,9 +164,10 @@ impl HcmWorker {
         f(&mut self.scratch.borrow_mut())
     }
 
-    /// Whether `bytes` have the word `chunked`.
-    pub(crate) fn finds_chunked(&self, bytes: &[u8]) -> bool {
-        self.chunked.find(bytes).is_some()
+    /// A cheap look at the framing headers in `bytes`: whether a Transfer-Encoding may be there, and how many
+    /// Content-Lengths (up to two) at most.
+    pub(crate) fn framing(&self, bytes: &[u8]) -> (bool, usize) {
+        (self.coding.find(bytes).is_some(), self.length.find_iter(bytes).take(2).count())
     }
 }
 
@@ -180,6 +183,7 @@ fn http1_builder(shared: &HcmShared) -> http1::Builder {
     builder
         .auto_date_header(false)
         .header_read_timeout(None)
+        .allow_multiple_spaces_in_request_line_delimiters(true)
         .max_header_size(shared.max_head_bytes())
         // Bodies are read and written in pieces up to this.
         .max_buf_size(shared.max_head_bytes().max(64 * 1024))

@@ -1,6 +1,5 @@
 //! The way of one request: policy, route, router, response.
 
-use std::convert::Infallible;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -27,19 +26,24 @@ type Answer = Result<http::Response<ResponseBody>, LocalReply>;
 pub(crate) async fn request(
     conn: Rc<Conn>,
     request: http::Request<Incoming>,
-) -> Result<http::Response<TrackedBody>, Infallible> {
+) -> Result<http::Response<TrackedBody>, h2::Error> {
     let (stream, guard) = Stream::open(&conn);
     let prepared = prepare(&stream, request);
     let (answer, closes) = match prepared {
         Ok((request, selected)) => {
             // Pinned here: passed by value it would be held twice, and it is kilobytes.
-            let mut answer = stream.or_abort(pin!(router::forward(&stream, request, &selected))).await;
+            let forwarded = stream.or_abort(pin!(router::forward(&stream, request, &selected))).await;
+            let Some(mut answer) = forwarded else { return Err(h2::Reason::CANCEL.into()) };
             if let Err(reply) = &mut answer
                 && stream.cut_short.get()
             {
                 router::finish_reply(&stream, &selected, reply);
             }
             (answer, false)
+        }
+        Err(refusal) if refusal.malformed && conn.is_h2() => {
+            note_reset(&stream, &refusal.reply);
+            return Err(h2::Reason::INTERNAL_ERROR.into());
         }
         Err(refusal) => {
             let closes = refusal.malformed || closes_on(&stream, refusal.reply.status);
@@ -55,10 +59,12 @@ fn prepare(
     request: http::Request<Incoming>,
 ) -> Result<(http::Request<DownstreamBody>, Selected), Refusal> {
     let (mut parts, incoming) = request.into_parts();
-    if incoming.is_end_stream() {
+    let settled = headers::request::apply(stream, &mut parts);
+    // A request that asks for more than HTTP has no end in HTTP.
+    if incoming.is_end_stream() && stream.upgrade.borrow().is_none() {
         stream.request_complete();
     }
-    let routed = match headers::request::apply(stream, &mut parts) {
+    let routed = match settled {
         Ok(()) => route(stream, &parts).map_err(Refusal::from),
         Err(refusal) => Err(refusal),
     };
@@ -173,28 +179,27 @@ fn respond(
     };
     let (mut parts, body) = response.into_parts();
     let tunnel = matches!(body, ResponseBody::Upgrade(_));
-    let mut close = conn.closes_after_response() || closes;
+    let mut close = conn.closes_after_response() || closes || stream.client_closes.get();
     if !stream.request_done.get() && !tunnel {
         shared.stats.downstream_rq_response_before_rq_complete().inc();
-        close = true;
-    }
-    if !tunnel && stream.upgrade.borrow().is_some() {
-        // A request that asked for more than HTTP has no end in HTTP.
         close = true;
     }
     let version_10 = stream.info.borrow().protocol == Some(outrider_core::stream::Protocol::Http10);
     if version_10 && !stream.keep_alive_10.get() {
         close = true;
     }
+    // An HTTP/2 client reads 200 where the log has 101.
+    let status = parts.status;
     headers::response::apply(stream, &mut parts, tunnel, close);
     if close && !tunnel {
         conn.h1.response_closes.set(true);
     }
     // hyper answers HTTP/1.0 with HTTP/1.0, and keeps a connection alive for it only if this says 1.1.
     parts.version = Version::HTTP_11;
-    count_code(stream, parts.status);
-    stream.response_head(parts.status, &parts.headers);
+    count_code(stream, status);
+    stream.response_head(status, &parts.headers);
     if let ResponseBody::Upgrade(upstream) = body {
+        stream.tunnel.set(true);
         let upgrade = Box::new(PendingUpgrade::new(guard, upstream));
         match stream.h2_upgrade.borrow_mut().take() {
             Some(downstream) => {
@@ -211,6 +216,19 @@ fn note_reply(stream: &Stream, reply: &LocalReply) {
     let mut info = stream.info.borrow_mut();
     info.flags.insert(reply.flags);
     info.details = reply.details.clone();
+}
+
+/// What is malformed in HTTP/2 ends its stream without an answer.
+fn note_reset(stream: &Stream, reply: &LocalReply) {
+    let mut info = stream.info.borrow_mut();
+    info.flags.insert(if reply.status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE {
+        ResponseFlags::DOWNSTREAM_REMOTE_RESET
+    } else {
+        reply.flags
+    });
+    info.details = reply.details.clone();
+    drop(info);
+    stream.reset();
 }
 
 fn count_code(stream: &Stream, status: StatusCode) {

@@ -1,9 +1,7 @@
 //! What is done to a request's head before it is routed (Envoy: `ConnectionManagerUtility::mutateRequestHeaders` and
 //! the checks around it).
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, LOCATION, TE, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, LOCATION, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
@@ -38,11 +36,11 @@ fn malformed(status: StatusCode, details: &'static str) -> Refusal {
     Refusal { reply: local_reply::malformed(status, details), malformed: true }
 }
 
+const CODEC_ERROR: &str = "http1.codec_error";
 const HTTP: HeaderValue = HeaderValue::from_static("http");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
-const ZERO: HeaderValue = HeaderValue::from_static("0");
 
 /// Headers that only internal requests may carry to the router.
 const INTERNAL_ONLY: [HeaderName; 13] = [
@@ -81,6 +79,7 @@ pub(crate) fn apply(stream: &Stream, parts: &mut Parts) -> Result<(), Refusal> {
     stream.head_request.set(parts.method == Method::HEAD);
     check_message(stream, parts, seen, config)?;
     let client_scheme = settle_target(stream, parts, &mut seen)?;
+    settle_upgrade(stream, parts, &mut seen)?;
     if parts.version == Version::HTTP_10
         && !seen.has(Seen::HOST)
         && let Ok(host) = HeaderValue::from_str(&config.http1.default_host_for_http_10)
@@ -94,11 +93,12 @@ pub(crate) fn apply(stream: &Stream, parts: &mut Parts) -> Result<(), Refusal> {
     }
     settle_host(stream, parts, config)?;
     settle_path(stream, parts, shared)?;
-    settle_upgrade(stream, parts, &mut seen)?;
     let headers = &mut parts.headers;
     if seen.has(Seen::EXPECT) && !config.proxy_100_continue {
         // hyper answers 100 itself when the body is first asked for.
-        headers.remove(EXPECT);
+        if headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+            headers.remove(EXPECT);
+        }
     }
     remove_if(headers, seen, Seen::KEEP_ALIVE, &names::KEEP_ALIVE);
     remove_if(headers, seen, Seen::PROXY_CONNECTION, &names::PROXY_CONNECTION);
@@ -123,7 +123,6 @@ fn check_message(
     let h1 = &stream.conn.h1;
     let h2 = stream.conn.is_h2();
     if parts.version == Version::HTTP_10 {
-        stream.info.borrow_mut().protocol = Some(Protocol::Http10);
         stream.keep_alive_10.set(
             parts
                 .headers
@@ -134,12 +133,41 @@ fn check_message(
         if !config.http1.accept_http_10 {
             return Err(malformed(StatusCode::UPGRADE_REQUIRED, details::LOW_VERSION));
         }
+        stream.info.borrow_mut().protocol = Some(Protocol::Http10);
     }
     if !h2 && h1.two_lengths.take() && seen.has(Seen::TRANSFER_ENCODING) && !config.http1.allow_chunked_length
     {
         return Err(malformed(StatusCode::BAD_REQUEST, "http1.content_length_and_chunked_not_allowed"));
     }
-    if parts.headers.len() > config.max_headers_count as usize {
+    if !h2 && seen.has(Seen::TRANSFER_ENCODING) {
+        // What else was applied to the body would be lost on the way.
+        let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+        let mut values = parts.headers.get_all(TRANSFER_ENCODING).iter();
+        if !(values.next().is_some_and(chunked) && values.next().is_none()) || parts.method == Method::CONNECT
+        {
+            return Err(malformed(StatusCode::NOT_IMPLEMENTED, "http1.invalid_transfer_encoding"));
+        }
+    }
+    if !parts.uri.path().is_ascii() {
+        let details = if h2 { "http2.invalid.header.field" } else { CODEC_ERROR };
+        return Err(malformed(StatusCode::BAD_REQUEST, details));
+    }
+    if !h2 && h1.length_twice.take() && seen.has(Seen::CONTENT_LENGTH) {
+        return Err(malformed(StatusCode::BAD_REQUEST, CODEC_ERROR));
+    }
+    if !h2 && !config.http1.allow_custom_methods && !is_registered(&parts.method) {
+        return Err(malformed(StatusCode::BAD_REQUEST, CODEC_ERROR));
+    }
+    if h2 && seen.has(Seen::TE) && parts.headers.get_all(TE).iter().any(|value| value != TRAILERS) {
+        return Err(malformed(StatusCode::BAD_REQUEST, "http2.invalid.header.field"));
+    }
+    if seen.has(Seen::PROXY_CONNECTION) {
+        let mut values = parts.headers.get_all(names::PROXY_CONNECTION).iter();
+        stream.client_closes.set(values.any(|value| super::has_token(value.as_bytes(), "close")));
+    }
+    // Pseudo headers count, as they do in Envoy.
+    let pseudo = if h2 { 4 } else { 0 };
+    if parts.headers.len() + pseudo > config.max_headers_count as usize {
         let details = if h2 { "http2.too_many_headers" } else { "http1.too_many_headers" };
         return Err(malformed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, details));
     }
@@ -160,29 +188,84 @@ fn check_message(
     Ok(())
 }
 
+/// The methods that Envoy's parser knows.
+fn is_registered(method: &Method) -> bool {
+    const OTHERS: &[&str] = &[
+        "ACL",
+        "BIND",
+        "CHECKOUT",
+        "COPY",
+        "LINK",
+        "LOCK",
+        "MERGE",
+        "MKACTIVITY",
+        "MKCALENDAR",
+        "MKCOL",
+        "MOVE",
+        "MSEARCH",
+        "NOTIFY",
+        "PROPFIND",
+        "PROPPATCH",
+        "PURGE",
+        "REBIND",
+        "REPORT",
+        "SEARCH",
+        "SOURCE",
+        "SUBSCRIBE",
+        "UNBIND",
+        "UNLINK",
+        "UNLOCK",
+        "UNSUBSCRIBE",
+    ];
+    match *method {
+        Method::GET
+        | Method::POST
+        | Method::HEAD
+        | Method::PUT
+        | Method::DELETE
+        | Method::OPTIONS
+        | Method::PATCH
+        | Method::CONNECT
+        | Method::TRACE => true,
+        _ => OTHERS.contains(&method.as_str()),
+    }
+}
+
 /// Moves scheme and authority out of the URI. Returns the scheme that the request itself names.
 fn settle_target(stream: &Stream, parts: &mut Parts, seen: &mut Seen) -> Result<Option<Scheme>, Refusal> {
-    if parts.method == Method::CONNECT && !stream.conn.is_h2() {
-        if let Some(authority) = parts.uri.authority()
-            && let Ok(host) = HeaderValue::from_str(authority.as_str())
-        {
-            parts.headers.insert(HOST, host);
-        }
+    const INVALID_URL: &str = "http1.invalid_url";
+    let h2 = stream.conn.is_h2();
+    if parts.method == Method::CONNECT && !h2 {
+        let authority = parts.uri.authority().filter(|authority| authority.port_u16().is_some());
+        let Some(host) = authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+        else {
+            return Err(malformed(StatusCode::BAD_REQUEST, INVALID_URL));
+        };
+        parts.headers.insert(HOST, host);
+        *seen = Seen::scan(&parts.headers);
         return Ok(None);
     }
     if parts.uri.authority().is_none() && parts.uri.scheme().is_none() {
+        if !h2 && parts.uri.path() == "*" && parts.method != Method::OPTIONS {
+            return Err(malformed(StatusCode::BAD_REQUEST, INVALID_URL));
+        }
         return Ok(None);
+    }
+    if !h2 && parts.uri.scheme().is_none() {
+        // A target without a slash reads as an authority.
+        return Err(malformed(StatusCode::BAD_REQUEST, CODEC_ERROR));
+    }
+    if !h2 && !stream.hcm.shared.config.http1.allow_absolute_url {
+        stream.hcm.shared.stats.downstream_rq_non_relative_path().inc();
+        return Err(LocalReply::new(StatusCode::NOT_FOUND, details::ABSOLUTE_PATH).into());
     }
     let uri = std::mem::take(&mut parts.uri).into_parts();
     let scheme = match uri.scheme.as_ref().map(http::uri::Scheme::as_str) {
         Some("https") => Some(Scheme::Https),
         Some("http") => Some(Scheme::Http),
-        Some(_) => return Err(malformed(StatusCode::BAD_REQUEST, "http.invalid_scheme")),
-        None => None,
+        Some(_) if !h2 => return Err(malformed(StatusCode::BAD_REQUEST, "http1.invalid_scheme")),
+        Some(_) | None => None,
     };
-    if !stream.conn.is_h2() && scheme == Some(Scheme::Https) && stream.conn.info.tls.is_none() {
-        return Err(malformed(StatusCode::BAD_REQUEST, "http1.invalid_scheme"));
-    }
     if let Some(authority) = uri.authority {
         let text = authority.as_str();
         let text = text.rsplit_once('@').map_or(text, |(_userinfo, host)| host);
@@ -316,9 +399,6 @@ fn settle_upgrade(stream: &Stream, parts: &mut Parts, seen: &mut Seen) -> Result
         if asks && !name.eq_ignore_ascii_case("h2c") {
             let name = name.to_ascii_lowercase();
             parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-            if !seen.has(Seen::TRANSFER_ENCODING) && !seen.has(Seen::CONTENT_LENGTH) {
-                headers.insert(CONTENT_LENGTH, ZERO);
-            }
             *stream.upgrade.borrow_mut() = Some(UpgradeKind::Protocol(name.into()));
             return Ok(());
         }
@@ -358,7 +438,7 @@ fn remove_nominated(headers: &mut HeaderMap) -> Result<(), Refusal> {
                 continue;
             }
             match HeaderName::from_bytes(token) {
-                Ok(name) if !PROTECTED.contains(&name) && name != HOST => nominated.push(name),
+                Ok(name) if !PROTECTED.contains(&name) => nominated.push(name),
                 _ => return Err(malformed(StatusCode::BAD_REQUEST, "http1.connection_header_rejected")),
             }
         }

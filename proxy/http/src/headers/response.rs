@@ -4,12 +4,25 @@
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, SERVER, TRANSFER_ENCODING, UPGRADE};
 use http::response::Parts;
 use http::{HeaderValue, StatusCode};
+use hyper::ext::ReasonPhrase;
 use outrider_config::model::ServerHeader;
 
 use super::{Seen, names, remove_if};
 use crate::stream::Stream;
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
+/// The reason phrase is ours, not the upstream's; Envoy has none for codes that are not registered, and for 418.
+fn reason(status: StatusCode, extensions: &mut http::Extensions) {
+    const UNKNOWN: ReasonPhrase = ReasonPhrase::from_static(b"Unknown");
+    const LAST: ReasonPhrase = ReasonPhrase::from_static(b"Last Unassigned Server Error Code");
+    let known = status.canonical_reason().is_some() && status != StatusCode::IM_A_TEAPOT;
+    match status.as_u16() {
+        599 => drop(extensions.insert(LAST)),
+        _ if !known => drop(extensions.insert(UNKNOWN)),
+        _ => drop(extensions.remove::<ReasonPhrase>()),
+    }
+}
 
 /// What became of the connection by a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +50,10 @@ pub(crate) fn apply(stream: &Stream, parts: &mut Parts, tunnel: bool, close: boo
         ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
     }
     let h2 = stream.conn.is_h2();
+    if !h2 {
+        reason(parts.status, &mut parts.extensions);
+    }
+    let headers = &mut parts.headers;
     if !tunnel || h2 {
         remove_if(headers, seen, Seen::CONNECTION, &CONNECTION);
         remove_if(headers, seen, Seen::UPGRADE, &UPGRADE);
