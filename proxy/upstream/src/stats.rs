@@ -18,7 +18,7 @@ outrider_core::stat_struct! {
             upstream_cx_rx_bytes_total, upstream_cx_tx_bytes_total, upstream_http3_broken,
             // Requests: the pools'.
             upstream_rq_total, upstream_rq_pending_total, upstream_rq_pending_overflow,
-            upstream_rq_pending_failure_eject, upstream_rq_0rtt,
+            upstream_rq_pending_failure_eject, upstream_rq_active_overflow, upstream_rq_0rtt,
             // Requests: the router's.
             upstream_rq_cancelled, upstream_rq_completed, upstream_rq_maintenance_mode, upstream_rq_timeout,
             upstream_rq_max_duration_reached, upstream_rq_per_try_timeout, upstream_rq_per_try_idle_timeout,

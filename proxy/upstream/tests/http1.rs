@@ -160,13 +160,14 @@ fn waiting_and_requests_overflow_at_their_limits() {
         assert_eq!(bench.stat("circuit_breakers.default.remaining_rq"), 0);
         let error = bench.lease().await.unwrap_err();
         assert_eq!(error.kind, PoolErrorKind::Overflow);
-        assert_eq!(bench.stat("upstream_rq_pending_overflow"), 1);
+        assert_eq!(bench.stat("upstream_rq_active_overflow"), 1);
+        assert_eq!(bench.stat("upstream_rq_pending_overflow"), 0);
         drop(held);
         assert_eq!(bench.stat("circuit_breakers.default.remaining_rq"), 1);
         bench.get("/").await.unwrap();
 
         let bench = Bench::fixed(&[upstream.address], |c| c.breaker_default.max_pending_requests = 0);
-        assert_eq!(bench.lease().await.unwrap_err().kind, PoolErrorKind::Overflow);
+        assert_eq!(bench.lease().await.unwrap_err().kind, PoolErrorKind::PendingOverflow);
         assert_eq!(bench.stat("upstream_rq_pending_overflow"), 1);
         assert_eq!(bench.stat("upstream_cx_total"), 0);
     });

@@ -92,7 +92,8 @@ impl Pool {
         let cluster = self.cluster.borrow().clone();
         let stats = cluster.stats();
         if cluster.breakers().of(self.key.high).take(Resource::Requests).is_err() {
-            // Envoy does not count it as pending_overflow (measured on 1.40).
+            // Not a pending_overflow (measured on Envoy 1.40).
+            stats.upstream_rq_active_overflow().inc();
             self.put_back(held);
             return Err(self.error(PoolErrorKind::Overflow, ""));
         }

@@ -85,7 +85,7 @@ pub(crate) async fn connect(cluster: &Arc<ClusterShared>, host: &Arc<Host>) -> R
         Ok((stream, tls)) => {
             token.connected();
             if breakers.take(Resource::Requests).is_err() {
-                stats.upstream_rq_pending_overflow().inc();
+                stats.upstream_rq_active_overflow().inc();
                 return Err(error(PoolErrorKind::Overflow, ""));
             }
             stats.upstream_rq_total().inc();
