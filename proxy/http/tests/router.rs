@@ -1,6 +1,11 @@
 //! The router before scripted upstreams: what clients, upstreams and stats see.
 
-#![allow(unused_crate_dependencies, reason = "an integration test needs few of the crate's dependencies")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot be set up has failed"
+)]
 
 mod support;
 
@@ -152,6 +157,14 @@ fn a_response_that_stalls_is_cut_when_time_is_over() {
     let answer = proxy.get("/");
     assert_eq!((answer.status, answer.whole, answer.body.as_str()), (200, false, "abc"));
     proxy.expect("cluster.up.upstream_rq_timeout", 1);
+}
+
+#[test]
+fn a_response_that_breaks_off_is_cut_where_it_broke() {
+    let cut = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
+    let upstream = Upstream::start([Act::AnswerAndClose(cut.into())]);
+    let answer = Proxy::start(&upstream, TO_UP).get("/");
+    assert_eq!((answer.status, answer.whole, answer.body.as_str()), (200, false, "abc"));
 }
 
 #[test]

@@ -281,13 +281,7 @@ impl Proxy {
     pub fn send(&self, bytes: &str) -> Answer {
         let mut stream = self.connect();
         stream.write_all(bytes.as_bytes()).unwrap();
-        let answer = answer(&stream);
-        if answer.status == 0 {
-            for sample in self.stats.samples() {
-                eprintln!("{} {:?}", sample.name, sample.value);
-            }
-        }
-        answer
+        answer(&stream)
     }
 
     /// A connection to the proxy.
