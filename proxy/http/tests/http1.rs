@@ -1,5 +1,12 @@
 //! HTTP/1 through a connection manager: what clients, upstreams and logs see. Expectations were measured on Envoy 1.40.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot be set up has failed"
+)]
+
 mod hcm;
 
 use hcm::{Proxy, on_worker};

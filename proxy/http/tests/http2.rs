@@ -1,5 +1,12 @@
 //! HTTP/2 through a connection manager. Expectations were measured on Envoy 1.40.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot be set up has failed"
+)]
+
 #[path = "hcm/mod.rs"]
 mod hcm;
 

@@ -16,6 +16,8 @@ pub enum DrainPhase {
         started: Instant,
         /// For how long.
         duration: Duration,
+        /// The process is about to end: connections that do nothing are closed at once.
+        ending: bool,
         /// Ask a growing share of clients (`--drain-strategy gradual`) instead of all at once.
         gradual: bool,
     },
@@ -44,9 +46,20 @@ impl DrainController {
         self.0.send_if_modified(|phase| {
             let serving = *phase == DrainPhase::Serving;
             if serving {
-                *phase = DrainPhase::Draining { started: Instant::now(), duration, gradual };
+                *phase = DrainPhase::Draining { started: Instant::now(), duration, ending: false, gradual };
             }
             serving
+        });
+    }
+
+    /// Drains because the process is about to end, whatever was begun before: all clients are asked to go at once, and
+    /// connections that do nothing are closed.
+    pub fn end(&self, duration: Duration) {
+        self.0.send_replace(DrainPhase::Draining {
+            started: Instant::now(),
+            duration,
+            ending: true,
+            gradual: false,
         });
     }
 
@@ -92,7 +105,7 @@ impl DrainWatch {
         match self.phase() {
             DrainPhase::Serving => false,
             DrainPhase::Terminated | DrainPhase::Draining { gradual: false, .. } => true,
-            DrainPhase::Draining { started, duration, gradual: true } => {
+            DrainPhase::Draining { started, duration, gradual: true, .. } => {
                 let elapsed = started.elapsed();
                 elapsed >= duration || rng.below(duration.as_millis() as u64) < elapsed.as_millis() as u64
             }

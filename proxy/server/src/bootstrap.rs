@@ -67,8 +67,12 @@ pub fn load(options: &Options) -> anyhow::Result<LoadedBootstrap> {
         tracing::warn!("unknown field {} is left out (--allow-unknown-static-fields)", field.path);
     }
     let judged = judge(loaded, options)?;
-    if !judged.problems.is_empty() {
-        return Err(Problems(judged.problems).into());
+    let mut problems = judged.problems;
+    if let Some(model) = &judged.model {
+        problems.extend(unreadable_files(model, &judged.loaded));
+    }
+    if !problems.is_empty() {
+        return Err(Problems(problems).into());
     }
     let mut redacted = judged.loaded.message;
     outrider_proto::redact(&descriptors, &mut redacted);
@@ -104,6 +108,34 @@ pub(crate) fn judge(loaded: Loaded, options: &Options) -> anyhow::Result<Judged>
         }
     };
     Ok(Judged { loaded, model, ledger, problems })
+}
+
+/// The files that TLS contexts name and that cannot be read, each with its line.
+fn unreadable_files(model: &model::Bootstrap, loaded: &Loaded) -> Vec<Problem> {
+    let downstream = model.listeners.iter().flat_map(|listener| {
+        let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
+        chains.filter_map(|chain| chain.tls.as_ref().map(|tls| &tls.common))
+    });
+    let upstream = model.clusters.iter().filter_map(|cluster| cluster.tls.as_ref().map(|tls| &tls.common));
+    let sources = downstream.chain(upstream).flat_map(|tls| {
+        let certificates =
+            tls.certificates.iter().flat_map(|certificate| [&certificate.chain, &certificate.key]);
+        let validation =
+            tls.validation.iter().flat_map(|validation| validation.trusted_ca.iter().chain(&validation.crl));
+        certificates.chain(validation)
+    });
+    let unreadable = sources.filter_map(|source| match &source.kind {
+        model::DataSourceKind::File(path) => match std::fs::read(&**path) {
+            Ok(_) => None,
+            Err(error) => Some((source, format!("cannot read {path:?}: {error}"))),
+        },
+        model::DataSourceKind::Inline(_) | model::DataSourceKind::Environment(_) => None,
+    });
+    let problem = |(source, message): (&model::DataSource, String)| {
+        let (name, line) = loaded.lines.locate_text(&source.field);
+        Problem { path: source.field.to_string(), line, source: name.to_owned(), message }
+    };
+    unreadable.map(problem).collect()
 }
 
 /// The message that [`LoadedBootstrap::wire`] holds.

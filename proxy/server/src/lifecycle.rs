@@ -122,8 +122,7 @@ async fn until_told(control: &Control, signals: &mut Signals) {
 async fn drain(control: &Control, signals: &mut Signals) {
     let state = &control.state;
     state.draining.store(true, Relaxed);
-    // All at once: the process is about to end, a share of clients at a time would be cut off.
-    start_drain(control, false, false);
+    control.listeners.iter().for_each(|listener| listener.drain.end(control.options.drain_time));
     state.stop_listening.send_replace(StopListening { inbound: true, others: true });
     let deadline = tokio::time::Instant::now() + control.options.drain_time;
     let open = || control.listeners.iter().map(|listener| listener.shared.active()).sum::<u64>();

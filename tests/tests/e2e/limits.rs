@@ -13,7 +13,8 @@ use crate::start::{Stage, places, simple};
 /// The resident memory of a process in MiB.
 fn rss(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("no VmRSS")?;
+    // What the proxy allocated: pages of its own file come and go with the code that runs.
+    let line = status.lines().find(|l| l.starts_with("RssAnon:")).context("no RssAnon")?;
     let kib: u64 = line.split_whitespace().nth(1).context("no value")?.parse()?;
     Ok(kib / 1024)
 }

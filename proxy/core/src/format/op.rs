@@ -243,7 +243,11 @@ impl Op {
             Self::FilterChainName => text(&info.conn.filter_chain, out),
             Self::ConnectionId => number(info.conn.id, out),
             Self::AccessLogType => text(cx.log_type, out),
-            Self::LocalReplyBody => text(cx.local_reply_body, out),
+            // An empty body is a body: it prints as nothing, not as absent.
+            Self::LocalReplyBody => {
+                put(cx.local_reply_body, out);
+                true
+            }
             Self::GrpcStatus(style) => grpc_status(*style, cx, out),
             Self::Address { which, part } => address(*which, *part, cx, out),
             Self::Tls(side, field) => tls::write(*side, *field, cx, out),
@@ -314,7 +318,11 @@ fn flags(long: bool, cx: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
     } else {
         flags.short_names().for_each(&mut join)
     }
-    !flags.is_empty()
+    if flags.is_empty() {
+        // Envoy's own value for "none", also where absent values print as nothing.
+        put("-", out);
+    }
+    true
 }
 
 fn address(which: Which, part: AddressPart, cx: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
@@ -361,7 +369,6 @@ fn grpc_status(style: GrpcStyle, cx: &FormatContext<'_>, out: &mut Vec<u8>) -> b
 /// gRPC's own mapping of HTTP statuses ("HTTP to gRPC Status Code Mapping").
 pub(super) const fn from_http(status: u16) -> u32 {
     match status {
-        200 => 0,
         400 => 13,
         401 => 16,
         403 => 7,

@@ -116,7 +116,7 @@ fn with_argument(command: &Command<'_>) -> Result<Option<Op>, String> {
         }
         "ENVIRONMENT" => {
             let (name, _) = command.required()?.split_once(':').unwrap_or((command.required()?, ""));
-            std::env::var(name).map_or(Op::Absent, |value| Op::Constant(value.into()))
+            std::env::var(name).map_or_else(|_| Op::Constant("-".into()), |value| Op::Constant(value.into()))
         }
         _ => return Ok(None),
     }))

@@ -72,9 +72,12 @@ struct Names {
 static SHARDS: Mutex<Vec<&'static Shard>> = Mutex::new(Vec::new());
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
+/// A run of slots that exists from the first use of one of them on.
+type Chunk<T> = OnceLock<Box<[T; CHUNK]>>;
+
 struct Shard {
-    cells: Box<[OnceLock<Box<[AtomicU64; CHUNK]>>]>,
-    histograms: Box<[OnceLock<Box<[OnceLock<Box<HistogramShard>>; CHUNK]>>]>,
+    cells: Box<[Chunk<AtomicU64>]>,
+    histograms: Box<[Chunk<OnceLock<Box<HistogramShard>>>]>,
 }
 
 thread_local! {

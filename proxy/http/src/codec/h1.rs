@@ -126,6 +126,10 @@ pub(crate) async fn serve(conn: &Rc<Conn>, io: IoStream) -> Option<IoStream> {
                 return Poll::Ready(Outcome::Done(result));
             }
             let look = !std::mem::replace(&mut watched, true) || conn.drain.has_changed();
+            if conn.drain.has_changed() {
+                // The end of the process closes what is idle now.
+                conn.want(std::time::Instant::now());
+            }
             if look && terminated.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Outcome::Ended(Ending::Terminated));
             }

@@ -120,6 +120,10 @@ async fn first_bytes(conn: &Conn, io: &mut IoStream, known: Option<Codec>) -> Op
             }
         }
         let look = !std::mem::replace(&mut watched, true) || conn.drain.has_changed();
+        if conn.drain.has_changed() {
+            // The end of the process closes what is idle now.
+            conn.want(std::time::Instant::now());
+        }
         if look && terminated.as_mut().poll(cx).is_ready() {
             conn.local_close.set(true);
             return Poll::Ready(None);

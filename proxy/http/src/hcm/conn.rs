@@ -222,6 +222,9 @@ impl Conn {
             next = next.min(started + limit);
         }
         if self.active() == 0 {
+            if matches!(self.drain.phase(), DrainPhase::Draining { ending: true, .. }) {
+                return Tick::End(Ending::Idle);
+            }
             match self.tick_idle(now) {
                 Tick::Wait(deadline) => next = next.min(deadline),
                 end @ Tick::End(_) => return end,

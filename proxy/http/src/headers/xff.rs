@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn the_client_is_counted_from_the_end() {
-        let table: &[(&[&str], u32, Option<(&str, bool)>)] = &[
+        type Row<'a> = (&'a [&'a str], u32, Option<(&'a str, bool)>);
+        let table: &[Row<'_>] = &[
             (&["1.2.3.4"], 0, Some(("1.2.3.4:0", true))),
             (&["1.2.3.4, 5.6.7.8"], 0, Some(("5.6.7.8:0", false))),
             (&["1.2.3.4, 5.6.7.8"], 1, Some(("1.2.3.4:0", false))),

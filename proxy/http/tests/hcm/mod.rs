@@ -31,19 +31,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
-pub const DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A connection manager that listens.
-pub struct Proxy {
-    pub address: SocketAddr,
-    pub registry: Registry,
-    pub drain: DrainController,
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    pub(crate) registry: Registry,
+    pub(crate) drain: DrainController,
     files: LogFiles,
     log: std::path::PathBuf,
 }
 
 /// Runs `test` on a worker's runtime.
-pub fn on_worker<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
+pub(crate) fn on_worker<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         tokio::time::timeout(Duration::from_secs(30), test()).await.expect("the test came to its end");
@@ -52,7 +52,7 @@ pub fn on_worker<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
 
 impl Proxy {
     /// Starts one with `fields` (YAML, flow or block at column 0) in its configuration, and the routes that all tests share.
-    pub async fn start(fields: &str) -> Self {
+    pub(crate) async fn start(fields: &str) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let log = std::env::temp_dir().join(format!("outrider-http-{}-{number}.log", std::process::id()));
@@ -91,23 +91,23 @@ impl Proxy {
         Self { address, registry, drain, files, log }
     }
 
-    pub async fn connect(&self) -> Client {
+    pub(crate) async fn connect(&self) -> Client {
         Client { stream: TcpStream::connect(self.address).await.unwrap(), buffer: Vec::new() }
     }
 
     /// Sends `request` on a connection of its own and reads one response.
-    pub async fn exchange(&self, request: &str) -> Response {
+    pub(crate) async fn exchange(&self, request: &str) -> Response {
         let mut client = self.connect().await;
         client.send(request).await;
         client.response().await
     }
 
-    pub fn stat(&self, name: &str) -> u64 {
+    pub(crate) fn stat(&self, name: &str) -> u64 {
         self.registry.value(&format!("http.test.{name}")).unwrap_or(0)
     }
 
     /// Waits until the stat has the value.
-    pub async fn wait_stat(&self, name: &str, value: u64) {
+    pub(crate) async fn wait_stat(&self, name: &str, value: u64) {
         let start = Instant::now();
         while self.stat(name) != value {
             assert!(start.elapsed() < DEADLINE, "{name} is {}, not {value}", self.stat(name));
@@ -116,7 +116,7 @@ impl Proxy {
     }
 
     /// The access log, once it has `lines` lines.
-    pub async fn log(&self, lines: usize) -> Vec<String> {
+    pub(crate) async fn log(&self, lines: usize) -> Vec<String> {
         let start = Instant::now();
         loop {
             access_log::flush_local();
@@ -232,38 +232,38 @@ async fn upstream() -> SocketAddr {
 }
 
 /// A raw HTTP/1 peer.
-pub struct Client {
-    pub stream: TcpStream,
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 /// A response as it came.
 #[derive(Debug, Clone)]
-pub struct Response {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Response {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
         lines.find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
     /// The header `name` of the request that the upstream saw.
-    pub fn seen(&self, name: &str) -> Option<&str> {
+    pub(crate) fn seen(&self, name: &str) -> Option<&str> {
         let mut lines = self.body.lines().skip(1).filter_map(|line| line.split_once(": "));
         lines.find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
-    pub fn request_line(&self) -> &str {
+    pub(crate) fn request_line(&self) -> &str {
         self.body.lines().next().unwrap_or_default()
     }
 }
 
 impl Client {
-    pub async fn send(&mut self, text: &str) {
+    pub(crate) async fn send(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).await.unwrap();
     }
 
@@ -317,12 +317,12 @@ impl Client {
         }
     }
 
-    pub async fn response(&mut self) -> Response {
+    pub(crate) async fn response(&mut self) -> Response {
         self.read(false).await
     }
 
     /// The response to a HEAD.
-    pub async fn head_response(&mut self) -> Response {
+    pub(crate) async fn head_response(&mut self) -> Response {
         self.read(true).await
     }
 
@@ -333,7 +333,7 @@ impl Client {
     }
 
     /// Waits for the connection's end; gives what came before it.
-    pub async fn rest(mut self) -> String {
+    pub(crate) async fn rest(mut self) -> String {
         while self.fill().await.is_some() {}
         String::from_utf8_lossy(&self.buffer).into_owned()
     }

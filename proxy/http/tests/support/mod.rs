@@ -26,11 +26,11 @@ use outrider_telemetry::access_log::LogFiles;
 use outrider_upstream::{ClusterManager, WorkerClusters};
 
 /// How long anything may take before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an upstream does with one request.
 #[derive(Debug, Clone)]
-pub enum Act {
+pub(crate) enum Act {
     /// Answers with these bytes and keeps the connection.
     Answer(String),
     /// Answers with these bytes and closes the connection.
@@ -47,12 +47,12 @@ pub enum Act {
 
 impl Act {
     /// A response of `status` with `body`.
-    pub fn status(status: u16, body: &str) -> Self {
+    pub(crate) fn status(status: u16, body: &str) -> Self {
         Self::with(status, "", body)
     }
 
     /// The same with header lines (each with its line end).
-    pub fn with(status: u16, headers: &str, body: &str) -> Self {
+    pub(crate) fn with(status: u16, headers: &str, body: &str) -> Self {
         let len = body.len();
         Self::Answer(format!("HTTP/1.1 {status} X\r\ncontent-length: {len}\r\n{headers}\r\n{body}"))
     }
@@ -60,31 +60,31 @@ impl Act {
 
 /// A request as an upstream saw it.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// The request line and the header lines.
-    pub head: String,
+    pub(crate) head: String,
     /// The body, chunks taken apart.
-    pub body: String,
+    pub(crate) body: String,
 }
 
 impl Seen {
     /// A header's value.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         header(&self.head, name)
     }
 }
 
 /// An upstream: each request takes the next act of the script, the last one for ever.
 #[derive(Debug)]
-pub struct Upstream {
+pub(crate) struct Upstream {
     /// Where it listens.
-    pub port: u16,
+    pub(crate) port: u16,
     seen: Receiver<Seen>,
 }
 
 impl Upstream {
     /// Starts one.
-    pub fn start(script: impl IntoIterator<Item = Act>) -> Self {
+    pub(crate) fn start(script: impl IntoIterator<Item = Act>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let script = Arc::new(Mutex::new(script.into_iter().collect::<VecDeque<_>>()));
@@ -99,12 +99,12 @@ impl Upstream {
     }
 
     /// The next request that it saw.
-    pub fn next(&self) -> Seen {
+    pub(crate) fn next(&self) -> Seen {
         self.seen.recv_timeout(PATIENCE).expect("a request")
     }
 
     /// Whether it saw no other request up to now.
-    pub fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.seen.try_recv().is_err()
     }
 }
@@ -200,7 +200,7 @@ fn read_body(mut stream: &TcpStream, head: &str, buffer: &mut Vec<u8>) -> Option
 }
 
 /// The value of the first header `name` in `head`.
-pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().skip(1).find_map(|line| {
         let (key, value) = line.split_once(':')?;
         key.eq_ignore_ascii_case(name).then(|| value.trim())
@@ -209,40 +209,40 @@ pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 
 /// The proxy: a thread with one worker's runtime, which serves a listener's connection manager.
 #[derive(Debug)]
-pub struct Proxy {
+pub(crate) struct Proxy {
     port: u16,
     /// Its stats.
-    pub stats: Registry,
+    pub(crate) stats: Registry,
 }
 
 /// A response as the client saw it.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// The status; 0 when the connection ended without one.
-    pub status: u16,
+    pub(crate) status: u16,
     /// The status line and the header lines.
-    pub head: String,
+    pub(crate) head: String,
     /// The body; cut where it broke off.
-    pub body: String,
+    pub(crate) body: String,
     /// The response came to its end.
-    pub whole: bool,
+    pub(crate) whole: bool,
 }
 
 impl Answer {
     /// A header's value.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         header(&self.head, name)
     }
 }
 
 impl Proxy {
     /// Starts a proxy whose one virtual host has `routes` (YAML list items, not indented), before `upstream`.
-    pub fn start(upstream: &Upstream, routes: &str) -> Self {
+    pub(crate) fn start(upstream: &Upstream, routes: &str) -> Self {
         Self::with(upstream, None, routes, "", "")
     }
 
     /// The same with more fields of the virtual host, more clusters and a second upstream.
-    pub fn with(
+    pub(crate) fn with(
         upstream: &Upstream,
         other: Option<&Upstream>,
         routes: &str,
@@ -262,37 +262,37 @@ impl Proxy {
     }
 
     /// A GET of `path` and its answer.
-    pub fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         self.send(&format!("GET {path} HTTP/1.1\r\nhost: a.com\r\n\r\n"))
     }
 
     /// A GET of `path` with header lines (each with its line end).
-    pub fn get_with(&self, path: &str, headers: &str) -> Answer {
+    pub(crate) fn get_with(&self, path: &str, headers: &str) -> Answer {
         self.send(&format!("GET {path} HTTP/1.1\r\nhost: a.com\r\n{headers}\r\n"))
     }
 
     /// A POST to `path` with `body`.
-    pub fn post(&self, path: &str, body: &str) -> Answer {
+    pub(crate) fn post(&self, path: &str, body: &str) -> Answer {
         let len = body.len();
         self.send(&format!("POST {path} HTTP/1.1\r\nhost: a.com\r\ncontent-length: {len}\r\n\r\n{body}"))
     }
 
     /// Sends these bytes and reads one response.
-    pub fn send(&self, bytes: &str) -> Answer {
+    pub(crate) fn send(&self, bytes: &str) -> Answer {
         let mut stream = self.connect();
         stream.write_all(bytes.as_bytes()).unwrap();
         answer(&stream)
     }
 
     /// A connection to the proxy.
-    pub fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
     }
 
     /// Waits until the stat `name` is `want`.
-    pub fn expect(&self, name: &str, want: u64) {
+    pub(crate) fn expect(&self, name: &str, want: u64) {
         let start = Instant::now();
         while self.stats.value(name).unwrap_or(0) != want {
             let value = self.stats.value(name);
@@ -303,7 +303,7 @@ impl Proxy {
 }
 
 /// Reads one response from `stream`.
-pub fn answer(stream: &TcpStream) -> Answer {
+pub(crate) fn answer(stream: &TcpStream) -> Answer {
     let mut buffer = Vec::new();
     let Some(head) = read_head(stream, &mut buffer) else {
         return Answer { status: 0, head: String::new(), body: String::new(), whole: false };

@@ -35,7 +35,7 @@ pub(super) async fn plain() -> anyhow::Result<u16> {
             serve(stream, move |request: &Request<Incoming>| {
                 if request.uri().path() == "/flaky" {
                     failures.set(failures.get() + 1);
-                    if failures.get() % 3 != 0 {
+                    if !failures.get().is_multiple_of(3) {
                         return reply(StatusCode::SERVICE_UNAVAILABLE, "not this time\n".into());
                     }
                 }

@@ -30,11 +30,16 @@ pub(super) fn write(node: &JsonNode, cx: &FormatContext<'_>, omit_empty: bool, o
             out.push(b'[');
             let start = out.len();
             for item in items {
-                if out.len() > start {
+                let before = out.len();
+                if before > start {
                     out.push(b',');
                 }
                 if !value_or_absent(item, cx, omit_empty, out) {
-                    out.extend_from_slice(b"null");
+                    if omit_empty {
+                        out.truncate(before);
+                    } else {
+                        out.extend_from_slice(b"null");
+                    }
                 }
             }
             out.push(b']');
@@ -51,7 +56,7 @@ pub(super) fn write(node: &JsonNode, cx: &FormatContext<'_>, omit_empty: bool, o
 fn value_or_absent(node: &JsonNode, cx: &FormatContext<'_>, omit_empty: bool, out: &mut Vec<u8>) -> bool {
     match node {
         JsonNode::Object(_) | JsonNode::List(_) => write(node, cx, omit_empty, out),
-        JsonNode::Null => out.extend_from_slice(b"null"),
+        JsonNode::Null => return false,
         JsonNode::Bool(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
         JsonNode::Number(value) => out.extend_from_slice(number(*value).as_bytes()),
         JsonNode::Value(format) => return formatted(format, cx, omit_empty, out),

@@ -117,13 +117,12 @@ fn defaults(name: &str, found: &mut Found) {
         } else {
             token_after(name, at, "vcluster.", "envoy.virtual_cluster", found);
         }
-    } else if let Some(worker) = name.strip_prefix("server.worker_") {
-        if let Some(len) = worker.find('.') {
-            let start = "server.".len();
-            if found.tag("envoy.worker_id", &worker[..len]) {
-                found.cuts.push((start, start + "worker_".len() + len + 1));
-            }
-        }
+    } else if let Some(worker) = name.strip_prefix("server.worker_")
+        && let Some(len) = worker.find('.')
+        && found.tag("envoy.worker_id", &worker[..len])
+    {
+        let start = "server.".len();
+        found.cuts.push((start, start + "worker_".len() + len + 1));
     }
 }
 
@@ -158,10 +157,10 @@ fn listener(name: &str, found: &mut Found) {
         return;
     }
     if let Some(worker) = name.get(at..).and_then(|rest| rest.strip_prefix("worker_")) {
-        if let Some(end) = worker.find('.') {
-            if found.tag("envoy.worker_id", &worker[..end]) {
-                found.cuts.push((at, at + "worker_".len() + end + 1));
-            }
+        if let Some(end) = worker.find('.')
+            && found.tag("envoy.worker_id", &worker[..end])
+        {
+            found.cuts.push((at, at + "worker_".len() + end + 1));
         }
         return;
     }
