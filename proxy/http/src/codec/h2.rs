@@ -43,6 +43,9 @@ pub(crate) async fn serve(conn: &Rc<Conn>, io: IoStream) -> Option<IoStream> {
                 return Poll::Ready(Ok(result));
             }
             let look = !std::mem::replace(&mut watched, true) || conn.drain.has_changed();
+            if conn.drain.has_changed() && !told {
+                conn.want(std::time::Instant::now());
+            }
             if look && terminated.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(Ending::Terminated));
             }

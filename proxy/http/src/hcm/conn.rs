@@ -223,7 +223,11 @@ impl Conn {
         }
         if self.active() == 0 {
             if matches!(self.drain.phase(), DrainPhase::Draining { ending: true, .. }) {
-                return Tick::End(Ending::Idle);
+                if !self.is_h2() {
+                    return Tick::End(Ending::Idle);
+                }
+                // GOAWAY first: hyper ends the connection once it is said.
+                self.start_drain(now);
             }
             match self.tick_idle(now) {
                 Tick::Wait(deadline) => next = next.min(deadline),
