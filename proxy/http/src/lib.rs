@@ -1,6 +1,6 @@
 //! The HTTP connection manager: from a downstream connection to requests, and from responses back to it.
 //!
-//! One way for every request: [`hcm`] takes the connection, [`codec`] serves HTTP/1 and HTTP/2 on it, [`headers`]
+//! One way for every request: [`hcm`] takes the connection, `codec` serves HTTP/1 and HTTP/2 on it, `headers`
 //! applies the header policy, [`routing`] finds the route, [`router`] gets the response, [`stream`] seals the
 //! stream's facts exactly once.
 

@@ -1,7 +1,7 @@
 //! The composition root: from a command line to a serving process.
 //!
 //! One way: [`bootstrap`] reads and judges the configuration, [`control`] builds from it what all workers share,
-//! [`worker`] runs it on each worker, [`lifecycle`] ends it.
+//! `worker` runs it on each worker, [`lifecycle`] ends it.
 
 pub mod admin;
 pub mod bootstrap;

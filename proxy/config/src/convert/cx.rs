@@ -28,7 +28,7 @@ pub struct Options {
     pub service_cluster: String,
     /// `--service-zone`; empty when not given.
     pub service_zone: String,
-    /// Runtime values in force, for single resources; [`super::bootstrap`] reads the bootstrap's own.
+    /// Runtime values in force, for single resources; `super::bootstrap` reads the bootstrap's own.
     pub runtime: BTreeMap<String, RuntimeValue>,
     /// Secrets that may be referred to by name, for single resources.
     pub secrets: Vec<Arc<Secret>>,

@@ -1,8 +1,8 @@
 //! The router: from a routed request to its response.
 //!
-//! [`forward`] prepares the request ([`call`]), and takes one of two ways: [`once`](attempt) for nearly all requests, without
-//! a box, a copy of the head or a kept body; [`again`] where retries or mirrors are asked for. What decides is
-//! without I/O: [`retry`], [`timeout`], [`outcome`].
+//! `forward` prepares the request (`call`), and takes one of two ways: `once` (in `attempt`) for nearly all requests, without
+//! a box, a copy of the head or a kept body; `again` where retries or mirrors are asked for. What decides is
+//! without I/O: `retry`, `timeout`, `outcome`.
 
 mod again;
 mod attempt;

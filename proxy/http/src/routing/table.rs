@@ -293,7 +293,7 @@ impl Selected {
     }
 
     /// The answer that the proxy gives itself; `None` for routes that go to a cluster. The route's changes of
-    /// response headers are not applied yet: [`Selected::finish_response`].
+    /// response headers are not applied yet: `router::finish_reply`.
     pub fn reply(&self, request: &RequestView<'_>) -> Option<LocalReply> {
         let Some(route) = self.route() else {
             return Some(moved(StatusCode::MOVED_PERMANENTLY, redirect::https_location(request)));
