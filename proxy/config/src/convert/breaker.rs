@@ -73,6 +73,10 @@ fn one(
         track_remaining,
         max_connection_pools,
     } = message;
+    // The largest number is how control planes write "no limit"; any other would be a limit that nobody keeps.
+    if u32_of(max_connection_pools).is_some_and(|limit| limit != u32::MAX) {
+        cx.refuse(&path.field("max_connection_pools"), "connection pools are not limited; remove the field");
+    }
     let default = CircuitBreaker::default();
     let breaker = CircuitBreaker {
         max_connections: u32_of(max_connections).unwrap_or(default.max_connections),

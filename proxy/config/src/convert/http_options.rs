@@ -145,6 +145,12 @@ fn keepalive(cx: &Cx, path: &Path<'_>, message: &pb::KeepaliveSettings) -> Optio
         cx.error(&path.field("timeout"), "a timeout is needed");
         return None;
     };
+    if connection_idle_interval.is_some() {
+        cx.refuse(
+            &path.field("connection_idle_interval"),
+            "an idle connection is not probed before its next stream; use interval",
+        );
+    }
     Some(Http2Keepalive {
         interval: timeout(cx, path, "interval", interval, None),
         timeout: limit,

@@ -131,11 +131,23 @@ pub(crate) fn listener(cx: &Cx, path: &Path<'_>, message: &pb::Listener) -> Opti
         access_logs: access_log::logs(cx, &path.field("access_log"), access_log, Protocol::Tcp),
         ignore_global_conn_limit: *ignore_global_conn_limit,
         direction: direction(cx, path, *traffic_direction),
-        drain_modify_only: enumeration::<pb::listener::DrainType>(cx, path, "drain_type", *drain_type)
-            == pb::listener::DrainType::ModifyOnly,
+        drain_modify_only: modify_only(cx, path, *drain_type),
         connection_limit: connection_limit(cx, name),
     })
     .filter(|_| first.is_some())
+}
+
+/// The two kinds differ in `/healthcheck/fail` alone, which drains no listener here.
+fn modify_only(cx: &Cx, path: &Path<'_>, drain_type: i32) -> bool {
+    let modify_only = enumeration::<pb::listener::DrainType>(cx, path, "drain_type", drain_type)
+        == pb::listener::DrainType::ModifyOnly;
+    if modify_only {
+        cx.inert(
+            &path.field("drain_type"),
+            "/healthcheck/fail drains no listener, so both kinds behave alike",
+        );
+    }
+    modify_only
 }
 
 /// What a listener accepts at one event; 0 for all there are.
