@@ -178,7 +178,12 @@ pub(crate) async fn serve(conn: &Rc<Conn>, io: IoStream) -> Option<IoStream> {
             let reply = local_reply::codec_error(&error, too_large, both, &parts.read_buf);
             refuse(conn, &mut io, reply).await;
         }
-        Outcome::Done(Err(_)) => h1.cut_off.set(cut_off),
+        Outcome::Done(Err(_)) => {
+            h1.cut_off.set(cut_off);
+            if h1.head_bytes.get() > 0 && !cut_off {
+                serve::head_cut_off(conn);
+            }
+        }
         Outcome::Done(Ok(())) => {
             let ours = conn.draining.get() || h1.request_cut.get() || h1.response_closes.get();
             conn.local_close.set(ours);

@@ -247,6 +247,12 @@ fn count_code(stream: &Stream, status: StatusCode) {
     listeners.inc();
 }
 
+/// The client left in the middle of a request's head: a stream without a request, for the counters and the log.
+pub(crate) fn head_cut_off(conn: &Rc<Conn>) {
+    let (_stream, guard) = Stream::open(conn);
+    drop(guard);
+}
+
 /// The bytes that answer a message in which no request was found. It is counted and logged as a stream.
 pub(crate) fn refused(conn: &Rc<Conn>, reply: &LocalReply) -> Vec<u8> {
     let (stream, guard) = Stream::open(conn);
