@@ -59,6 +59,9 @@ impl ResponseFlags {
     /// No flag at all.
     pub const NONE: Self = Self(0);
 
+    /// `URX` of a TCP session, where the failure of the last attempt was noted before it: it prints last.
+    pub const CONNECT_ATTEMPTS_EXCEEDED: Self = Self(1 << 63 | Self::UPSTREAM_RETRY_LIMIT_EXCEEDED.0);
+
     /// Adds the flags of `other`.
     pub fn insert(&mut self, other: Self) {
         self.0 |= other.0;
@@ -87,12 +90,20 @@ impl ResponseFlags {
 
     /// The short names of the set flags, in Envoy's order.
     pub fn short_names(self) -> impl Iterator<Item = &'static str> {
-        ALL.iter().filter(move |(flag, _, _)| self.intersects(*flag)).map(|(_, short, _)| *short)
+        self.names().map(|(_, short, _)| *short)
     }
 
     /// The long names of the set flags, in Envoy's order.
     pub fn long_names(self) -> impl Iterator<Item = &'static str> {
-        ALL.iter().filter(move |(flag, _, _)| self.intersects(*flag)).map(|(_, _, long)| *long)
+        self.names().map(|(_, _, long)| *long)
+    }
+
+    fn names(self) -> impl Iterator<Item = &'static (Self, &'static str, &'static str)> {
+        // The retry limit is the first of the table.
+        let late =
+            usize::from(self.0 & Self::CONNECT_ATTEMPTS_EXCEEDED.0 == Self::CONNECT_ATTEMPTS_EXCEEDED.0);
+        let (first, rest) = ALL.split_at(late.min(ALL.len()));
+        rest.iter().chain(first).filter(move |(flag, _, _)| self.intersects(*flag))
     }
 }
 
@@ -111,6 +122,9 @@ mod tests {
         let mut flags = ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
         flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
         assert_eq!(flags.short_names().collect::<Vec<_>>(), ["URX", "UF"]);
+        let mut flags = ResponseFlags::CONNECT_ATTEMPTS_EXCEEDED;
+        flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+        assert_eq!(flags.short_names().collect::<Vec<_>>(), ["UF", "URX"]);
         for (flag, short, _) in ALL {
             assert_eq!(ResponseFlags::from_short(short), Some(*flag));
         }

@@ -36,7 +36,10 @@ impl Body for DownstreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
         match frame {
-            Some(Ok(frame)) if frame.is_trailers() && !self.stream.passes_trailers() => {
+            Some(Ok(frame))
+                if frame.is_trailers()
+                    && (!self.stream.passes_trailers() || self.stream.drops_trailers.get()) =>
+            {
                 self.stream.request_complete();
                 Poll::Ready(None)
             }

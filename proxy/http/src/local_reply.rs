@@ -69,6 +69,9 @@ pub(crate) fn codec_error(
     if text.contains("transfer-encoding") {
         return malformed(StatusCode::NOT_IMPLEMENTED, "http1.invalid_transfer_encoding");
     }
+    if head.starts_with(b"PRI * HTTP/2.0") {
+        return malformed(StatusCode::BAD_REQUEST, "http1.codec_error");
+    }
     let line =
         head.trim_ascii_start().split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
     let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).collect();

@@ -131,6 +131,8 @@ pub struct Stream {
     pub(crate) slot: Cell<usize>,
     /// It became a tunnel.
     pub(crate) tunnel: Cell<bool>,
+    /// The upstream takes no trailers.
+    pub(crate) drops_trailers: Cell<bool>,
     /// The client went away in the middle of its request.
     pub(crate) client_left: Cell<bool>,
     /// The client asked for the connection's end in a way that hyper does not see.
@@ -193,6 +195,7 @@ impl Stream {
             conn: conn.clone(),
             slot: Cell::new(0),
             tunnel: Cell::new(false),
+            drops_trailers: Cell::new(false),
             client_left: Cell::new(false),
             client_closes: Cell::new(false),
             keep_alive_10: Cell::new(false),
@@ -510,8 +513,15 @@ impl Stream {
         match self.end.get() {
             End::Complete if self.request_done.get() => {}
             End::Complete => stats.downstream_rq_rx_reset().inc(),
-            End::Broken => stats.downstream_rq_tx_reset().inc(),
-            End::Open if self.abort.get().is_some() => stats.downstream_rq_tx_reset().inc(),
+            // Envoy counts the resets that it makes on both sides.
+            End::Broken => {
+                stats.downstream_rq_tx_reset().inc();
+                stats.downstream_rq_rx_reset().inc();
+            }
+            End::Open if self.abort.get().is_some() => {
+                stats.downstream_rq_tx_reset().inc();
+                stats.downstream_rq_rx_reset().inc();
+            }
             End::Open => {
                 stats.downstream_rq_rx_reset().inc();
                 if h2 && (!self.conn.gone.get() || self.tunnel.get()) {

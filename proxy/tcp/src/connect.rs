@@ -65,7 +65,7 @@ pub(crate) async fn connect(
         }
     }
     cluster.shared.stats().upstream_cx_connect_attempts_exceeded().inc();
-    flag(&mut log, ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+    flag(&mut log, ResponseFlags::CONNECT_ATTEMPTS_EXCEEDED);
     None
 }
 

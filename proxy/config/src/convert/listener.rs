@@ -12,7 +12,7 @@ use super::address::{Names, keepalive, required, socket_options};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::scalar::{bool_of, enumeration, runtime_u64, stat_name, timeout, u32_of};
 use super::{filter_chain, listener_filter};
-use crate::model::{FilterChain, Listener, ListenerAddress, SocketAddress, TrafficDirection};
+use crate::model::{Listener, ListenerAddress, SocketAddress, TrafficDirection};
 
 /// A listener; `None`, and an error, when it lacks what it cannot do without.
 #[expect(clippy::too_many_lines, reason = "one message of forty fields, destructured and built once")]
@@ -95,7 +95,6 @@ pub(crate) fn listener(cx: &Cx, path: &Path<'_>, message: &pb::Listener) -> Opti
         &listener_filter::Implied {
             original_dst: use_original_dst,
             proxy_protocol: filter_chains.iter().any(|chain| bool_of(&chain.use_proxy_proto) == Some(true)),
-            tls_inspector: chains.iter().any(|chain| needs_tls_inspector(chain)),
         },
     );
     Some(Listener {
@@ -186,16 +185,6 @@ fn balance(cx: &Cx, path: &Path<'_>, message: Option<&pb::listener::ConnectionBa
         Some(BalanceType::CpuLocalityBalance(_)) => cx.inert(&path.field("cpu_locality_balance"), KERNEL),
         Some(BalanceType::ExtendBalance(_)) => cx.refuse(&path.field("extend_balance"), UNSUPPORTED),
         None => cx.error(path, "give a way of balancing, such as exact_balance"),
-    }
-}
-
-/// Envoy puts in a TLS inspector by itself when a chain cannot be chosen without one.
-fn needs_tls_inspector(chain: &FilterChain) -> bool {
-    let matches = &chain.matches;
-    match &*matches.transport_protocol {
-        "tls" => true,
-        "" => !matches.server_names.is_empty() || !matches.application_protocols.is_empty(),
-        _ => false,
     }
 }
 

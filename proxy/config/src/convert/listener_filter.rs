@@ -18,8 +18,6 @@ pub(crate) struct Implied {
     pub(crate) original_dst: bool,
     /// `use_proxy_proto` of a filter chain.
     pub(crate) proxy_protocol: bool,
-    /// A filter chain matches on what only a ClientHello tells.
-    pub(crate) tls_inspector: bool,
 }
 
 /// The listener filters in order, those that are implied and not written at the end.
@@ -44,7 +42,6 @@ pub(crate) fn filters(
         "envoy.filters.listener.proxy_protocol",
         ListenerFilterKind::ProxyProtocol(ProxyProtocol::default()),
     );
-    imply(implied.tls_inspector, "envoy.filters.listener.tls_inspector", ListenerFilterKind::TlsInspector);
     filters
 }
 

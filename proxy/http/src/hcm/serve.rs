@@ -60,8 +60,9 @@ fn prepare(
 ) -> Result<(http::Request<DownstreamBody>, Selected), Refusal> {
     let (mut parts, incoming) = request.into_parts();
     let settled = headers::request::apply(stream, &mut parts);
-    // A request that asks for more than HTTP has no end in HTTP.
-    if incoming.is_end_stream() && stream.upgrade.borrow().is_none() {
+    // A request that asks for more than HTTP has no end in HTTP, and one that is none has no end at all.
+    let whole = !settled.as_ref().is_err_and(|refusal| refusal.malformed);
+    if incoming.is_end_stream() && whole && stream.upgrade.borrow().is_none() {
         stream.request_complete();
     }
     let routed = match settled {
@@ -180,9 +181,9 @@ fn respond(
     let (mut parts, body) = response.into_parts();
     let tunnel = matches!(body, ResponseBody::Upgrade(_));
     let mut close = conn.closes_after_response() || closes || stream.client_closes.get();
-    if !stream.request_done.get() && !tunnel {
+    if !stream.request_done.get() {
         shared.stats.downstream_rq_response_before_rq_complete().inc();
-        close = true;
+        close |= !tunnel;
     }
     let version_10 = stream.info.borrow().protocol == Some(outrider_core::stream::Protocol::Http10);
     if version_10 && !stream.keep_alive_10.get() {

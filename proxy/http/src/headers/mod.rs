@@ -75,6 +75,7 @@ seen! {
     15 TRANSFER_ENCODING "transfer-encoding";
     16 XFP "x-forwarded-proto";
     17 XFCC "x-forwarded-client-cert";
+    18 COOKIE "cookie";
 }
 
 impl Seen {

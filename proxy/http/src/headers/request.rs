@@ -1,7 +1,9 @@
 //! What is done to a request's head before it is routed (Envoy: `ConnectionManagerUtility::mutateRequestHeaders` and
 //! the checks around it).
 
-use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, LOCATION, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, HOST, LOCATION, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
@@ -60,10 +62,11 @@ const INTERNAL_ONLY: [HeaderName; 13] = [
 ];
 
 /// Headers that no client at the edge may bring.
-const NOT_FROM_THE_EDGE: [HeaderName; 3] = [
+const NOT_FROM_THE_EDGE: [HeaderName; 4] = [
     HeaderName::from_static("x-envoy-decorator-operation"),
     HeaderName::from_static("x-envoy-downstream-service-cluster"),
     HeaderName::from_static("x-envoy-downstream-service-node"),
+    HeaderName::from_static("x-envoy-original-path"),
 ];
 
 /// Applies the whole policy to `parts`, which then follow the crate's convention: `host` is the authority, the URI
@@ -94,6 +97,9 @@ pub(crate) fn apply(stream: &Stream, parts: &mut Parts) -> Result<(), Refusal> {
     settle_host(stream, parts, config)?;
     settle_path(stream, parts, shared)?;
     let headers = &mut parts.headers;
+    if seen.has(Seen::COOKIE) && stream.conn.is_h2() {
+        join_crumbs(headers);
+    }
     if seen.has(Seen::EXPECT) && !config.proxy_100_continue {
         // hyper answers 100 itself when the body is first asked for.
         if headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
@@ -105,6 +111,16 @@ pub(crate) fn apply(stream: &Stream, parts: &mut Parts) -> Result<(), Refusal> {
     remove_if(headers, seen, Seen::TRANSFER_ENCODING, &TRANSFER_ENCODING);
     trust(stream, headers, seen, client_scheme, shared);
     Ok(())
+}
+
+/// HTTP/2 may send a cookie in crumbs (RFC 9113, section 8.2.3); everybody behind us gets it in one piece.
+fn join_crumbs(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_some()
+        && let Some(Ok(whole)) =
+            super::joined(headers, &COOKIE, "; ").map(|all| HeaderValue::from_bytes(&all))
+    {
+        headers.insert(COOKIE, whole);
+    }
 }
 
 /// `application/grpc`, alone or with a suffix or parameters.
@@ -470,8 +486,12 @@ fn trust(
         if !config.skip_xff_append
             && let Some(peer) = conn.remote.ip()
         {
-            let ip = if peer.ip().is_loopback() { shared.local_address } else { peer.ip() };
-            xff::append(headers, ip, config.represent_ipv4_remote_address_as_ipv4_mapped_ipv6);
+            // Our own address, which stands for a loopback peer, is never mapped.
+            let mapped = config.represent_ipv4_remote_address_as_ipv4_mapped_ipv6;
+            match peer.ip() {
+                ip if ip.is_loopback() => xff::append(headers, shared.local_address, false),
+                ip => xff::append(headers, ip, mapped),
+            }
         }
         let untrusted = config.xff_num_trusted_hops == 0;
         if untrusted || !seen.has(Seen::XFP) {
@@ -522,7 +542,7 @@ fn trust(
 /// The configured scheme, else the request's own, else what `x-forwarded-proto` says, else the transport's.
 fn settle_scheme(
     stream: &Stream,
-    headers: &HeaderMap,
+    headers: &mut HeaderMap,
     client: Option<Scheme>,
     over_tls: bool,
     config: &HttpConnectionManager,
@@ -534,7 +554,14 @@ fn settle_scheme(
     };
     let transport = if over_tls { Scheme::Https } else { Scheme::Http };
     let scheme = match &config.scheme_overwrite {
-        Some(text) => named(text.as_bytes()),
+        Some(text) => {
+            let scheme = named(text.as_bytes());
+            if let Some(scheme) = scheme {
+                let value = if scheme == Scheme::Https { HTTPS } else { HTTP };
+                headers.insert(names::X_FORWARDED_PROTO, value);
+            }
+            scheme
+        }
         None => client.or_else(|| named(headers.get(names::X_FORWARDED_PROTO)?.as_bytes())),
     };
     stream.scheme.set(scheme.unwrap_or(transport));

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, Scheme as UriScheme};
-use http::{HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use outrider_core::LocalReply;
@@ -25,6 +25,8 @@ use super::retry::grpc_status;
 use super::{heads, upgrade};
 use crate::body::{DownstreamBody, ResponseBody, UpstreamUpgrade};
 use crate::stream::{Scheme, Stream};
+
+const NOTHING: HeaderValue = HeaderValue::from_static("0");
 
 /// A response's head, and the connection that it came on.
 pub(crate) struct Answer {
@@ -106,7 +108,7 @@ async fn send(
         route.counters.upstream_rq_total().inc();
     }
     call::auto_rewrite_host(call, host, request.headers_mut());
-    shape(call.stream, &lease, &mut request);
+    shape(call, &lease, &mut request);
     match lease.send(request).await {
         Ok(response) if has_two_lengths(&response, call, &lease) => {
             let reset = Reset::ProtocolError;
@@ -157,8 +159,16 @@ fn failed(error: SendError) -> Failure {
 }
 
 /// The form that the connection's protocol asks for, where the lease does not see to it.
-fn shape(stream: &Stream, lease: &Lease, request: &mut Request<UpstreamBody>) {
+fn shape(call: &Call<'_>, lease: &Lease, request: &mut Request<UpstreamBody>) {
+    let stream = call.stream;
     let http2 = lease.protocol() == Protocol::Http2;
+    if !http2 {
+        stream.drops_trailers.set(!call.cluster.shared.config.http.http1.enable_trailers);
+        if request.body().is_end_stream() && may_have_body(request.method()) {
+            // A method that usually has a body says that there is none (RFC 9110, section 8.6).
+            request.headers_mut().entry(CONTENT_LENGTH).or_insert(NOTHING);
+        }
+    }
     if let Some(kind) = &*stream.upgrade.borrow() {
         if http2 {
             upgrade::for_http2(request, kind);
@@ -173,6 +183,11 @@ fn shape(stream: &Stream, lease: &Lease, request: &mut Request<UpstreamBody>) {
     {
         *request.uri_mut() = uri;
     }
+}
+
+/// Whether a request with this method has a body more often than not. Envoy's list of those that have none.
+fn may_have_body(method: &Method) -> bool {
+    ![Method::GET, Method::HEAD, Method::DELETE, Method::TRACE, Method::CONNECT].contains(method)
 }
 
 fn absolute(uri: &Uri, host: Option<&HeaderValue>, scheme: Scheme) -> Option<Uri> {

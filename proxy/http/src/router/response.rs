@@ -181,6 +181,7 @@ impl Tail {
         // A body of known length that ends early is a malformed message (Envoy's HTTP/1 codec says so).
         if self.protocol != Protocol::Http2 && kind == SendErrorKind::ConnectionTermination {
             kind = SendErrorKind::ProtocolError;
+            self.cluster.shared.stats().upstream_cx_protocol_error().inc();
         }
         let reset = Reset::of_send(kind);
         if self.grpc_pending {

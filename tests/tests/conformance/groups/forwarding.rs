@@ -33,6 +33,10 @@ pub(crate) fn forwarding() -> Group {
         ("port", "append_x_forwarded_port: true\nuse_remote_address: true"),
         ("scheme", "scheme_header_transformation: { scheme_to_overwrite: https }"),
         (
+            "edge_scheme",
+            "scheme_header_transformation: { scheme_to_overwrite: https }\nuse_remote_address: true",
+        ),
+        (
             "internal",
             "use_remote_address: true\ninternal_address_config: { unix_sockets: false, cidr_ranges: [ { address_prefix: 10.0.0.0, prefix_len: 8 } ] }",
         ),
@@ -46,6 +50,10 @@ pub(crate) fn forwarding() -> Group {
     group.cases([
         case("plain", get("/")),
         case("plain over h2", get("/").h2()),
+        case("two cookies", get("/").h("cookie", "a=1").h("cookie", "b=2")),
+        case("two cookies over h2", get("/").h("cookie", "a=1").h("cookie", "b=2").h2()),
+        case("edge scheme", get("/").to("edge_scheme")),
+        case("edge scheme over h2", get("/").to("edge_scheme").h2()),
         case("xff untouched", xff("1.2.3.4")),
         case("xff of several", xff("1.2.3.4, 5.6.7.8")),
         case("xff private", xff("10.0.0.1")),

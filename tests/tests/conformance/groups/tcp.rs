@@ -177,7 +177,7 @@ pub(crate) fn chains() -> Group {
                 indent(2, &tcp_filter("default", "cluster: fourth"))
             ));
         }
-        (name, body)
+        (name, format!("stat_prefix: {name}\n{body}"))
     };
     let listeners = [
         listener(
@@ -217,6 +217,17 @@ pub(crate) fn chains() -> Group {
             &[("first", "transport_protocol: tls"), ("second", "transport_protocol: raw_buffer")],
             false,
         ),
+        listener("sni", &[("first", "server_names: [ a.test ]"), ("second", "")], false),
+        listener(
+            "tls_closes",
+            &[("first", "transport_protocol: tls"), ("second", "transport_protocol: raw_buffer")],
+            false,
+        ),
+        listener(
+            "tls_goes_on",
+            &[("first", "transport_protocol: tls"), ("second", "transport_protocol: raw_buffer")],
+            false,
+        ),
         listener("dstport", &[("first", "destination_port: 1"), ("second", "")], false),
         listener(
             "backtrack",
@@ -241,7 +252,13 @@ pub(crate) fn chains() -> Group {
     ];
     for (name, body) in &listeners {
         let inspect = "listener_filters:\n- name: envoy.filters.listener.http_inspector\n  typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector }\nlistener_filters_timeout: 0.2s\ncontinue_on_listener_filters_timeout: true\n";
-        let body = if *name == "alpn" { format!("{inspect}{body}") } else { body.clone() };
+        let tls = "listener_filters:\n- name: envoy.filters.listener.tls_inspector\n  typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector }\nlistener_filters_timeout: 0.2s\n";
+        let body = match *name {
+            "alpn" => format!("{inspect}{body}"),
+            "tls_closes" => format!("{tls}{body}"),
+            "tls_goes_on" => format!("{tls}continue_on_listener_filters_timeout: true\n{body}"),
+            _ => body.clone(),
+        };
         group = group.with(|b| b.listener(name, &body));
     }
     let to = |name: &str| case(name, talk(name).drain());
@@ -252,6 +269,13 @@ pub(crate) fn chains() -> Group {
         to("none"),
         to("default_l").logs(1),
         to("raw").logs(1),
+        to("sni").logs(1),
+        to("tls_closes").stats(&["tls_inspector.*", "listener.tls_closes.downstream_pre_cx_timeout"]),
+        to("tls_goes_on").logs(1),
+        case("raw after the inspector", talk("tls_closes").send("hello, no TLS here").read("d"))
+            .logs(1)
+            .ignore("in=")
+            .stats(&["tls_inspector.tls_not_found"]),
         to("dstport").logs(1),
         to("backtrack").logs(1),
         case("http inspector, h1", talk("alpn").send("GET / HTTP/1.1\r\nhost: h\r\n\r\n").read("d"))

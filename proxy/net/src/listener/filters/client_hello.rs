@@ -44,7 +44,7 @@ pub(super) async fn inspect(
         }
         Ok(Hello::NotTls) => stats.tls_not_found().inc(),
         Ok(Hello::TooBig) => {
-            stats.client_hello_too_big().inc();
+            stats.client_hello_too_large().inc();
             return Err(FilterEnd::Refused);
         }
         Ok(Hello::Found { server_name, protocols }) => {

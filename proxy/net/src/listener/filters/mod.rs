@@ -64,7 +64,7 @@ outrider_core::stat_struct! {
     pub(super) struct TlsInspectorStats {
         counters {
             tls_found, tls_not_found, alpn_found, alpn_not_found, sni_found, sni_not_found,
-            client_hello_too_big, connection_closed, read_error,
+            client_hello_too_large, connection_closed, read_error,
         }
         gauges {}
         histograms { bytes_processed }
