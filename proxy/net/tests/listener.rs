@@ -85,7 +85,7 @@ fn the_sni_chooses_the_chain_whose_certificate_is_shown() {
         let to = to.expect("an address");
         let scope = worker.registry.scope("cluster.c.");
         let client = outrider_net::tls::ClientTls::build(
-            &support::upstream(&[]),
+            &std::sync::Arc::new(support::upstream(&[])).resolve(&|_| None).expect("static"),
             outrider_net::tls::AlpnDefault::None,
             &scope,
         )

@@ -31,9 +31,17 @@ impl Pair {
     fn new(server: &DownstreamTls, client: &UpstreamTls) -> Self {
         let registry = Registry::new();
         Self {
-            server: ServerTls::build(server, &registry.scope("listener.x.")).expect("a server"),
-            client: ClientTls::build(client, AlpnDefault::None, &registry.scope("cluster.y."))
-                .expect("a client"),
+            server: ServerTls::build(
+                &Arc::new(server.clone()).resolve(&|_| None).expect("static"),
+                &registry.scope("listener.x."),
+            )
+            .expect("a server"),
+            client: ClientTls::build(
+                &Arc::new(client.clone()).resolve(&|_| None).expect("static"),
+                AlpnDefault::None,
+                &registry.scope("cluster.y."),
+            )
+            .expect("a client"),
             registry,
         }
     }
@@ -90,10 +98,10 @@ fn leaf(authority: &Authority, names: Vec<rcgen::SanType>) -> Leaf {
 fn mutual(ca: &Authority, client: Option<&Leaf>, validation: CertificateValidation) -> Pair {
     let mut server = downstream(&[&leaf(ca, vec![dns("server.test")])]);
     server.require_client_certificate = true;
-    server.common.validation = Some(validation);
+    server.common.validation = validation.into();
     let leaves: Vec<&Leaf> = client.into_iter().collect();
     let mut client = upstream(&leaves);
-    client.common.validation = Some(trusting(ca));
+    client.common.validation = trusting(ca).into();
     Pair::new(&server, &client)
 }
 
@@ -140,7 +148,7 @@ async fn a_client_without_a_certificate_or_with_a_strangers_is_refused() {
 async fn a_client_certificate_that_is_not_required_may_be_absent_but_not_wrong() {
     let (ca, other) = (Authority::new("root"), Authority::new("other"));
     let mut server = downstream(&[&leaf(&ca, vec![dns("server.test")])]);
-    server.common.validation = Some(trusting(&ca));
+    server.common.validation = trusting(&ca).into();
     let (good, bad) = (leaf(&ca, vec![]), leaf(&other, vec![]));
     let pair = Pair::new(&server, &upstream(&[]));
     assert!(pair.works().await.0.peer.is_none());
@@ -165,7 +173,7 @@ async fn the_upstream_is_verified_when_there_is_something_to_verify_with() {
     // No validation context at all: Envoy takes any certificate.
     Pair::new(&server, &upstream(&[])).works().await;
     let mut client = upstream(&[]);
-    client.common.validation = Some(trusting(&other));
+    client.common.validation = trusting(&other).into();
     let pair = Pair::new(&server, &client);
     let (_, error) = pair.fails().await;
     assert!(error.starts_with("TLS_error:CERTIFICATE_VERIFY_FAILED:"), "{error}");
@@ -317,7 +325,7 @@ async fn sessions_are_resumed_unless_that_is_off_and_keep_their_peer() {
     let client_leaf = leaf(&ca, vec![uri("spiffe://test/client")]);
     let mut server = downstream(&[&leaf(&ca, vec![dns("server.test")])]);
     server.require_client_certificate = true;
-    server.common.validation = Some(trusting(&ca));
+    server.common.validation = trusting(&ca).into();
     let mut client = upstream(&[&client_leaf]);
     client.sni = "server.test".into();
     for version in [TlsVersion::V12, TlsVersion::V13] {
@@ -333,7 +341,7 @@ async fn sessions_are_resumed_unless_that_is_off_and_keep_their_peer() {
         }
     }
     server.disable_stateless_resumption = false;
-    server.session_ticket_keys = vec![inline(&"k".repeat(80))];
+    server.session_ticket_keys = Some(vec![inline(&"k".repeat(80))].into());
     let pair = Pair::new(&server, &client);
     pair.works().await;
     assert!(pair.works().await.0.resumed);
@@ -349,7 +357,7 @@ async fn the_name_to_verify_is_enforced_on_resumed_sessions_too() {
     let ca = Authority::new("root");
     let server = downstream(&[&leaf(&ca, vec![dns("server.test"), ip("127.0.0.1")])]);
     let mut client = upstream(&[]);
-    client.common.validation = Some(trusting(&ca));
+    client.common.validation = trusting(&ca).into();
     client.sni = "server.test".into();
     let pair = Pair::new(&server, &client);
     let verify =
@@ -366,7 +374,10 @@ fn contexts_that_cannot_be_are_refused_with_the_field_and_the_reason() {
     let ca = Authority::new("root");
     let registry = Registry::new();
     let scope = registry.scope("listener.x.");
-    let error = |tls: &DownstreamTls| ServerTls::build(tls, &scope).expect_err("an error").to_string();
+    let error = |tls: &DownstreamTls| {
+        let tls = Arc::new(tls.clone()).resolve(&|_| None).expect("static");
+        ServerTls::build(&tls, &scope).expect_err("an error").to_string()
+    };
     let (one, other) = (leaf(&ca, vec![]), leaf(&ca, vec![]));
     let mixed = Leaf { cert: one.cert.clone(), key: other.key };
     assert!(error(&downstream(&[&mixed])).contains("does not belong to the certificate"));
@@ -375,9 +386,9 @@ fn contexts_that_cannot_be_are_refused_with_the_field_and_the_reason() {
     assert!(error(&downstream(&[])).contains("at least one certificate"));
     let mut tls = downstream(&[&one]);
     let san = SanMatcher { kind: SanKind::Dns, matcher: StringMatcher::exact("a") };
-    tls.common.validation = Some(CertificateValidation { san_matchers: vec![san], ..Default::default() });
+    tls.common.validation = CertificateValidation { san_matchers: vec![san], ..Default::default() }.into();
     assert!(error(&tls).contains("give a trusted_ca"));
     let mut tls = downstream(&[&one]);
-    tls.session_ticket_keys = vec![inline("short")];
+    tls.session_ticket_keys = Some(vec![inline("short")].into());
     assert!(error(&tls).contains("it must have 80"));
 }

@@ -118,10 +118,11 @@ fn unreadable_files(model: &model::Bootstrap, loaded: &Loaded) -> Vec<Problem> {
     });
     let upstream = model.clusters.iter().filter_map(|cluster| cluster.tls.as_ref().map(|tls| &tls.common));
     let sources = downstream.chain(upstream).flat_map(|tls| {
-        let certificates =
-            tls.certificates.iter().flat_map(|certificate| [&certificate.chain, &certificate.key]);
+        let here = tls.certificates.iter().filter_map(model::SecretRef::here);
+        let certificates = here.flat_map(|certificate| [&certificate.chain, &certificate.key]);
+        let validation = tls.validation.configured();
         let validation =
-            tls.validation.iter().flat_map(|validation| validation.trusted_ca.iter().chain(&validation.crl));
+            validation.flat_map(|validation| validation.trusted_ca.iter().chain(&validation.crl));
         certificates.chain(validation)
     });
     let unreadable = sources.filter_map(|source| match &source.kind {

@@ -1,6 +1,9 @@
+use std::sync::Arc;
+
 use aws_lc_rs::digest::{Context as Hash, SHA256};
 use outrider_config::model::{
     CommonTls, DataSource, DataSourceKind, DownstreamTls, TlsCertificate, TlsVersion, UpstreamTls,
+    ValidationRef,
 };
 use outrider_core::stats::Registry;
 use outrider_net::drain::DrainController;
@@ -266,7 +269,7 @@ async fn tls_pair() -> (IoStream, IoStream) {
         TlsCertificate { chain: inline(&cert), key: inline(&key.serialize_pem()), ocsp_staple: None };
     let common = |certificates| CommonTls {
         certificates,
-        validation: None,
+        validation: ValidationRef::None,
         alpn: Vec::new(),
         min_version: TlsVersion::V12,
         max_version: TlsVersion::V13,
@@ -275,14 +278,14 @@ async fn tls_pair() -> (IoStream, IoStream) {
         key_log: None,
     };
     let server = DownstreamTls {
-        common: common(vec![certificate]),
+        common: common(vec![certificate.into()]),
         require_client_certificate: false,
         require_sni: false,
         full_scan_certs: false,
         disable_stateless_resumption: false,
         disable_stateful_resumption: false,
         session_timeout: None,
-        session_ticket_keys: Vec::new(),
+        session_ticket_keys: None,
     };
     let client = UpstreamTls {
         common: common(Vec::new()),
@@ -292,6 +295,8 @@ async fn tls_pair() -> (IoStream, IoStream) {
         max_session_keys: 1,
     };
     let scope = Registry::new().scope("x.");
+    let server = Arc::new(server).resolve(&|_| None).expect("static");
+    let client = Arc::new(client).resolve(&|_| None).expect("static");
     let server = ServerTls::build(&server, &scope).expect("a server");
     let client = ClientTls::build(&client, AlpnDefault::None, &scope).expect("a client");
     let (a, b) = pair().await;

@@ -36,6 +36,7 @@ fn cluster(name: &str, hosts: &[SocketAddr]) -> Arc<Cluster> {
         hostname: "".into(),
         weight: 1,
         health: EndpointHealth::Healthy,
+        metadata: None,
     };
     let locality =
         LocalityEndpoints { endpoints: hosts.iter().map(endpoint).collect(), ..LocalityEndpoints::default() };
@@ -43,7 +44,11 @@ fn cluster(name: &str, hosts: &[SocketAddr]) -> Arc<Cluster> {
         name: name.into(),
         stat_name: name.into(),
         alt_stat_name: None,
-        discovery: Discovery::Static(Endpoints { localities: vec![locality], overprovisioning_factor: 140 }),
+        discovery: Discovery::Static(Endpoints {
+            localities: vec![locality],
+            overprovisioning_factor: 140,
+            ..Default::default()
+        }),
         lb: LbPolicy::RoundRobin,
         connect_timeout: Duration::from_secs(5),
         per_connection_buffer_limit: 1 << 20,

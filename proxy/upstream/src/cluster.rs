@@ -54,7 +54,10 @@ impl ClusterShared {
             None => None,
             Some(tls) => {
                 let scope = registry.scope(scope_of(&config));
-                let built = ClientTls::build(tls, alpn_of(&config), &scope);
+                let built = tls
+                    .resolve(&|_| None)
+                    .map_err(outrider_net::tls::TlsError::from)
+                    .and_then(|tls| ClientTls::build(&tls, alpn_of(&config), &scope));
                 Some(built.map_err(|error| ClusterError::Tls {
                     cluster: config.name.clone(),
                     error: Box::new(error),

@@ -33,9 +33,10 @@ fn named(host: &str, port: u16) -> Endpoints {
         hostname: "".into(),
         weight: 1,
         health: EndpointHealth::Healthy,
+        metadata: None,
     };
     let locality = LocalityEndpoints { endpoints: vec![endpoint], ..Default::default() };
-    Endpoints { localities: vec![locality], overprovisioning_factor: 140 }
+    Endpoints { localities: vec![locality], overprovisioning_factor: 140, ..Default::default() }
 }
 
 /// A name server that answers every A question with these addresses, and then with the next ones.

@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use outrider_config::model::{
     CertificateValidation, CommonTls, DataSource, DataSourceKind, DownstreamTls, TlsCertificate, TlsVersion,
-    UpstreamProtocol, UpstreamTls,
+    UpstreamProtocol, UpstreamTls, ValidationRef,
 };
 use outrider_core::stats::Registry;
 use outrider_core::stream::Protocol;
@@ -44,7 +44,7 @@ impl Pki {
     fn upstream(&self) -> UpstreamTls {
         let validation = CertificateValidation { trusted_ca: Some(inline(&self.ca)), ..Default::default() };
         UpstreamTls {
-            common: CommonTls { validation: Some(validation), ..common(&[]) },
+            common: CommonTls { validation: validation.into(), ..common(&[]) },
             sni: String::new(),
             auto_host_sni: false,
             auto_sni_san_validation: false,
@@ -57,15 +57,16 @@ impl Pki {
         let certificate =
             TlsCertificate { chain: inline(&self.chain), key: inline(&self.key), ocsp_staple: None };
         let tls = DownstreamTls {
-            common: CommonTls { certificates: vec![certificate], ..common(alpn) },
+            common: CommonTls { certificates: vec![certificate.into()], ..common(alpn) },
             require_client_certificate: false,
             require_sni: false,
             full_scan_certs: false,
             disable_stateless_resumption: false,
             disable_stateful_resumption: false,
             session_timeout: None,
-            session_ticket_keys: Vec::new(),
+            session_ticket_keys: None,
         };
+        let tls = Arc::new(tls).resolve(&|_| None).unwrap();
         let tls = ServerTls::build(&tls, &Registry::new().scope("listener.")).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -104,7 +105,7 @@ fn inline(text: &str) -> DataSource {
 fn common(alpn: &[&str]) -> CommonTls {
     CommonTls {
         certificates: Vec::new(),
-        validation: None,
+        validation: ValidationRef::None,
         alpn: alpn.iter().map(ToString::to_string).collect(),
         min_version: TlsVersion::V12,
         max_version: TlsVersion::V13,

@@ -12,8 +12,8 @@ use super::access_log::{self, Protocol};
 use super::address::{Bind, Names, bind, required, socket_options};
 use super::cx::{Cx, Ledger, Options, UNSUPPORTED, inert, refuse};
 use super::scalar::{duration, type_of};
-use super::{cluster, dns, json, listener, overload, runtime, secret, stats};
-use crate::model::{AccessLog, Admin, Bootstrap, Cluster, Listener, LogSink, Node, SocketAddress};
+use super::{cluster, dns, dynamic, listener, node, overload, runtime, secret, stats};
+use crate::model::{AccessLog, Admin, Bootstrap, Cluster, Listener, LogSink, SocketAddress};
 
 /// Converts a bootstrap.
 ///
@@ -22,12 +22,14 @@ use crate::model::{AccessLog, Admin, Bootstrap, Cluster, Listener, LogSink, Node
 pub fn bootstrap(message: &pb::Bootstrap, options: &Options) -> (Result<Bootstrap, Vec<Problem>>, Ledger) {
     let root = Path::root();
     // The runtime comes first: other fields may be overridden by it.
-    let mut cx = Cx::new(options.runtime.clone(), options.secrets.clone());
+    let mut cx = Cx::new(options);
     let values = runtime::layers(&cx, &root.field("layered_runtime"), message.layered_runtime.as_ref());
     cx.extend_runtime(values.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect());
     let resources = message.static_resources.iter();
     cx.clusters =
         Some(resources.flat_map(|message| &message.clusters).map(|cluster| cluster.name.clone()).collect());
+    cx.has_ads = message.dynamic_resources.as_ref().is_some_and(|dynamic| dynamic.ads_config.is_some());
+    cx.primary_clusters = Some(Arc::new(dynamic::primary_clusters(message)));
     let mut model = convert(&cx, &root, message, options);
     if !cx.has_problems() && lost(message, &model) {
         // A resource is never left out in silence, whatever mistake the conversion may have.
@@ -38,7 +40,6 @@ pub fn bootstrap(message: &pb::Bootstrap, options: &Options) -> (Result<Bootstra
     cx.finish(model)
 }
 
-#[expect(clippy::too_many_lines, reason = "one message of forty fields, destructured and built once")]
 fn convert(cx: &Cx, path: &Path<'_>, message: &pb::Bootstrap, options: &Options) -> Bootstrap {
     let pb::Bootstrap {
         node,
@@ -84,22 +85,11 @@ fn convert(cx: &Cx, path: &Path<'_>, message: &pb::Bootstrap, options: &Options)
         stats_flush,
         stats_eviction,
     } = message;
-    const XDS: &str = "comes with xDS, which is not supported yet; write static_resources";
     const WATCHDOG: &str = "there is no watchdog that could kill the process";
-    inert!(cx, path, "only requests to a control plane carry it"; node_context_params);
-    if let Some(message) = dynamic_resources {
-        let path = path.field("dynamic_resources");
-        let pb::bootstrap::DynamicResources {
-            lds_config,
-            lds_resources_locator,
-            cds_config,
-            cds_resources_locator,
-            ads_config,
-        } = message;
-        refuse!(cx, path, XDS;
-            lds_config, lds_resources_locator, cds_config, cds_resources_locator, ads_config);
-    }
-    refuse!(cx, path, XDS; config_sources, default_config_source, xds_delegate_extension, hds_config);
+    inert!(cx, path, "it goes into xdstp:// resource names alone, and those are refused"; node_context_params);
+    refuse!(cx, path, "sources by authority serve xdstp:// resource names, which are not supported; write dynamic_resources";
+        config_sources, default_config_source);
+    refuse!(cx, path, UNSUPPORTED; xds_delegate_extension, hds_config);
     refuse!(cx, path, "stats are read from the admin interface; remove it"; stats_sinks);
     refuse!(cx, path, "tracing is not supported; remove it"; tracing);
     refuse!(cx, path, UNSUPPORTED;
@@ -134,9 +124,10 @@ fn convert(cx: &Cx, path: &Path<'_>, message: &pb::Bootstrap, options: &Options)
         stats.flush_interval = interval;
     }
     let mut model = Bootstrap {
-        node: self::node(cx, &path.field("node"), node.as_ref(), options),
+        node: node::node(cx, &path.field("node"), node.as_ref(), options),
         admin: admin.as_ref().and_then(|message| self::admin(cx, &path.field("admin"), message)),
         stats,
+        dynamic: dynamic::resources(cx, &path.field("dynamic_resources"), dynamic_resources.as_ref()),
         header_prefix: self::header_prefix(cx, path, header_prefix),
         max_downstream_connections: overload::connections(
             cx,
@@ -328,36 +319,6 @@ fn manager(cx: &Cx, path: &Path<'_>, message: Option<&pb::ClusterManager>) -> Bi
         .as_ref()
         .map(|message| bind(cx, &path.field("upstream_bind_config"), message))
         .unwrap_or_default()
-}
-
-fn node(cx: &Cx, path: &Path<'_>, message: Option<&core_pb::Node>, options: &Options) -> Node {
-    let default = core_pb::Node::default();
-    let core_pb::Node {
-        id,
-        cluster,
-        metadata,
-        dynamic_parameters,
-        locality,
-        user_agent_name,
-        extensions,
-        client_features,
-        listening_addresses,
-        user_agent_version_type,
-    } = message.unwrap_or(&default);
-    inert!(cx, path, "only requests to a control plane carry it";
-        dynamic_parameters, user_agent_name, extensions, client_features, listening_addresses,
-        user_agent_version_type);
-    let core_pb::Locality { region, zone, sub_zone } = locality.clone().unwrap_or_default();
-    let first =
-        |option: &str, field: &str| if option.is_empty() { field.to_owned() } else { option.to_owned() };
-    Node {
-        id: first(&options.service_node, id),
-        cluster: first(&options.service_cluster, cluster),
-        region,
-        zone: first(&options.service_zone, &zone),
-        sub_zone,
-        metadata_json: metadata.as_ref().map(json::text).unwrap_or_default(),
-    }
 }
 
 fn admin(cx: &Cx, path: &Path<'_>, message: &pb::Admin) -> Option<Admin> {

@@ -77,7 +77,6 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster, outer: &B
         per_connection_buffer_high_watermark_timeout, health_checks, outlier_detection, lb_subset_config, filters,
         lrs_server, track_timeout_budgets, track_cluster_stats, preconnect_policy,
         connection_pool_per_downstream_connection, queuing_policies);
-    refuse!(cx, path, "endpoint discovery comes with xDS; write load_assignment"; eds_cluster_config);
     inert!(cx, path, "load reports are refused, and nothing else reads it"; lrs_report_endpoint_metrics);
     inert!(cx, path, "read by extensions and control planes alone"; metadata);
     inert!(cx, path, "there are no active health checks that it could overrule"; ignore_health_on_host_removal);
@@ -103,13 +102,19 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster, outer: &B
         cx,
         path,
         &discovery::Fields {
+            name,
             kind: cluster_discovery_type.as_ref(),
+            eds: eds_cluster_config.as_ref(),
             assignment: load_assignment.as_ref(),
             dns,
             cleanup_interval,
             lb_config: lb_config.as_ref(),
         },
     );
+    if eds_cluster_config.is_some() && !matches!(discovery, None | Some(crate::model::Discovery::Eds { .. }))
+    {
+        cx.error(&path.field("eds_cluster_config"), "it is for clusters of type EDS alone; remove it");
+    }
     let lb = lb::policy(
         cx,
         path,

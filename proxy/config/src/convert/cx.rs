@@ -29,9 +29,13 @@ pub struct Options {
     /// `--service-zone`; empty when not given.
     pub service_zone: String,
     /// Runtime values in force, for single resources; `super::bootstrap` reads the bootstrap's own.
-    pub runtime: BTreeMap<String, RuntimeValue>,
+    pub runtime: Arc<BTreeMap<String, RuntimeValue>>,
     /// Secrets that may be referred to by name, for single resources.
-    pub secrets: Vec<Arc<Secret>>,
+    pub secrets: Arc<Vec<Arc<Secret>>>,
+    /// Whether the bootstrap has an aggregated stream, for single resources.
+    pub ads: bool,
+    /// The clusters that a control plane may be reached by, for single resources; `None`: that is not known.
+    pub primary_clusters: Option<Arc<HashSet<String>>>,
 }
 
 /// The context of one conversion. Problems are collected, not thrown: the conversion goes on with a
@@ -40,22 +44,32 @@ pub struct Options {
 pub(crate) struct Cx {
     problems: RefCell<Vec<Problem>>,
     ledger: RefCell<Ledger>,
-    runtime: BTreeMap<String, RuntimeValue>,
+    runtime: Arc<BTreeMap<String, RuntimeValue>>,
     /// Runtime keys that a setting looked at.
     runtime_read: RefCell<HashSet<String>>,
-    secrets: RefCell<Vec<Arc<Secret>>>,
+    secrets: RefCell<Arc<Vec<Arc<Secret>>>>,
     /// The clusters that routes may name; `None` where that is not known.
     pub(crate) clusters: Option<HashSet<String>>,
     /// Whether the route table at hand asks for the check (`validate_clusters`).
     pub(crate) check_clusters: Cell<bool>,
+    /// Whether the bootstrap has an aggregated stream.
+    pub(crate) has_ads: bool,
+    /// The clusters that a control plane may be reached by; `None` where that is not known.
+    pub(crate) primary_clusters: Option<Arc<HashSet<String>>>,
     /// The resolver of the bootstrap, for clusters that say nothing of theirs.
     pub(crate) resolver: RefCell<Option<Resolver>>,
 }
 
 impl Cx {
     /// An empty context.
-    pub(crate) fn new(runtime: BTreeMap<String, RuntimeValue>, secrets: Vec<Arc<Secret>>) -> Self {
-        Self { runtime, secrets: RefCell::new(secrets), ..Self::default() }
+    pub(crate) fn new(options: &Options) -> Self {
+        Self {
+            runtime: options.runtime.clone(),
+            secrets: RefCell::new(options.secrets.clone()),
+            has_ads: options.ads,
+            primary_clusters: options.primary_clusters.clone(),
+            ..Self::default()
+        }
     }
 
     /// Notes that what is at `path` is wrong.
@@ -103,11 +117,11 @@ impl Cx {
 
     /// Puts the bootstrap's runtime over what the options brought.
     pub(crate) fn extend_runtime(&mut self, values: BTreeMap<String, RuntimeValue>) {
-        self.runtime.extend(values);
+        Arc::make_mut(&mut self.runtime).extend(values);
     }
 
     /// The whole runtime.
-    pub(crate) const fn whole_runtime(&self) -> &BTreeMap<String, RuntimeValue> {
+    pub(crate) fn whole_runtime(&self) -> &BTreeMap<String, RuntimeValue> {
         &self.runtime
     }
 
@@ -127,7 +141,7 @@ impl Cx {
 
     /// Makes a secret known by its name.
     pub(crate) fn add_secret(&self, secret: Arc<Secret>) {
-        self.secrets.borrow_mut().push(secret);
+        Arc::make_mut(&mut self.secrets.borrow_mut()).push(secret);
     }
 
     /// Whether anything was wrong so far.

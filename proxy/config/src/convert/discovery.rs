@@ -1,5 +1,6 @@
 //! Where the hosts of a cluster come from.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -17,11 +18,14 @@ use super::cx::{Cx, UNSUPPORTED, refuse};
 use super::dns::{self, Resolver};
 use super::endpoint::assignment;
 use super::scalar::{duration, enumeration, header_name, type_of, u32_of, unpack};
+use super::xds::config_source;
 use crate::model::{BackOff, Discovery, DnsFamily, DnsSettings, Endpoints, OriginalDst, SocketAddress};
 
 /// The fields of a cluster that say where its hosts come from.
 pub(crate) struct Fields<'a> {
+    pub(crate) name: &'a str,
     pub(crate) kind: Option<&'a pb::ClusterDiscoveryType>,
+    pub(crate) eds: Option<&'a pb::EdsClusterConfig>,
     pub(crate) assignment: Option<&'a ClusterLoadAssignment>,
     pub(crate) dns: OldDns<'a>,
     pub(crate) cleanup_interval: &'a Option<google::Duration>,
@@ -62,19 +66,44 @@ pub(crate) fn discovery(cx: &Cx, path: &Path<'_>, fields: &Fields<'_>) -> Option
             check_logical(cx, &path.field("load_assignment"), &endpoints);
             Some(Discovery::LogicalDns { endpoints, dns: old_dns(cx, path, &fields.dns) })
         }
-        pb::DiscoveryType::Eds => {
-            cx.refuse(&path.field("type"), "EDS comes with xDS; use STATIC or STRICT_DNS");
-            None
-        }
+        pb::DiscoveryType::Eds => eds(cx, path, fields),
         pb::DiscoveryType::OriginalDst => Some(Discovery::OriginalDst(original_dst(cx, path, fields))),
     }
+}
+
+/// Endpoints that a control plane brings.
+fn eds(cx: &Cx, path: &Path<'_>, fields: &Fields<'_>) -> Option<Discovery> {
+    if fields.assignment.is_some() {
+        cx.error(
+            &path.field("load_assignment"),
+            "a cluster of type EDS has no endpoints of its own; remove it",
+        );
+    }
+    let path = path.field("eds_cluster_config");
+    let Some(pb::EdsClusterConfig { eds_config, service_name }) = fields.eds else {
+        cx.error(&path, "a cluster of type EDS needs it");
+        return None;
+    };
+    if service_name.starts_with("xdstp:") {
+        cx.refuse(
+            &path.field("service_name"),
+            "xdstp:// resource names are not supported; name the resource plainly",
+        );
+    }
+    let at = path.field("eds_config");
+    let Some(source) = eds_config else {
+        cx.error(&at, "a source of the endpoints is needed");
+        return None;
+    };
+    let service_name = if service_name.is_empty() { fields.name } else { service_name };
+    Some(Discovery::Eds { source: config_source(cx, &at, source)?, service_name: Arc::from(service_name) })
 }
 
 fn endpoints(cx: &Cx, path: &Path<'_>, fields: &Fields<'_>, names: Names) -> Endpoints {
     let path = path.field("load_assignment");
     let Some(message) = fields.assignment else {
         // Envoy takes such a cluster, too: it has no hosts.
-        return Endpoints { localities: Vec::new(), overprovisioning_factor: 140 };
+        return Endpoints { overprovisioning_factor: 140, ..Endpoints::default() };
     };
     let endpoints = assignment(cx, &path, message, names);
     let hosts = endpoints.localities.iter().flat_map(|locality| &locality.endpoints);
@@ -135,12 +164,13 @@ fn custom(
             check_logical(cx, &cluster.field("load_assignment"), &endpoints);
             Some(Discovery::LogicalDns { endpoints, dns: old_dns(cx, cluster, &fields.dns) })
         }
+        ("envoy.cluster.eds", None) => eds(cx, cluster, fields),
         ("envoy.cluster.original_dst", None) => {
             Some(Discovery::OriginalDst(original_dst(cx, cluster, fields)))
         }
         (name, any) => {
             let kind = any.as_ref().map_or(name, type_of);
-            cx.refuse(path, format!("the cluster type {kind} is not supported; use STATIC, STRICT_DNS, LOGICAL_DNS or ORIGINAL_DST"));
+            cx.refuse(path, format!("the cluster type {kind} is not supported; use STATIC, STRICT_DNS, LOGICAL_DNS, EDS or ORIGINAL_DST"));
             None
         }
     }

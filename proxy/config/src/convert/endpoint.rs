@@ -47,6 +47,7 @@ pub(crate) fn assignment(
             .map(|(i, message)| locality(cx, &at.index(i), message, names))
             .collect(),
         overprovisioning_factor: overprovisioning,
+        ..Endpoints::default()
     }
 }
 
@@ -135,5 +136,11 @@ fn endpoint(cx: &Cx, path: &Path<'_>, message: &pb::LbEndpoint, names: Names) ->
     refuse!(cx, path, "a second address of a host is not supported; make it an endpoint of its own"; additional_addresses);
     refuse!(cx, path, UNSUPPORTED; observability_name);
     let address = required(cx, &path.field("address"), address.as_ref(), names)?;
-    Some(Endpoint { address, hostname: Arc::from(hostname.as_str()), weight: weight.max(1), health })
+    Some(Endpoint {
+        address,
+        hostname: Arc::from(hostname.as_str()),
+        weight: weight.max(1),
+        health,
+        metadata: None,
+    })
 }

@@ -16,8 +16,9 @@ use super::hcm_settings::{
 use super::http_options::{Common, common, http1, http2};
 use super::route::route_configuration;
 use super::scalar::{bool_of, duration, header_value, runtime_bool, timeout};
+use super::xds::config_source;
 use super::{route_action, router};
-use crate::model::{HttpConnectionManager, RouteConfiguration, UpgradeConfig};
+use crate::model::{HttpConnectionManager, Routes, UpgradeConfig};
 
 /// A connection manager; `None`, and an error, when it lacks what it cannot do without.
 #[expect(clippy::too_many_lines, reason = "one message of seventy fields, destructured and built once")]
@@ -122,7 +123,7 @@ pub(crate) fn manager(
     Some(HttpConnectionManager {
         stat_prefix: Arc::from(stat_prefix.as_str()),
         codec: codec(cx, path, *codec_type),
-        routes: Arc::new(routes?),
+        routes: routes?,
         http1: http1(cx, &path.field("http_protocol_options"), http_protocol_options.as_ref()),
         http2: http2(cx, &path.field("http2_protocol_options"), http2_protocol_options.as_ref()),
         server_name: match server_name.as_str() {
@@ -233,22 +234,40 @@ fn routes(
     cx: &Cx,
     path: &Path<'_>,
     message: Option<&pb::http_connection_manager::RouteSpecifier>,
-) -> Option<RouteConfiguration> {
+) -> Option<Routes> {
     use pb::http_connection_manager::RouteSpecifier;
     match message {
         Some(RouteSpecifier::RouteConfig(message)) => {
-            Some(route_configuration(cx, &path.field("route_config"), message))
+            Some(Routes::Inline(Arc::new(route_configuration(cx, &path.field("route_config"), message))))
         }
-        Some(RouteSpecifier::Rds(_)) => {
-            cx.refuse(&path.field("rds"), "route discovery comes with xDS; write route_config");
-            None
+        Some(RouteSpecifier::Rds(pb::Rds { config_source: source, route_config_name })) => {
+            let path = path.field("rds");
+            let at = path.field("config_source");
+            if route_config_name.is_empty() {
+                cx.error(&path.field("route_config_name"), "the name of a route table is needed");
+            }
+            if route_config_name.starts_with("xdstp:") {
+                cx.refuse(
+                    &path.field("route_config_name"),
+                    "xdstp:// resource names are not supported; name the resource plainly",
+                );
+            }
+            let Some(source) = source else {
+                cx.error(&at, "a source of the routes is needed");
+                return None;
+            };
+            let source = config_source(cx, &at, source)?;
+            Some(Routes::Rds { source, name: Arc::from(route_config_name.as_str()) })
         }
         Some(RouteSpecifier::ScopedRoutes(_)) => {
-            cx.refuse(&path.field("scoped_routes"), "scoped routes are not supported; write route_config");
+            cx.refuse(
+                &path.field("scoped_routes"),
+                "scoped routes are not supported; write route_config or rds",
+            );
             None
         }
         None => {
-            cx.error(path, "routes are needed: route_config");
+            cx.error(path, "routes are needed: route_config or rds");
             None
         }
     }

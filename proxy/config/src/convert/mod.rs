@@ -19,8 +19,11 @@ mod cluster_specifier;
 mod cx;
 mod discovery;
 mod dns;
+mod dynamic;
 mod endpoint;
 mod filter_chain;
+mod grpc_channel;
+mod grpc_service;
 mod hcm;
 mod hcm_settings;
 mod header;
@@ -31,6 +34,7 @@ mod listener;
 mod listener_filter;
 mod log_filter;
 mod matcher;
+mod node;
 mod overload;
 mod re2;
 mod resource;
@@ -47,6 +51,7 @@ mod tls_context;
 mod tls_params;
 mod transport;
 mod validation;
+mod xds;
 
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,7 @@ pub type Outcome<T> = (Result<T, Vec<Problem>>, Ledger);
 
 /// Runs `convert`, whose `None` comes with a problem; were it to come without, that would be one.
 fn run<T>(path: &Path<'_>, options: &Options, convert: impl FnOnce(&Cx) -> Option<T>) -> Outcome<T> {
-    let cx = Cx::new(options.runtime.clone(), options.secrets.clone());
+    let cx = Cx::new(options);
     let value = convert(&cx);
     if value.is_none() && !cx.has_problems() {
         cx.error(path, "the resource cannot be used");

@@ -1,4 +1,4 @@
-//! Static secrets, and certificates.
+//! Secrets, and certificates.
 
 use std::sync::Arc;
 
@@ -9,7 +9,10 @@ use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::scalar::data_source;
 use super::validation;
-use crate::model::{CertificateValidation, DataSource, Secret, SecretKind, TlsCertificate};
+use super::xds::config_source;
+use crate::model::{
+    CertificateValidation, DataSource, DynamicSecret, Secret, SecretKind, SecretRef, TlsCertificate,
+};
 
 /// A secret; `None`, and an error, when it is not usable.
 pub(crate) fn secret(cx: &Cx, path: &Path<'_>, message: &pb::Secret) -> Option<Secret> {
@@ -91,56 +94,63 @@ pub(crate) fn ticket_keys(cx: &Cx, path: &Path<'_>, message: &pb::TlsSessionTick
     keys.iter().enumerate().filter_map(|(i, message)| data_source(cx, &path.index(i), message)).collect()
 }
 
-/// The static certificate that `message` names.
+/// The certificate that `message` names.
 pub(crate) fn named_certificate(
     cx: &Cx,
     path: &Path<'_>,
     message: &pb::SdsSecretConfig,
-) -> Option<TlsCertificate> {
+) -> Option<SecretRef<TlsCertificate>> {
     named(cx, path, message, "certificate", |secret| match &secret.kind {
         SecretKind::Certificate(certificate) => Some(certificate.clone()),
         _ => None,
     })
 }
 
-/// The static validation context that `message` names.
+/// The validation context that `message` names.
 pub(crate) fn named_validation(
     cx: &Cx,
     path: &Path<'_>,
     message: &pb::SdsSecretConfig,
-) -> Option<CertificateValidation> {
+) -> Option<SecretRef<CertificateValidation>> {
     named(cx, path, message, "validation context", |secret| match &secret.kind {
         SecretKind::Validation(validation) => Some(validation.clone()),
         _ => None,
     })
 }
 
-/// The static ticket keys that `message` names.
+/// The ticket keys that `message` names.
 pub(crate) fn named_ticket_keys(
     cx: &Cx,
     path: &Path<'_>,
     message: &pb::SdsSecretConfig,
-) -> Option<Vec<DataSource>> {
+) -> Option<SecretRef<Vec<DataSource>>> {
     named(cx, path, message, "ticket keys", |secret| match &secret.kind {
         SecretKind::TicketKeys(keys) => Some(keys.clone()),
         _ => None,
     })
 }
 
+/// A secret of the bootstrap, or, where a source is given, one that comes from there.
 fn named<T>(
     cx: &Cx,
     path: &Path<'_>,
     message: &pb::SdsSecretConfig,
     what: &str,
     pick: impl Fn(&Secret) -> Option<T>,
-) -> Option<T> {
+) -> Option<SecretRef<T>> {
     let pb::SdsSecretConfig { name, sds_config } = message;
-    if sds_config.is_some() {
+    if name.is_empty() {
+        cx.error(&path.field("name"), "the name of a secret is needed");
+    }
+    if name.starts_with("xdstp:") {
         cx.refuse(
-            &path.field("sds_config"),
-            "secret discovery comes with xDS; write the secret in static_resources.secrets and leave sds_config out",
+            &path.field("name"),
+            "xdstp:// resource names are not supported; name the resource plainly",
         );
-        return None;
+    }
+    if let Some(source) = sds_config {
+        let source = config_source(cx, &path.field("sds_config"), source)?;
+        return Some(SecretRef::Dynamic(Arc::new(DynamicSecret { name: Arc::from(name.as_str()), source })));
     }
     let found = cx.secret(name, pick);
     if found.is_none() {
@@ -149,5 +159,5 @@ fn named<T>(
             format!("there is no {what} named {name:?} in static_resources.secrets"),
         );
     }
-    found
+    found.map(SecretRef::Static)
 }

@@ -10,7 +10,7 @@ use super::scalar::{bool_of, duration, enumeration, u32_of};
 use super::tls_params::{Params, Side, params};
 use super::{secret, validation};
 use crate::model::{
-    CertificateValidation, CommonTls, DataSource, DownstreamTls, TlsCertificate, UpstreamTls,
+    CommonTls, DataSource, DownstreamTls, SecretRef, TlsCertificate, UpstreamTls, ValidationRef,
 };
 
 /// The server's side; `None`, and an error, when it has no certificate.
@@ -64,18 +64,18 @@ fn tickets(
     cx: &Cx,
     path: &Path<'_>,
     message: Option<&pb::downstream_tls_context::SessionTicketKeysType>,
-) -> (bool, Vec<DataSource>) {
+) -> (bool, Option<SecretRef<Vec<DataSource>>>) {
     use pb::downstream_tls_context::SessionTicketKeysType as Kind;
     match message {
         Some(Kind::SessionTicketKeys(message)) => {
-            (false, secret::ticket_keys(cx, &path.field("session_ticket_keys"), message))
+            (false, Some(secret::ticket_keys(cx, &path.field("session_ticket_keys"), message).into()))
         }
         Some(Kind::SessionTicketKeysSdsSecretConfig(message)) => {
             let path = path.field("session_ticket_keys_sds_secret_config");
-            (false, secret::named_ticket_keys(cx, &path, message).unwrap_or_default())
+            (false, secret::named_ticket_keys(cx, &path, message))
         }
-        Some(Kind::DisableStatelessSessionResumption(disable)) => (*disable, Vec::new()),
-        None => (false, Vec::new()),
+        Some(Kind::DisableStatelessSessionResumption(disable)) => (*disable, None),
+        None => (false, None),
     }
 }
 
@@ -96,7 +96,12 @@ pub(crate) fn upstream(cx: &Cx, path: &Path<'_>, message: &pb::UpstreamTlsContex
     if sni.len() > 255 {
         cx.error(&path.field("sni"), "a server name has 255 bytes at most");
     }
-    let verifies = common.validation.as_ref().is_some_and(|validation| validation.trusted_ca.is_some());
+    // A secret that is to verify brings roots or hashes, or is not taken.
+    let verifies = match &common.validation {
+        ValidationRef::None => false,
+        ValidationRef::Static(validation) => validation.trusted_ca.is_some(),
+        ValidationRef::Dynamic { .. } => true,
+    };
     if *auto_sni_san_validation && !verifies {
         cx.error(
             &path.field("auto_sni_san_validation"),
@@ -166,7 +171,7 @@ fn certificates(
     inline: &[pb::TlsCertificate],
     named: &[pb::SdsSecretConfig],
     side: Side,
-) -> Vec<TlsCertificate> {
+) -> Vec<SecretRef<TlsCertificate>> {
     let (at, at_named) = (path.field("tls_certificates"), path.field("tls_certificate_sds_secret_configs"));
     match side {
         Side::Server if inline.is_empty() && named.is_empty() => {
@@ -180,8 +185,10 @@ fn certificates(
         }
         _ => {}
     }
-    let inline =
-        inline.iter().enumerate().filter_map(|(i, message)| secret::certificate(cx, &at.index(i), message));
+    let inline = inline
+        .iter()
+        .enumerate()
+        .filter_map(|(i, message)| secret::certificate(cx, &at.index(i), message).map(SecretRef::Static));
     let named = named
         .iter()
         .enumerate()
@@ -189,20 +196,16 @@ fn certificates(
     inline.chain(named).collect()
 }
 
-/// The validation context: `Some(None)` when there is none, `None`, and an error, when it is not usable.
-#[expect(
-    clippy::option_option,
-    reason = "not usable, none, one: a failure must never read as 'no verification'"
-)]
+/// The validation context; `None`, and an error, when it is not usable, which must never read as 'no verification'.
 fn verification(
     cx: &Cx,
     path: &Path<'_>,
     message: Option<&pb::common_tls_context::ValidationContextType>,
-) -> Option<Option<CertificateValidation>> {
+) -> Option<ValidationRef> {
     use pb::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType as Kind};
     const PROVIDER: &str = "certificate providers are not supported; write validation_context";
     let (at, context) = match message {
-        None => return Some(None),
+        None => return Some(ValidationRef::None),
         Some(Kind::ValidationContext(message)) => {
             let at = path.field("validation_context");
             let context = validation::context(cx, &at, message);
@@ -210,8 +213,12 @@ fn verification(
         }
         Some(Kind::ValidationContextSdsSecretConfig(message)) => {
             let at = path.field("validation_context_sds_secret_config");
-            let context = secret::named_validation(cx, &at, message)?;
-            (at, context)
+            match secret::named_validation(cx, &at, message)? {
+                SecretRef::Static(context) => (at, context),
+                SecretRef::Dynamic(secret) => {
+                    return Some(ValidationRef::Dynamic { default: Arc::default(), secret });
+                }
+            }
         }
         Some(Kind::CombinedValidationContext(message)) => {
             let at = path.field("combined_validation_context");
@@ -232,9 +239,14 @@ fn verification(
                 cx.error(&named, "the name of a validation context is needed");
                 return None;
             };
-            let context = validation::merge(default, secret::named_validation(cx, &named, message)?);
+            let context = match secret::named_validation(cx, &named, message)? {
+                SecretRef::Static(context) => default.merged(&context),
+                SecretRef::Dynamic(secret) => {
+                    return Some(ValidationRef::Dynamic { default: Arc::new(default), secret });
+                }
+            };
             validation::check(cx, &at.field("default_validation_context"), &context);
-            return Some(Some(context));
+            return Some(context.into());
         }
         Some(Kind::ValidationContextCertificateProvider(_)) => {
             cx.refuse(&path.field("validation_context_certificate_provider"), PROVIDER);
@@ -246,5 +258,5 @@ fn verification(
         }
     };
     validation::check(cx, &at, &context);
-    Some(Some(context))
+    Some(context.into())
 }

@@ -9,7 +9,7 @@ use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::matcher;
 use super::scalar::{bool_of, data_source, enumeration, u32_of};
-use crate::model::{CertificateValidation, SanKind, SanMatcher};
+use crate::model::{CertificateValidation, NeedsRoots, SanKind, SanMatcher};
 
 /// A validation context as it stands; [`check`] says whether it is whole.
 pub(crate) fn context(
@@ -65,43 +65,10 @@ pub(crate) fn context(
     }
 }
 
-/// The context of a secret over the default context: lists are joined, what is set takes the place of the default,
-/// truth values are joined by "or" (Envoy: `CombinedCertificateValidationContext`).
-pub(crate) fn merge(default: CertificateValidation, secret: CertificateValidation) -> CertificateValidation {
-    fn join<T>(mut first: Vec<T>, second: Vec<T>) -> Vec<T> {
-        first.extend(second);
-        first
-    }
-    CertificateValidation {
-        trusted_ca: secret.trusted_ca.or(default.trusted_ca),
-        san_matchers: join(default.san_matchers, secret.san_matchers),
-        certificate_hashes: join(default.certificate_hashes, secret.certificate_hashes),
-        spki_hashes: join(default.spki_hashes, secret.spki_hashes),
-        crl: secret.crl.or(default.crl),
-        only_verify_leaf_crl: default.only_verify_leaf_crl || secret.only_verify_leaf_crl,
-        allow_expired: default.allow_expired || secret.allow_expired,
-        accept_untrusted: default.accept_untrusted || secret.accept_untrusted,
-        max_verify_depth: secret.max_verify_depth.or(default.max_verify_depth),
-    }
-}
-
 /// What only makes sense with roots needs them: otherwise it would look like verification and be none.
 pub(crate) fn check(cx: &Cx, path: &Path<'_>, validation: &CertificateValidation) {
-    if validation.trusted_ca.is_some() {
-        return;
-    }
-    let fields = [
-        (!validation.san_matchers.is_empty(), "match_typed_subject_alt_names"),
-        (validation.crl.is_some(), "crl"),
-        (validation.allow_expired, "allow_expired_certificate"),
-    ];
-    for (set, field) in fields {
-        if set {
-            cx.error(
-                &path.field(field),
-                "it needs trusted_ca: without roots anyone can make such a certificate",
-            );
-        }
+    if let Some(NeedsRoots { field }) = validation.incomplete() {
+        cx.error(&path.field(field), "it needs trusted_ca: without roots anyone can make such a certificate");
     }
 }
 

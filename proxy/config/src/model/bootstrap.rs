@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AccessLog, Cluster, Listener, Secret, SocketAddress, SocketOption};
+use super::{AccessLog, Cluster, DynamicResources, Listener, Secret, SocketAddress, SocketOption};
 
 /// What a bootstrap file says.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +19,8 @@ pub struct Bootstrap {
     pub clusters: Vec<Arc<Cluster>>,
     /// Static secrets.
     pub secrets: Vec<Arc<Secret>>,
+    /// Where the rest comes from.
+    pub dynamic: DynamicResources,
     /// Static runtime layers merged into one, key to value as text.
     pub runtime: BTreeMap<String, RuntimeValue>,
     /// How stats are named and kept.
@@ -62,6 +64,8 @@ pub struct Node {
     pub sub_zone: String,
     /// `metadata` as JSON text.
     pub metadata_json: String,
+    /// The whole `core.v3.Node` as a control plane is sent it, encoded.
+    pub wire: Arc<[u8]>,
 }
 
 /// The admin interface.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{BackOff, SocketAddress, SocketOption, TcpKeepalive, UpstreamTls};
+use super::{BackOff, ConfigSource, Metadata, SocketAddress, SocketOption, TcpKeepalive, UpstreamTls};
 
 /// A cluster.
 #[derive(Debug, Clone)]
@@ -67,6 +67,13 @@ pub enum Discovery {
     },
     /// The address that the client asked for.
     OriginalDst(OriginalDst),
+    /// A control plane says.
+    Eds {
+        /// Where the endpoints come from.
+        source: ConfigSource,
+        /// The name of the `ClusterLoadAssignment`: `service_name`, or the cluster's name.
+        service_name: Arc<str>,
+    },
 }
 
 /// `CLUSTER_PROVIDED` for ORIGINAL_DST clusters.
@@ -123,6 +130,10 @@ pub struct Endpoints {
     pub localities: Vec<LocalityEndpoints>,
     /// Percentage each priority is overprovisioned by. Default 140.
     pub overprovisioning_factor: u32,
+    /// Without an update for this long the endpoints are dropped; `None`: they stay. Only of EDS.
+    pub stale_after: Option<Duration>,
+    /// The health of a priority is weighed by its hosts' weights instead of their number.
+    pub weighted_priority_health: bool,
 }
 
 /// The endpoints of one locality and priority.
@@ -153,6 +164,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// What the control plane says of its health.
     pub health: EndpointHealth,
+    /// What transport socket matches and logs read; `None` for none.
+    pub metadata: Option<Arc<Metadata>>,
 }
 
 /// Health as configured.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AccessLog, Http1Options, Http2Options, RouteConfiguration, UpgradeConfig};
+use super::{AccessLog, ConfigSource, Http1Options, Http2Options, RouteConfiguration, UpgradeConfig};
 
 /// `envoy.filters.network.http_connection_manager`
 #[derive(Debug, Clone)]
@@ -12,8 +12,8 @@ pub struct HttpConnectionManager {
     pub stat_prefix: Arc<str>,
     /// Which HTTP is spoken.
     pub codec: CodecType,
-    /// The routes.
-    pub routes: Arc<RouteConfiguration>,
+    /// Where the routes are.
+    pub routes: Routes,
     /// HTTP/1 settings.
     pub http1: Http1Options,
     /// HTTP/2 settings.
@@ -100,6 +100,20 @@ pub struct HttpConnectionManager {
     pub router: RouterFilter,
     /// The router filter's name in the configuration.
     pub router_name: Arc<str>,
+}
+
+/// Where a connection manager's routes are.
+#[derive(Debug, Clone)]
+pub enum Routes {
+    /// `route_config`
+    Inline(Arc<RouteConfiguration>),
+    /// `rds`
+    Rds {
+        /// Where the table comes from.
+        source: ConfigSource,
+        /// Its name.
+        name: Arc<str>,
+    },
 }
 
 /// Which HTTP is spoken downstream.

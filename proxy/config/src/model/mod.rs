@@ -8,8 +8,11 @@ mod bootstrap;
 mod cluster;
 mod hcm;
 mod listener;
+mod metadata;
 mod route;
+mod secrets;
 mod tls;
+mod xds;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,8 +23,11 @@ pub use bootstrap::*;
 pub use cluster::*;
 pub use hcm::*;
 pub use listener::*;
+pub use metadata::*;
 pub use route::*;
+pub use secrets::*;
 pub use tls::*;
+pub use xds::*;
 
 /// An address in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -55,7 +61,7 @@ impl std::fmt::Display for SocketAddress {
 }
 
 /// Bytes that come inline or from a file; files are read by the server, not by the conversion.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DataSource {
     /// Where the bytes are.
     pub kind: DataSourceKind,
@@ -64,7 +70,7 @@ pub struct DataSource {
 }
 
 /// Where the bytes of a [`DataSource`] are.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum DataSourceKind {
     /// A file.
     File(Arc<str>),
@@ -139,7 +145,7 @@ pub struct TcpKeepalive {
 }
 
 /// Exponential back-off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BackOff {
     /// The first interval.
     pub base: Duration,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::DataSource;
+use super::{DataSource, SecretRef, ValidationRef};
 use outrider_core::matcher::StringMatcher;
 
 /// TLS versions that we speak.
@@ -19,9 +19,9 @@ pub enum TlsVersion {
 #[derive(Debug, Clone)]
 pub struct CommonTls {
     /// Our certificates; chosen by SNI where there are several.
-    pub certificates: Vec<TlsCertificate>,
-    /// How the peer is verified; `None`: it is not.
-    pub validation: Option<CertificateValidation>,
+    pub certificates: Vec<SecretRef<TlsCertificate>>,
+    /// How the peer is verified.
+    pub validation: ValidationRef,
     /// ALPN protocols in order of preference.
     pub alpn: Vec<String>,
     /// The lowest version.
@@ -109,8 +109,8 @@ pub struct DownstreamTls {
     pub disable_stateful_resumption: bool,
     /// How long a session may be resumed.
     pub session_timeout: Option<Duration>,
-    /// Ticket keys (80 bytes each), the first one for new tickets.
-    pub session_ticket_keys: Vec<DataSource>,
+    /// Ticket keys (80 bytes each), the first one for new tickets; `None`: keys of our own.
+    pub session_ticket_keys: Option<SecretRef<Vec<DataSource>>>,
 }
 
 /// `UpstreamTlsContext`
@@ -128,7 +128,7 @@ pub struct UpstreamTls {
     pub max_session_keys: u32,
 }
 
-/// A static secret.
+/// A secret.
 #[derive(Debug, Clone)]
 pub struct Secret {
     /// Its name.

@@ -59,6 +59,9 @@ pub enum HcmError {
     /// An access log cannot be opened.
     #[error(transparent)]
     Log(#[from] LogFileError),
+    /// The routes come from elsewhere and have not come.
+    #[error("the route table {0:?} has not come")]
+    NoRoutes(Arc<str>),
     /// The routes were refused.
     #[error(transparent)]
     Routes(#[from] RouteTableError),
@@ -79,11 +82,15 @@ impl HcmShared {
         _node: &model::Node,
     ) -> Result<Arc<Self>, HcmError> {
         let prefix = &config.stat_prefix;
+        let routes = match &config.routes {
+            model::Routes::Inline(routes) => routes,
+            model::Routes::Rds { name, .. } => return Err(HcmError::NoRoutes(name.clone())),
+        };
         Ok(Arc::new(Self {
             logger: AccessLogger::new(&config.access_logs, files)?,
             stats: HcmStats::new(registry.scope(format!("http.{prefix}."))),
             listener_stats: ListenerHttpStats::new(listener.child(&format!("http.{prefix}."))),
-            routes: Arc::new(RouteTable::build(&config.routes, clusters, registry)?),
+            routes: Arc::new(RouteTable::build(routes, clusters, registry)?),
             path_policy: PathPolicy {
                 normalize: config.normalize_path,
                 merge_slashes: config.merge_slashes,

@@ -122,6 +122,11 @@ pub enum SelectedAction<'a> {
 }
 
 impl RouteTable {
+    /// Headers that only internal requests may carry.
+    pub fn internal_only_headers(&self) -> &[http::HeaderName] {
+        &self.config.internal_only_headers
+    }
+
     /// Compiles `config`. Clusters that do not exist yet get empty slots. Control thread.
     ///
     /// # Errors

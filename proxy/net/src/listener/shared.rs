@@ -102,7 +102,9 @@ fn build_chain(
     chain: &Arc<model::FilterChain>,
     scope: &Scope,
 ) -> Result<ChainShared, ListenerError> {
-    let tls = chain.tls.as_ref().map(|tls| ServerTls::build(tls, scope)).transpose();
+    // A context that waits for secrets is an error here: its chain cannot serve before they have come.
+    let build = |tls: &Arc<model::DownstreamTls>| ServerTls::build(&tls.resolve(&|_| None)?, scope);
+    let tls = chain.tls.as_ref().map(build).transpose();
     let tls = tls.map_err(|source| ListenerError::Tls {
         listener: listener.name.clone(),
         chain: chain.name.clone(),

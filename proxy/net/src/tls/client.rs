@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use outrider_config::model;
+use outrider_config::model::{self, Resolved};
 use outrider_core::stats::Scope;
 use outrider_core::stream::TlsInfo;
 use rustls::ClientConfig;
@@ -65,18 +65,22 @@ pub struct ClientTls {
 type TlsConnectorConfig = Arc<ClientConfig>;
 
 impl ClientTls {
-    /// Builds the context; reads its files. Counts under `scope` (`cluster.<name>.`) + `ssl.`.
+    /// Builds the context with its secrets; reads its files. Counts under `scope` (`cluster.<name>.`) + `ssl.`.
     ///
     /// # Errors
     /// Unreadable or malformed certificates, keys, roots or lists; each error names the field and the file.
-    pub fn build(tls: &model::UpstreamTls, alpn: AlpnDefault, scope: &Scope) -> Result<Arc<Self>, TlsError> {
+    pub fn build(
+        tls: &Resolved<model::UpstreamTls>,
+        alpn: AlpnDefault,
+        scope: &Scope,
+    ) -> Result<Arc<Self>, TlsError> {
         let common = &tls.common;
         let counts = Arc::new(Counts::new(scope));
         let provider = provider(common, "common_tls_context.tls_params")?;
-        let identities = Identities::build(&common.certificates, &provider, false, false)?;
+        let identities = Identities::build(tls.certificates(), &provider, false, false)?;
         let local = identities.first_info();
         let verifier = PeerVerifier::build(
-            common.validation.as_ref(),
+            tls.validation(),
             KeyUsage::server_auth(),
             false,
             provider.signature_verification_algorithms,

@@ -34,6 +34,9 @@ pub enum TlsError {
         /// What is wrong and how to mend it.
         reason: String,
     },
+    /// Secrets of the context are missing or wrong: it is not ready.
+    #[error(transparent)]
+    Secrets(#[from] outrider_config::model::SecretError),
     /// The handshake failed. The text begins with `TLS_error:` and goes to logs and
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
     #[error("{0}")]

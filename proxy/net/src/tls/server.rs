@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use outrider_config::model;
+use outrider_config::model::{self, Resolved};
 use outrider_core::stats::Scope;
 use outrider_core::stream::TlsInfo;
 use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ServerSessionMemoryCache};
@@ -56,23 +56,23 @@ impl ByOrder {
 }
 
 impl ServerTls {
-    /// Builds the context; reads its files. Counts under `scope` (`listener.<address>.`) + `ssl.`.
+    /// Builds the context with its secrets; reads its files. Counts under `scope` (`listener.<address>.`) + `ssl.`.
     ///
     /// # Errors
     /// Unreadable or malformed certificates, keys, roots or lists; each error names the field and the file.
-    pub fn build(tls: &model::DownstreamTls, scope: &Scope) -> Result<Arc<Self>, TlsError> {
+    pub fn build(tls: &Resolved<model::DownstreamTls>, scope: &Scope) -> Result<Arc<Self>, TlsError> {
         let common = &tls.common;
         let counts = Arc::new(Counts::new(scope));
         let provider = provider(common, "common_tls_context.tls_params")?;
         let identities =
-            Identities::build(&common.certificates, &provider, tls.require_sni, tls.full_scan_certs)?;
+            Identities::build(tls.certificates(), &provider, tls.require_sni, tls.full_scan_certs)?;
         if identities.is_empty() {
             return Err(TlsError::Config {
                 field: "common_tls_context.tls_certificates".into(),
                 reason: "a server needs at least one certificate".into(),
             });
         }
-        if tls.require_client_certificate && common.validation.is_none() {
+        if tls.require_client_certificate && tls.validation().is_none() {
             // Envoy lets in even those who show none then, against its own documentation.
             tracing::warn!(
                 context = scope.prefix(),
@@ -80,7 +80,7 @@ impl ServerTls {
             );
         }
         let verifier = PeerVerifier::build(
-            common.validation.as_ref(),
+            tls.validation(),
             KeyUsage::client_auth(),
             tls.require_client_certificate,
             provider.signature_verification_algorithms,

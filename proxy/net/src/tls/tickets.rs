@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
-use outrider_config::model::DownstreamTls;
+use outrider_config::model::{DownstreamTls, Resolved};
 use rustls::server::ProducesTickets;
 
 use super::TlsError;
@@ -38,15 +38,15 @@ struct Timed {
 /// # Errors
 /// A key of the configuration cannot be read or is not 80 bytes long.
 pub(super) fn producer(
-    tls: &DownstreamTls,
+    tls: &Resolved<DownstreamTls>,
     context: [u8; 32],
 ) -> Result<Option<Arc<dyn ProducesTickets>>, TlsError> {
     if tls.disable_stateless_resumption {
         return Ok(None);
     }
-    if !tls.session_ticket_keys.is_empty() {
+    if !tls.ticket_keys().is_empty() {
         let mut keys = Vec::new();
-        for source in &tls.session_ticket_keys {
+        for source in tls.ticket_keys() {
             let content = Content::read(source)?;
             keys.push(shared_key(&content)?);
         }

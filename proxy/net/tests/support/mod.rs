@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use outrider_config::model::{
     CertificateValidation, CommonTls, DataSource, DataSourceKind, DownstreamTls, TlsCertificate, TlsVersion,
-    UpstreamTls,
+    UpstreamTls, ValidationRef,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
@@ -119,14 +119,12 @@ pub fn inline(text: &str) -> DataSource {
 }
 
 pub fn common(leaves: &[&Leaf]) -> CommonTls {
-    let certificate = |leaf: &&Leaf| TlsCertificate {
-        chain: inline(&leaf.cert),
-        key: inline(&leaf.key),
-        ocsp_staple: None,
+    let certificate = |leaf: &&Leaf| {
+        TlsCertificate { chain: inline(&leaf.cert), key: inline(&leaf.key), ocsp_staple: None }.into()
     };
     CommonTls {
         certificates: leaves.iter().map(certificate).collect(),
-        validation: None,
+        validation: ValidationRef::None,
         alpn: Vec::new(),
         min_version: TlsVersion::V12,
         max_version: TlsVersion::V13,
@@ -145,7 +143,7 @@ pub fn downstream(leaves: &[&Leaf]) -> DownstreamTls {
         disable_stateless_resumption: false,
         disable_stateful_resumption: false,
         session_timeout: None,
-        session_ticket_keys: Vec::new(),
+        session_ticket_keys: None,
     }
 }
 

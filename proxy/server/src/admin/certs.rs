@@ -1,6 +1,6 @@
 //! `/certs`: the certificates in use and how long they are good for.
 
-use outrider_config::model::{CommonTls, DataSource, DataSourceKind};
+use outrider_config::model::{CommonTls, DataSource, DataSourceKind, SecretRef};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
@@ -26,8 +26,9 @@ pub(super) fn certs(control: &Control, _: &Query) -> Reply {
 
 /// The CA bundle and the chains of one TLS context.
 fn context(tls: &CommonTls) -> Value {
-    let ca = tls.validation.iter().filter_map(|validation| validation.trusted_ca.as_ref());
-    let chains = tls.certificates.iter().map(|certificate| &certificate.chain);
+    let ca = tls.validation.configured().filter_map(|validation| validation.trusted_ca.as_ref());
+    let here = tls.certificates.iter().filter_map(SecretRef::here);
+    let chains = here.map(|certificate| &certificate.chain);
     json!({
         "ca_cert": ca.flat_map(certificates).collect::<Vec<_>>(),
         "cert_chain": chains.flat_map(certificates).collect::<Vec<_>>(),

@@ -69,7 +69,7 @@ impl Names {
         let (endpoints, settings, logical) = match &cluster.config.discovery {
             Discovery::StrictDns { endpoints, dns } => (endpoints, dns, false),
             Discovery::LogicalDns { endpoints, dns } => (endpoints, dns, true),
-            Discovery::Static(_) | Discovery::OriginalDst(_) => return None,
+            Discovery::Static(_) | Discovery::OriginalDst(_) | Discovery::Eds { .. } => return None,
         };
         let mut targets = Vec::new();
         for group in &endpoints.localities {

@@ -111,7 +111,7 @@ pub(crate) fn fixed_hosts(config: &model::Cluster) -> Result<Option<Vec<Host>>, 
     let (endpoints, dns) = match &config.discovery {
         Discovery::Static(endpoints) => (endpoints, false),
         Discovery::StrictDns { endpoints, .. } | Discovery::LogicalDns { endpoints, .. } => (endpoints, true),
-        Discovery::OriginalDst(_) => return Ok(None),
+        Discovery::OriginalDst(_) | Discovery::Eds { .. } => return Ok(None),
     };
     let mut hosts = Vec::new();
     for locality in &endpoints.localities {
@@ -142,7 +142,7 @@ pub(crate) const fn endpoints(config: &model::Cluster) -> Option<&Endpoints> {
         Discovery::Static(endpoints)
         | Discovery::StrictDns { endpoints, .. }
         | Discovery::LogicalDns { endpoints, .. } => Some(endpoints),
-        Discovery::OriginalDst(_) => None,
+        Discovery::OriginalDst(_) | Discovery::Eds { .. } => None,
     }
 }
 

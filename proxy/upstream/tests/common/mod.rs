@@ -52,13 +52,14 @@ pub(crate) fn endpoint(address: SocketAddr) -> Endpoint {
         hostname: "".into(),
         weight: 1,
         health: EndpointHealth::Healthy,
+        metadata: None,
     }
 }
 
 pub(crate) fn endpoints(addresses: &[SocketAddr]) -> Endpoints {
     let endpoints = addresses.iter().copied().map(endpoint).collect();
     let locality = LocalityEndpoints { endpoints, ..Default::default() };
-    Endpoints { localities: vec![locality], overprovisioning_factor: 140 }
+    Endpoints { localities: vec![locality], overprovisioning_factor: 140, ..Default::default() }
 }
 
 pub(crate) fn config(name: &str, discovery: Discovery) -> model::Cluster {

@@ -1,4 +1,4 @@
-use super::{bad, good, manager, route, with_hcm, with_route};
+use super::{bad, good, manager, route, table, with_hcm, with_route};
 use crate::model::{ClusterSpecifier, DirectBody, Discovery, PathMatch, RouteAction, SocketAddress};
 
 #[test]
@@ -39,7 +39,7 @@ fn defaults_are_envoys() {
     assert_eq!(manager.delayed_close_timeout.unwrap().as_secs(), 1);
     assert_eq!(manager.max_request_headers_kb, 60);
     assert!(manager.generate_request_id && manager.pack_trace_reason && !manager.use_remote_address);
-    let RouteAction::Forward(forward) = &manager.routes.virtual_hosts[0].routes[0].action else { panic!() };
+    let RouteAction::Forward(forward) = &table(&manager).virtual_hosts[0].routes[0].action else { panic!() };
     assert_eq!(forward.timeout.unwrap().as_secs(), 15);
 }
 

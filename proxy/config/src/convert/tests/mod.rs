@@ -13,7 +13,7 @@ use outrider_proto::pb::envoy::config::bootstrap::v3::Bootstrap as Message;
 use outrider_proto::{Descriptors, Problem};
 
 use super::{Ledger, Options, bootstrap};
-use crate::model::{Bootstrap, HttpConnectionManager, NetworkFilter, Route};
+use crate::model::{Bootstrap, HttpConnectionManager, NetworkFilter, Route, RouteConfiguration, Routes};
 
 /// The message that `yaml` says.
 pub(super) fn message(yaml: &str) -> Message {
@@ -86,7 +86,15 @@ pub(super) fn with_route(route: &str) -> String {
 /// The route of [`with_route`].
 pub(super) fn route(yaml: &str) -> Route {
     let manager = manager(&with_route(yaml));
-    manager.routes.virtual_hosts[0].routes[0].as_ref().clone()
+    table(&manager).virtual_hosts[0].routes[0].as_ref().clone()
+}
+
+/// The routes that a connection manager holds itself.
+pub(super) fn table(manager: &HttpConnectionManager) -> &RouteConfiguration {
+    match &manager.routes {
+        Routes::Inline(routes) => routes,
+        Routes::Rds { .. } => panic!("they come from elsewhere"),
+    }
 }
 
 /// The first connection manager.

@@ -127,20 +127,6 @@ bootstrap_extensions: [{name: i, typed_config: {"@type": type.googleapis.com/env
 }
 
 #[test]
-fn what_needs_a_control_plane_says_so() {
-    let problems = bad(
-        "dynamic_resources: {cds_config: {ads: {}, resource_api_version: V3}}\nhds_config: {api_type: GRPC}",
-    );
-    assert_eq!(
-        problems,
-        [
-            "dynamic_resources.cds_config: comes with xDS, which is not supported yet; write static_resources",
-            "hds_config: comes with xDS, which is not supported yet; write static_resources",
-        ]
-    );
-}
-
-#[test]
 fn which_addresses_are_internal() {
     let ranges = |text: &str| manager(&with_hcm(&format!("{ROUTES}{text}"))).internal_addresses.ranges;
     assert_eq!(ranges(""), None);

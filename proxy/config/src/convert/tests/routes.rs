@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use outrider_core::matcher::{HeaderCheck, HeaderRef};
 
-use super::{bad, good, manager, route, with_hcm, with_route};
+use super::{bad, good, manager, route, table, with_hcm, with_route};
 use crate::model::{
     AddTarget, AppendAction, ClusterSpecifier, Forward, HeaderAddValue, HostRewrite, MirrorCluster,
     PathMatch, PathRewrite, RedirectPath, RetryOn, RouteAction,
@@ -139,7 +139,7 @@ route_config:
 "#,
     );
     let manager = manager(&yaml);
-    let host = &manager.routes.virtual_hosts[0];
+    let host = &table(&manager).virtual_hosts[0];
     assert_eq!(host.domains, ["*.example"]);
     let forward = |i: usize| match &host.routes[i].action {
         RouteAction::Forward(forward) => forward.clone(),
@@ -204,7 +204,7 @@ fn weighted_clusters_and_their_runtime() {
     let yaml = with_route(yaml) + "layered_runtime: {layers: [{name: s, static_layer: {w: {c: 4}}}]}\n";
     let (model, _) = good(&yaml);
     assert!(model.runtime.contains_key("w.c"));
-    let RouteAction::Forward(forward) = &manager(&yaml).routes.virtual_hosts[0].routes[0].action.clone()
+    let RouteAction::Forward(forward) = &table(&manager(&yaml)).virtual_hosts[0].routes[0].action.clone()
     else {
         panic!()
     };

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::{bad, good, indent};
 use crate::model::{Bootstrap, DownstreamTls, SanKind, TlsVersion};
 
@@ -59,7 +61,7 @@ common_tls_context:
     assert_eq!(tls.common.curves, ["X25519", "P-256"]);
     assert!(tls.common.validation.is_none() && !tls.require_client_certificate);
     let field = format!("{CHAIN}.common_tls_context.tls_certificates[0].private_key");
-    assert_eq!(&*tls.common.certificates[0].key.field, field);
+    assert_eq!(&*tls.common.certificates[0].here().expect("static").key.field, field);
     let params = format!("{CHAIN}.common_tls_context.tls_params");
     let inert: Vec<&str> = ledger.inert.iter().map(|(path, _)| path.as_str()).collect();
     assert_eq!(
@@ -113,7 +115,8 @@ common_tls_context:
 "#;
     let (model, _) = good(&listener(context, secrets));
     let tls = tls(&model);
-    let validation = tls.common.validation.expect("a validation context");
+    let resolved = Arc::new(tls).resolve(&|_| None).expect("all of it is static");
+    let validation = resolved.validation().expect("a validation context").clone();
     assert_eq!(
         &*validation.trusted_ca.expect("roots").field,
         "static_resources.secrets[1].validation_context.trusted_ca"

@@ -1,0 +1,162 @@
+//! Sources of configuration: `ConfigSource` and what stands in it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrider_proto::Path;
+use outrider_proto::pb::envoy::config::core::v3 as pb;
+
+use super::cx::{Cx, UNSUPPORTED, inert, refuse};
+use super::grpc_service;
+use super::scalar::{duration, enumeration, u32_of};
+use crate::model::{ApiConfigSource, ConfigSource, ConfigSourceKind, RateLimit};
+
+const XDSTP: &str = "xdstp:// resource names are not supported; name resources plainly";
+
+/// A `ConfigSource`; `None`, and an error, when it is none that we have.
+pub(crate) fn config_source(cx: &Cx, path: &Path<'_>, message: &pb::ConfigSource) -> Option<ConfigSource> {
+    use pb::config_source::ConfigSourceSpecifier as Kind;
+    let pb::ConfigSource {
+        authorities,
+        initial_fetch_timeout,
+        resource_api_version,
+        config_source_specifier,
+    } = message;
+    refuse!(cx, path, XDSTP; authorities);
+    version(cx, path, "resource_api_version", *resource_api_version);
+    let kind = match config_source_specifier {
+        Some(Kind::Ads(pb::AggregatedConfigSource {})) => {
+            if !cx.has_ads {
+                cx.error(&path.field("ads"), "it needs dynamic_resources.ads_config in the bootstrap");
+            }
+            ConfigSourceKind::Ads
+        }
+        Some(Kind::ApiConfigSource(message)) => {
+            let path = path.field("api_config_source");
+            let api = api_config_source(cx, &path, message)?;
+            if api.aggregated {
+                cx.error(
+                    &path.field("api_type"),
+                    "aggregated streams are made in dynamic_resources.ads_config; write ads: {} here",
+                );
+            }
+            ConfigSourceKind::Api(Arc::new(api))
+        }
+        Some(Kind::Path(path)) => {
+            ConfigSourceKind::Path { path: Arc::from(path.as_str()), watched_directory: None }
+        }
+        Some(Kind::PathConfigSource(message)) => {
+            let path = path.field("path_config_source");
+            let pb::PathConfigSource { path: file, watched_directory, poll_interval } = message;
+            refuse!(cx, path, "files are watched for moves, not polled; remove it"; poll_interval);
+            if file.is_empty() {
+                cx.error(&path.field("path"), "a path is needed");
+            }
+            ConfigSourceKind::Path {
+                path: Arc::from(file.as_str()),
+                watched_directory: watched_directory.as_ref().map(|message| directory(cx, &path, message)),
+            }
+        }
+        Some(Kind::Self_(_)) => {
+            cx.refuse(
+                &path.field("self"),
+                "not implemented, in Envoy neither; write ads or api_config_source",
+            );
+            return None;
+        }
+        None => {
+            cx.error(path, "give one of ads, api_config_source and path_config_source");
+            return None;
+        }
+    };
+    let initial_fetch_timeout = duration(cx, path, "initial_fetch_timeout", initial_fetch_timeout)
+        .unwrap_or(ConfigSource::INITIAL_FETCH_TIMEOUT);
+    Some(ConfigSource { kind, initial_fetch_timeout })
+}
+
+fn directory(cx: &Cx, path: &Path<'_>, message: &pb::WatchedDirectory) -> Arc<str> {
+    let path = path.field("watched_directory");
+    let pb::WatchedDirectory { path: directory, watch_modify } = message;
+    refuse!(cx, path, "files are replaced by moves, not written in place; remove it"; watch_modify);
+    Arc::from(directory.as_str())
+}
+
+/// Only version 3 is spoken; nothing said means that, too.
+fn version(cx: &Cx, path: &Path<'_>, field: &str, value: i32) {
+    match enumeration::<pb::ApiVersion>(cx, path, field, value) {
+        pb::ApiVersion::Auto | pb::ApiVersion::V3 => {}
+        pb::ApiVersion::V2 => cx.refuse(&path.field(field), "version 2 is gone, in Envoy too; write V3"),
+    }
+}
+
+/// An `ApiConfigSource`; `None`, and an error, when it is none that we have.
+pub(crate) fn api_config_source(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &pb::ApiConfigSource,
+) -> Option<ApiConfigSource> {
+    use pb::api_config_source::ApiType;
+    let pb::ApiConfigSource {
+        api_type,
+        transport_api_version,
+        cluster_names,
+        grpc_services,
+        refresh_delay,
+        request_timeout,
+        rate_limit_settings,
+        set_node_on_first_message_only,
+        config_validators,
+    } = message;
+    let (delta, aggregated) = match enumeration::<ApiType>(cx, path, "api_type", *api_type) {
+        ApiType::Grpc => (false, false),
+        ApiType::DeltaGrpc => (true, false),
+        ApiType::AggregatedGrpc => (false, true),
+        ApiType::AggregatedDeltaGrpc => (true, true),
+        ApiType::Rest => {
+            cx.refuse(&path.field("api_type"), "REST is not supported; use GRPC or DELTA_GRPC");
+            return None;
+        }
+        ApiType::DeprecatedAndUnavailableDoNotUse => {
+            cx.error(&path.field("api_type"), "a type is needed: GRPC or DELTA_GRPC");
+            return None;
+        }
+    };
+    version(cx, path, "transport_api_version", *transport_api_version);
+    refuse!(cx, path, UNSUPPORTED; config_validators);
+    inert!(cx, path, "a setting of REST, and this is gRPC"; refresh_delay, request_timeout);
+    if !cluster_names.is_empty() {
+        cx.error(&path.field("cluster_names"), "it is for REST; name the cluster in grpc_services");
+    }
+    let at = path.field("grpc_services");
+    if grpc_services.is_empty() {
+        cx.error(&at, "a service is needed");
+    }
+    let mut services = Vec::with_capacity(grpc_services.len());
+    for (i, message) in grpc_services.iter().enumerate() {
+        let path = at.index(i);
+        let service = grpc_service::service(cx, &path, message);
+        if let Some(service) = &service {
+            grpc_service::primary_cluster(cx, &path, service);
+        }
+        services.extend(service);
+    }
+    (services.len() == grpc_services.len() && !services.is_empty()).then(|| ApiConfigSource {
+        delta,
+        aggregated,
+        services,
+        set_node_on_first_message_only: *set_node_on_first_message_only,
+        rate_limit: rate_limit_settings
+            .as_ref()
+            .map(|message| rate_limit(cx, &path.field("rate_limit_settings"), message)),
+    })
+}
+
+fn rate_limit(cx: &Cx, path: &Path<'_>, message: &pb::RateLimitSettings) -> RateLimit {
+    let pb::RateLimitSettings { max_tokens, fill_rate } = message;
+    let fill_rate = fill_rate.map_or(10.0, |rate| rate.value);
+    let refill = Duration::try_from_secs_f64(fill_rate.recip()).unwrap_or_else(|_| {
+        cx.error(&path.field("fill_rate"), format!("{fill_rate} is not a number of tokens in a second"));
+        Duration::from_millis(100)
+    });
+    RateLimit { max_tokens: u32_of(max_tokens).unwrap_or(100), refill }
+}
