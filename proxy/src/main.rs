@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     };
     let outcome = match cli.command {
         Some(Command::Check { file, json }) => check::run(&file, json, &mut std::io::stdout().lock()),
-        Some(Command::Demo { once, port }) => demo::run(once, port, memory::release),
+        Some(Command::Demo { once, port }) => demo::run(once, port, memory::HOOKS),
         None if cli.flags.version => {
             writeln!(std::io::stdout(), "outrider  version: {}", outrider_server::version::long())
                 .map(|()| true)
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         }
         None => {
             let (options, unused) = cli.flags.into_options();
-            serve::run(options, &unused, memory::release)
+            serve::run(options, &unused, memory::HOOKS)
         }
     };
     match outcome {

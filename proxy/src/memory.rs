@@ -6,13 +6,22 @@
 
 use std::ffi::c_void;
 
+use outrider_server::control::MemoryHooks;
 use rustix::mm::{Advice, madvise};
+
+/// What the server calls.
+pub(crate) const HOOKS: MemoryHooks = MemoryHooks { started: release, crowd_left: collect };
+
+/// Gives the freed memory of the calling thread's heap back to the kernel.
+fn collect() {
+    // SAFETY: collects the calling thread's own heap; no pointer is involved.
+    unsafe { libmimalloc_sys::mi_collect(true) };
+}
 
 /// Gives freed heap memory back to the kernel, and lets go of pages of our own file that the start touched: those that
 /// are needed again come back from the page cache at their first use.
-pub(crate) fn release() {
-    // SAFETY: collects the calling thread's own heap; no pointer is involved.
-    unsafe { libmimalloc_sys::mi_collect(true) };
+fn release() {
+    collect();
     for (start, len) in clean_pages_of_our_file() {
         // SAFETY: the range is mapped from our file, read-only, and none of its pages was ever written (relocated
         // pages count as anonymous), so the kernel can read each of them again from the file.

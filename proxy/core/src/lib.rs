@@ -5,6 +5,7 @@
 
 pub mod flags;
 pub mod format;
+pub mod load;
 pub mod matcher;
 pub mod reply;
 pub mod rng;

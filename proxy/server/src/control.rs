@@ -53,8 +53,26 @@ pub struct Control {
     pub bound: OnceLock<Vec<Vec<model::SocketAddress>>>,
     /// Worker threads.
     pub workers: usize,
+    /// Gives memory back.
+    pub(crate) memory: MemoryHooks,
     /// Where the process is.
     pub state: State,
+}
+
+/// What the binary, which owns the allocator, does to give memory back to the kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryHooks {
+    /// On the control thread, when the start is over.
+    pub started: fn(),
+    /// On a worker, when many of its connections have gone or fallen asleep.
+    pub crowd_left: fn(),
+}
+
+impl Default for MemoryHooks {
+    /// Gives nothing back.
+    fn default() -> Self {
+        Self { started: || {}, crowd_left: || {} }
+    }
 }
 
 /// A listener and the filters of its chains.
@@ -172,8 +190,15 @@ impl Control {
             listeners,
             bound: OnceLock::new(),
             workers,
+            memory: MemoryHooks::default(),
             state: State::new(),
         })
+    }
+
+    /// The same, with a way to give memory back.
+    #[must_use]
+    pub fn with_memory(self, memory: MemoryHooks) -> Self {
+        Self { memory, ..self }
     }
 
     /// Whether a process could be built from `loaded`, without opening a port.

@@ -33,11 +33,11 @@ stat_struct! {
     }
 }
 
-/// Serves until told to go; calls `release` when the start is over.
+/// Serves until told to go.
 ///
 /// # Errors
 /// A port is in use, or a thread cannot be made: nothing has been started then.
-pub async fn serve(control: Arc<Control>, release: fn()) -> anyhow::Result<()> {
+pub async fn serve(control: Arc<Control>) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (server, manager) = (&control.server_stats, &control.listener_stats);
     server.state().set(3);
@@ -76,7 +76,7 @@ pub async fn serve(control: Arc<Control>, release: fn()) -> anyhow::Result<()> {
         control.workers,
         control.listeners.len()
     );
-    release();
+    (control.memory.started)();
     until_told(&control, &mut signals).await;
     drain(&control, &mut signals).await;
     workers.into_iter().for_each(Worker::stop);

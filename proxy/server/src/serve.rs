@@ -5,19 +5,19 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::bootstrap;
-use crate::control::Control;
+use crate::control::{Control, MemoryHooks};
 use crate::lifecycle;
 use crate::logging;
 use crate::options::{Mode, Options};
 use crate::version;
 
-/// Runs the process as `options` say. `unused` are flags that were given and mean nothing here; `release` gives memory
-/// back that only the start needed.
+/// Runs the process as `options` say. `unused` are flags that were given and mean nothing here; `memory` gives memory
+/// back that is no longer needed.
 ///
 /// # Errors
 /// The configuration is refused, or something that it needs (a port, a file, a certificate) is not to be had;
 /// nothing has been started then.
-pub fn run(options: Options, unused: &[&str], release: fn()) -> anyhow::Result<bool> {
+pub fn run(options: Options, unused: &[&str], memory: MemoryHooks) -> anyhow::Result<bool> {
     let log = logging::init(&options.log)?;
     for flag in unused {
         tracing::warn!("{flag} has no meaning here and is not used");
@@ -42,8 +42,8 @@ pub fn run(options: Options, unused: &[&str], release: fn()) -> anyhow::Result<b
     let runtime = runtime.context("the control thread's runtime cannot be made")?;
     runtime.block_on(async {
         tracing::info!("outrider {} starting", version::long());
-        let control = Arc::new(Control::new(options, loaded, log)?);
-        lifecycle::serve(control, release).await
+        let control = Arc::new(Control::new(options, loaded, log)?.with_memory(memory));
+        lifecycle::serve(control).await
     })?;
     Ok(true)
 }

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use outrider_config::model;
@@ -15,6 +16,9 @@ use outrider_upstream::WorkerClusters;
 use tokio::sync::watch;
 
 use crate::control::{BuiltFilter, BuiltListener, Control, StopListening};
+
+/// How often a worker looks whether memory is to be given back.
+const LOOK_AT_MEMORY: Duration = Duration::from_secs(3);
 
 /// A worker that runs.
 #[derive(Debug)]
@@ -77,9 +81,14 @@ async fn run(
     let mut stop_listening = control.state.stop_listening.subscribe();
     let mut flush =
         tokio::time::interval(control.options.file_flush_interval.max(std::time::Duration::from_millis(1)));
+    let mut look = tokio::time::interval(LOOK_AT_MEMORY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = stopped.changed() => break,
+            _ = look.tick() => if outrider_core::load::crowd_has_left() {
+                (control.memory.crowd_left)();
+            },
             _ = flush.tick() => access_log::flush_local(),
             Ok(()) = stop_listening.changed() => {
                 let stop = *stop_listening.borrow_and_update();

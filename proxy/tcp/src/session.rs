@@ -18,6 +18,7 @@ use crate::relay::{End, Relay};
 
 /// Serves one client. The upstream is connected to at once, for protocols in which the server speaks first.
 pub(crate) async fn serve(worker: Rc<TcpProxyWorker>, downstream: Downstream) {
+    let _busy = outrider_core::load::busy();
     let shared = &worker.shared;
     shared.stats.downstream_cx_total().inc();
     let end = shared.config.max_duration.map(|most| Instant::now() + most);

@@ -34,11 +34,13 @@ pub(crate) async fn serve(hcm: Rc<HcmWorker>, downstream: Downstream) {
             codec = Some(kind);
             count_codec(&conn, kind);
         }
+        let busy = outrider_core::load::busy();
         // The codecs' futures are large; an idle connection's must not be.
         let rest = match kind {
             Codec::H1 => Box::pin(h1::serve(&conn, io)).await,
             Codec::H2 => Box::pin(h2::serve(&conn, io)).await,
         };
+        drop(busy);
         match rest {
             Some(sleeping) => io = sleeping,
             None => break,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 
 use crate::bootstrap;
-use crate::control::Control;
+use crate::control::{Control, MemoryHooks};
 use crate::lifecycle;
 use crate::logging;
 use crate::options::{LogOptions, Options};
@@ -24,7 +24,7 @@ const BOOTSTRAP: &str = include_str!("bootstrap.yaml");
 ///
 /// # Errors
 /// A port is in use, or a request did not get what it should.
-pub fn run(once: bool, port: u16, release: fn()) -> anyhow::Result<bool> {
+pub fn run(once: bool, port: u16, memory: MemoryHooks) -> anyhow::Result<bool> {
     let log = logging::init(&LogOptions { level: "warning".into(), ..LogOptions::default() })?;
     ensure!(port <= u16::MAX - 2, "--port {port} leaves no room for the next two ports");
     let runtime =
@@ -48,9 +48,9 @@ pub fn run(once: bool, port: u16, release: fn()) -> anyhow::Result<bool> {
             ..Options::default()
         };
         let loaded = bootstrap::load(&options)?;
-        let control = Arc::new(Control::new(options, loaded, log)?);
+        let control = Arc::new(Control::new(options, loaded, log)?.with_memory(memory));
         let tour = tokio::task::spawn_local(tour(control.clone(), port, once));
-        lifecycle::serve(control, release).await.context("choose other ports with --port")?;
+        lifecycle::serve(control).await.context("choose other ports with --port")?;
         if tour.is_finished() { tour.await? } else { Ok(()) }
     })?;
     Ok(true)
