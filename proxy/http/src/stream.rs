@@ -178,13 +178,13 @@ impl Drop for StreamGuard {
 impl Stream {
     /// Opens a stream on `conn`: it counts from now on, and the guard ends it.
     pub(crate) fn open(conn: &Rc<Conn>) -> (Rc<Self>, StreamGuard) {
-        let config = &conn.hcm.shared.config;
+        let hcm = conn.hcm.latest();
+        let config = &hcm.shared.config;
         let info = StreamInfo::new(conn.info.clone(), Some(conn.protocol.get()));
         let start = info.start;
         let after = |duration: Option<Duration>| duration.map(|duration| start + duration);
         let stream = Rc::new(Self {
             info: RefCell::new(info),
-            hcm: conn.hcm.clone(),
             scheme: Cell::new(Scheme::Http),
             random: Cell::new(rng::with(Rng::next_u64)),
             internal: Cell::new(false),
@@ -213,6 +213,7 @@ impl Stream {
             request_end: Cell::new(after(config.request_timeout)),
             longest_end: Cell::new(after(config.max_stream_duration)),
             next_log: Cell::new(after(config.log_interval)),
+            hcm,
         });
         let stats = &conn.hcm.shared.stats;
         stats.downstream_rq_total().inc();

@@ -63,6 +63,15 @@ impl DrainController {
         });
     }
 
+    /// Whether the time that was given to finish has passed.
+    pub fn is_over(&self) -> bool {
+        match *self.0.borrow() {
+            DrainPhase::Serving => false,
+            DrainPhase::Draining { started, duration, .. } => started.elapsed() >= duration,
+            DrainPhase::Terminated => true,
+        }
+    }
+
     /// Cuts off what still runs.
     pub fn terminate(&self) {
         self.0.send_replace(DrainPhase::Terminated);

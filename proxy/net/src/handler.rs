@@ -1,5 +1,6 @@
 //! The seam between listeners and network filters.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
@@ -36,10 +37,22 @@ pub struct Downstream {
 pub trait ConnectionHandler {
     /// Serves `downstream` until it ends.
     fn handle(self: Rc<Self>, downstream: Downstream) -> LocalFuture<()>;
+
+    /// An update put `next` in its place: what begins on its open connections from now on is for `next`, where the
+    /// filter can do that.
+    fn succeeded_by(&self, next: &Rc<dyn ConnectionHandler>) {
+        let _ = next;
+    }
+
+    /// Itself, for [`succeeded_by`](Self::succeeded_by) to find out what the successor is.
+    fn as_any(self: Rc<Self>) -> Rc<dyn Any>;
 }
 
 /// Makes the handlers of a worker.
 pub trait HandlerFactory {
-    /// The handler for `filter`. What could fail was done before, on the control thread.
-    fn handler(&self, filter: &model::NetworkFilter) -> Rc<dyn ConnectionHandler>;
+    /// The handler for the connections of `chain`. What could fail was done before, on the control thread.
+    fn handler(&self, chain: &model::FilterChain) -> Rc<dyn ConnectionHandler>;
+
+    /// Tells the connections of `chain` when to finish.
+    fn drain(&self, chain: &model::FilterChain) -> DrainWatch;
 }

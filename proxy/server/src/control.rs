@@ -1,7 +1,7 @@
 //! What all workers share, built once from the model on the control thread.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
@@ -9,16 +9,15 @@ use outrider_config::convert::Ledger;
 use outrider_config::model;
 use outrider_core::matcher::StringMatcher;
 use outrider_core::stats::Registry;
-use outrider_http::HcmShared;
-use outrider_net::drain::DrainController;
-use outrider_net::listener::{GlobalConnections, ListenerShared, Sockets, WorkerSockets};
-use outrider_tcp::TcpProxyShared;
+use outrider_net::listener::GlobalConnections;
 use outrider_telemetry::access_log::LogFiles;
 use outrider_telemetry::stats::Exposition;
 use outrider_upstream::ClusterManager;
 
 use crate::bootstrap::LoadedBootstrap;
-use crate::lifecycle::{ListenerManagerStats, ServerStats};
+use crate::dynamic::RouteTables;
+use crate::lifecycle::ServerStats;
+use crate::listeners::{Builder, BuiltListener, Listeners};
 use crate::logging::LogControl;
 use crate::options::Options;
 
@@ -39,18 +38,16 @@ pub struct Control {
     pub registry: Registry,
     /// `server.`
     pub(crate) server_stats: ServerStats,
-    /// `listener_manager.`
-    pub(crate) listener_stats: ListenerManagerStats,
     /// How stats are read.
     pub exposition: Exposition,
     /// Access log files.
     pub log_files: LogFiles,
     /// Clusters.
     pub clusters: ClusterManager,
-    /// Listeners with all that their chains need.
-    pub listeners: Vec<Arc<BuiltListener>>,
-    /// The addresses that they listen on, once bound: for each listener in order.
-    pub bound: OnceLock<Vec<Vec<model::SocketAddress>>>,
+    /// Listeners.
+    pub listeners: Listeners,
+    /// Those of the bootstrap, built, until they are started.
+    pub(crate) first: Mutex<Vec<Arc<BuiltListener>>>,
     /// Worker threads.
     pub workers: usize,
     /// Gives memory back.
@@ -73,26 +70,6 @@ impl Default for MemoryHooks {
     fn default() -> Self {
         Self { started: || {}, crowd_left: || {} }
     }
-}
-
-/// A listener and the filters of its chains.
-#[derive(Debug)]
-pub struct BuiltListener {
-    /// The listener itself.
-    pub shared: Arc<ListenerShared>,
-    /// Tells its connections to finish.
-    pub drain: DrainController,
-    /// Its network filters, one for each chain, by the address of their configuration.
-    pub filters: Vec<BuiltFilter>,
-}
-
-/// A network filter, built.
-#[derive(Debug, Clone)]
-pub enum BuiltFilter {
-    /// The connection manager.
-    Http(Arc<model::HttpConnectionManager>, Arc<HcmShared>),
-    /// tcp_proxy.
-    Tcp(Arc<model::TcpProxy>, Arc<TcpProxyShared>),
 }
 
 /// Where the process is in its life.
@@ -165,11 +142,18 @@ impl Control {
             clusters.add(cluster.clone()).with_context(|| format!("cluster {:?}", cluster.name))?;
         }
         let global = GlobalConnections::new(loaded.model.max_downstream_connections);
-        let build = |listener: &Arc<model::Listener>| {
-            build_listener(listener, &clusters, &registry, &log_files, &global, &loaded.model.node)
-                .with_context(|| format!("listener {:?}", listener.name))
+        let builder = Builder {
+            clusters: clusters.clone(),
+            registry: registry.clone(),
+            log_files: log_files.clone(),
+            global,
+            routes: RouteTables::default(),
         };
-        let listeners = loaded.model.listeners.iter().map(build).collect::<anyhow::Result<Vec<_>>>()?;
+        let listeners = Listeners::new(builder, &registry, options.drain_time, options.drain_gradually);
+        let build = |listener: &Arc<model::Listener>| {
+            listeners.build(listener).with_context(|| format!("listener {:?}", listener.name))
+        };
+        let first = loaded.model.listeners.iter().map(build).collect::<anyhow::Result<Vec<_>>>()?;
         let tags = options.stats_tags.iter().filter_map(|tag| tag.split_once(':'));
         let tags = tags.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let workers = options
@@ -183,12 +167,11 @@ impl Control {
             wire: loaded.wire,
             log,
             server_stats: ServerStats::new(registry.scope("server.")),
-            listener_stats: ListenerManagerStats::new(registry.scope("listener_manager.")),
             registry,
             log_files,
             clusters,
             listeners,
-            bound: OnceLock::new(),
+            first: Mutex::new(first),
             workers,
             memory: MemoryHooks::default(),
             state: State::new(),
@@ -210,56 +193,6 @@ impl Control {
             LoadedBootstrap { model: loaded.model.clone(), ledger: loaded.ledger.clone(), wire: Vec::new() };
         Self::new(options.clone(), copy, LogControl::detached()).map(drop)
     }
-
-    /// Opens the sockets of all listeners: for each listener, one set for each worker.
-    ///
-    /// # Errors
-    /// A port is in use or may not be opened; no socket stays open then.
-    pub fn bind(&self) -> anyhow::Result<Vec<Vec<WorkerSockets>>> {
-        let bind = |listener: &Arc<BuiltListener>| Ok(Sockets::bind(&listener.shared, self.workers)?);
-        let sockets = self.listeners.iter().map(bind).collect::<anyhow::Result<Vec<Vec<WorkerSockets>>>>()?;
-        let addresses = |(listener, sockets): (&Arc<BuiltListener>, &Vec<WorkerSockets>)| {
-            // Port 0 became a port when it was bound; what is no IP address is as configured.
-            let mut bound = sockets.first().map_or(&[][..], WorkerSockets::local_addrs).iter();
-            let config = listener.shared.config();
-            let now = |address: &model::ListenerAddress| match (&address.address, config.bind_to_port) {
-                (model::SocketAddress::Ip(_), true) => bound.next().copied().map(model::SocketAddress::Ip),
-                _ => None,
-            };
-            let now: Vec<_> = config.addresses.iter().map(now).collect();
-            now.into_iter()
-                .zip(&config.addresses)
-                .map(|(now, given)| now.unwrap_or_else(|| given.address.clone()))
-                .collect()
-        };
-        let _ = self.bound.set(self.listeners.iter().zip(&sockets).map(addresses).collect());
-        Ok(sockets)
-    }
-}
-
-fn build_listener(
-    listener: &Arc<model::Listener>,
-    clusters: &ClusterManager,
-    registry: &Registry,
-    files: &LogFiles,
-    global: &GlobalConnections,
-    node: &model::Node,
-) -> anyhow::Result<Arc<BuiltListener>> {
-    let mut filters = Vec::new();
-    for chain in listener.filter_chains.iter().chain(&listener.default_filter_chain) {
-        filters.push(match &chain.filter {
-            model::NetworkFilter::Http(config) => {
-                let scope = registry.scope(format!("listener.{}.", listener.stat_prefix));
-                let shared = HcmShared::build(config, clusters, registry, files, &scope, node)?;
-                BuiltFilter::Http(config.clone(), shared)
-            }
-            model::NetworkFilter::TcpProxy(config) => {
-                BuiltFilter::Tcp(config.clone(), TcpProxyShared::build(config, clusters, registry, files)?)
-            }
-        });
-    }
-    let shared = ListenerShared::build(listener.clone(), registry, files, global)?;
-    Ok(Arc::new(BuiltListener { shared, drain: DrainController::new(), filters }))
 }
 
 /// `stats_matcher`

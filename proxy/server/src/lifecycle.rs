@@ -1,15 +1,19 @@
 //! Start, drain, end.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use outrider_config::model;
 use outrider_core::stat_struct;
+use outrider_net::drain::DrainController;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admin;
 use crate::control::{Control, StopListening};
+use crate::listeners::Command;
 use crate::options::Mode;
 use crate::worker::Worker;
 
@@ -23,27 +27,18 @@ stat_struct! {
     }
 }
 
-stat_struct! {
-    /// `listener_manager.`
-    pub(crate) struct ListenerManagerStats {
-        counters { listener_added, listener_create_success, listener_create_failure, listener_stopped }
-        gauges { total_listeners_active, total_listeners_warming, total_listeners_draining, workers_started,
-                 total_filter_chains_draining }
-        histograms {}
-    }
-}
-
 /// Serves until told to go.
 ///
 /// # Errors
 /// A port is in use, or a thread cannot be made: nothing has been started then.
 pub async fn serve(control: Arc<Control>) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let (server, manager) = (&control.server_stats, &control.listener_stats);
+    let (server, manager) = (&control.server_stats, &control.listeners.stats);
     server.state().set(3);
     server.concurrency().set(control.workers as u64);
     let admin = admin::bind(&control)?;
-    let sockets = control.bind()?;
+    let first = std::mem::take(&mut *control.first.lock().unwrap_or_else(PoisonError::into_inner));
+    let sockets = control.listeners.bind_first(&first, control.workers)?;
     if let Some(admin) = admin {
         tokio::task::spawn_local(admin.serve(control.clone()));
     }
@@ -58,11 +53,9 @@ pub async fn serve(control: Arc<Control>) -> anyhow::Result<()> {
         tracing::info!("initialised; --mode init_only ends here");
         return Ok(());
     }
-    let workers = start_workers(&control, sockets)?;
-    manager.listener_added().add(control.listeners.len() as u64);
-    manager.listener_create_success().add((control.listeners.len() * control.workers) as u64);
-    manager.total_listeners_active().set(control.listeners.len() as u64);
+    let (workers, commands) = start_workers(&control)?;
     manager.total_listeners_warming().set(0);
+    control.listeners.start(commands, &first, sockets);
     while control.state.workers_running.load(Relaxed) < control.workers as u64 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -74,7 +67,7 @@ pub async fn serve(control: Arc<Control>) -> anyhow::Result<()> {
     tracing::info!(
         "all clusters are ready, {} workers serve {} listeners",
         control.workers,
-        control.listeners.len()
+        control.listeners.active().len()
     );
     (control.memory.started)();
     until_told(&control, &mut signals).await;
@@ -85,27 +78,21 @@ pub async fn serve(control: Arc<Control>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start_workers(
-    control: &Arc<Control>,
-    sockets: Vec<Vec<outrider_net::listener::WorkerSockets>>,
-) -> anyhow::Result<Vec<Worker>> {
-    // Turned round: from each listener's workers to each worker's listeners.
-    let mut by_worker: Vec<Vec<_>> = (0..control.workers).map(|_| Vec::new()).collect();
-    for listener in sockets {
-        for (worker, sockets) in by_worker.iter_mut().zip(listener) {
-            worker.push(sockets);
-        }
+fn start_workers(control: &Arc<Control>) -> anyhow::Result<(Vec<Worker>, Vec<UnboundedSender<Command>>)> {
+    let mut workers = (Vec::new(), Vec::new());
+    for number in 0..control.workers {
+        let (worker, commands) = Worker::start(control, number)?;
+        workers.0.push(worker);
+        workers.1.push(commands);
     }
-    by_worker
-        .into_iter()
-        .enumerate()
-        .map(|(number, sockets)| Worker::start(control, number, sockets))
-        .collect()
+    Ok(workers)
 }
 
 async fn until_told(control: &Control, signals: &mut Signals) {
+    let mut sweep = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
+            _ = sweep.tick() => control.listeners.sweep(),
             told = signals.next() => match told {
                 Told::Terminate => return,
                 Told::Reopen => {
@@ -122,10 +109,10 @@ async fn until_told(control: &Control, signals: &mut Signals) {
 async fn drain(control: &Control, signals: &mut Signals) {
     let state = &control.state;
     state.draining.store(true, Relaxed);
-    control.listeners.iter().for_each(|listener| listener.drain.end(control.options.drain_time));
+    control.listeners.each_drain(|_| true, |drain| drain.end(control.options.drain_time));
     state.stop_listening.send_replace(StopListening { inbound: true, others: true });
     let deadline = tokio::time::Instant::now() + control.options.drain_time;
-    let open = || control.listeners.iter().map(|listener| listener.shared.active()).sum::<u64>();
+    let open = || control.listeners.connections();
     tracing::info!("draining: {} connections may finish within {:?}", open(), control.options.drain_time);
     let mut tick = tokio::time::interval(Duration::from_millis(5));
     while open() > 0 {
@@ -141,18 +128,14 @@ async fn drain(control: &Control, signals: &mut Signals) {
             }
         }
     }
-    control.listeners.iter().for_each(|listener| listener.drain.terminate());
+    control.listeners.each_drain(|_| true, DrainController::terminate);
 }
 
 /// Begins to drain the listeners (`inbound_only`: those of inbound traffic).
 pub(crate) fn start_drain(control: &Control, inbound_only: bool, gradual: bool) {
-    for listener in &control.listeners {
-        let config = listener.shared.config();
-        let inbound = config.direction == outrider_config::model::TrafficDirection::Inbound;
-        if !inbound_only || inbound {
-            listener.drain.start(control.options.drain_time, gradual);
-        }
-    }
+    let which =
+        |listener: &model::Listener| !inbound_only || listener.direction == model::TrafficDirection::Inbound;
+    control.listeners.each_drain(which, |drain| drain.start(control.options.drain_time, gradual));
 }
 
 struct Signals {
@@ -217,8 +200,7 @@ pub(crate) fn refresh_gauges(control: &Control) {
     server.memory_allocated().set(memory.anonymous);
     server.memory_heap_size().set(memory.data);
     server.memory_physical_size().set(memory.resident);
-    let open = control.listeners.iter().map(|listener| listener.shared.active()).sum();
-    server.total_connections().set(open);
+    server.total_connections().set(control.listeners.connections());
     server.state().set(match control.state.name() {
         "LIVE" => 0,
         "DRAINING" => 1,

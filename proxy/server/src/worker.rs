@@ -1,5 +1,6 @@
 //! A worker: one thread, one local runtime, its own accept loops, pools and log buffers.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,14 +9,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 use outrider_config::model;
 use outrider_http::HcmWorker;
+use outrider_net::drain::{DrainController, DrainWatch};
 use outrider_net::handler::{ConnectionHandler, HandlerFactory};
-use outrider_net::listener::{WorkerListener, WorkerListeners, WorkerSockets};
+use outrider_net::listener::{WorkerListener, WorkerListeners};
 use outrider_tcp::TcpProxyWorker;
 use outrider_telemetry::access_log;
 use outrider_upstream::WorkerClusters;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
-use crate::control::{BuiltFilter, BuiltListener, Control, StopListening};
+use crate::control::{Control, StopListening};
+use crate::listeners::{BuiltFilter, BuiltListener, Command};
 
 /// How often a worker looks whether memory is to be given back.
 const LOOK_AT_MEMORY: Duration = Duration::from_secs(3);
@@ -28,16 +32,16 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts worker `number` with its sockets, one set for each listener in order.
+    /// Starts worker `number`; the second value is how it is told what to listen on.
     ///
     /// # Errors
     /// The thread or its runtime cannot be made.
     pub(crate) fn start(
         control: &Arc<Control>,
         number: usize,
-        sockets: Vec<WorkerSockets>,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<(Self, UnboundedSender<Command>)> {
         let (stop, stopped) = watch::channel(false);
+        let (commands, told) = unbounded_channel();
         let control = control.clone();
         let thread = std::thread::Builder::new().name(format!("wrk:worker_{number}"));
         let thread = thread.spawn(move || {
@@ -46,11 +50,12 @@ impl Worker {
                 .event_interval(61)
                 .build_local(tokio::runtime::LocalOptions::default());
             match runtime {
-                Ok(runtime) => runtime.block_on(run(control, number, sockets, stopped)),
+                Ok(runtime) => runtime.block_on(run(control, number, told, stopped)),
                 Err(error) => tracing::error!(%error, number, "a worker has no runtime and does not serve"),
             }
         });
-        Ok(Self { thread: thread.context("a worker thread cannot be started")?, stop })
+        let worker = Self { thread: thread.context("a worker thread cannot be started")?, stop };
+        Ok((worker, commands))
     }
 
     /// Ends the worker and all its connections.
@@ -65,18 +70,14 @@ impl Worker {
 async fn run(
     control: Arc<Control>,
     number: usize,
-    sockets: Vec<WorkerSockets>,
+    mut told: UnboundedReceiver<Command>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let clusters = WorkerClusters::new(control.clusters.clone());
-    let listeners = WorkerListeners::new(number);
-    let mut accepting = Vec::new();
-    for (built, sockets) in control.listeners.iter().zip(sockets) {
-        let factory = Factory { listener: built, clusters: &clusters };
-        let running =
-            WorkerListener::start(built.shared.clone(), sockets, &factory, &listeners, built.drain.watch());
-        accepting.push((built.shared.config().direction, running));
-    }
+    let mut listening = Listening {
+        clusters: WorkerClusters::new(control.clusters.clone()),
+        siblings: WorkerListeners::new(number),
+        running: HashMap::new(),
+    };
     control.state.workers_running.fetch_add(1, Relaxed);
     let mut stop_listening = control.state.stop_listening.subscribe();
     let mut flush =
@@ -86,13 +87,14 @@ async fn run(
     loop {
         tokio::select! {
             _ = stopped.changed() => break,
+            Some(command) = told.recv() => listening.obey(command),
             _ = look.tick() => if outrider_core::load::crowd_has_left() {
                 (control.memory.crowd_left)();
             },
             _ = flush.tick() => access_log::flush_local(),
             Ok(()) = stop_listening.changed() => {
                 let stop = *stop_listening.borrow_and_update();
-                accepting.retain(|(direction, _)| !stops(stop, *direction));
+                listening.running.retain(|_, running| !stops(stop, running.built.shared.config().direction));
             }
         }
     }
@@ -104,33 +106,100 @@ fn stops(stop: StopListening, direction: model::TrafficDirection) -> bool {
     if direction == model::TrafficDirection::Inbound { stop.inbound } else { stop.others }
 }
 
-/// Makes the handlers of one listener's chains on one worker.
+/// What one worker listens on.
+struct Listening {
+    clusters: Rc<WorkerClusters>,
+    siblings: Rc<WorkerListeners>,
+    running: HashMap<Arc<str>, Running>,
+}
+
+/// A listener on one worker, with the handlers of its chains in order.
+struct Running {
+    built: Arc<BuiltListener>,
+    handlers: Handlers,
+    // Accepts as long as it is there.
+    accepting: WorkerListener,
+}
+
+type Handlers = Vec<Rc<dyn ConnectionHandler>>;
+
+impl Listening {
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Listen(built, sockets) => {
+                let handlers = self.handlers(&built);
+                let factory = Factory { built: &built, handlers: &handlers };
+                let accepting =
+                    WorkerListener::start(built.shared.clone(), sockets, &factory, &self.siblings);
+                // What had the name before accepts no more.
+                self.running.insert(built.name().clone(), Running { built, handlers, accepting });
+            }
+            Command::Replace(built) => {
+                let handlers = self.handlers(&built);
+                let Some(running) = self.running.get_mut(built.name()) else { return };
+                running
+                    .accepting
+                    .replace(built.shared.clone(), &Factory { built: &built, handlers: &handlers });
+                (running.built, running.handlers) = (built, handlers);
+            }
+            Command::Remove(name) => drop(self.running.remove(&name)),
+        }
+    }
+
+    /// The handlers of the chains of `built`: those of unchanged chains stay, others tell what was there before who
+    /// takes over.
+    fn handlers(&self, built: &BuiltListener) -> Handlers {
+        let before = self.running.get(built.name());
+        let mut handlers = Handlers::new();
+        for chain in &built.chains {
+            let known = before.and_then(|before| before.handler_of(&chain.filter));
+            handlers.push(known.unwrap_or_else(|| handler(&chain.filter, &self.clusters)));
+        }
+        for (old, handler) in
+            before.iter().flat_map(|before| before.built.chains.iter().zip(&before.handlers))
+        {
+            let next = built.chains.iter().zip(&handlers);
+            let next = next.filter(|(chain, _)| chain.config.entry_hash == old.config.entry_hash);
+            if let Some(next) = next.map(|(_, next)| next).next()
+                && !Rc::ptr_eq(next, handler)
+            {
+                handler.succeeded_by(next);
+            }
+        }
+        handlers
+    }
+}
+
+impl Running {
+    fn handler_of(&self, filter: &BuiltFilter) -> Option<Rc<dyn ConnectionHandler>> {
+        let mut chains = self.built.chains.iter().zip(&self.handlers);
+        chains.find_map(|(chain, handler)| chain.filter.is(filter).then(|| handler.clone()))
+    }
+}
+
+fn handler(filter: &BuiltFilter, clusters: &Rc<WorkerClusters>) -> Rc<dyn ConnectionHandler> {
+    match filter {
+        BuiltFilter::Http(shared) => HcmWorker::new(shared.clone(), clusters.clone()),
+        BuiltFilter::Tcp(shared) => TcpProxyWorker::new(shared.clone(), clusters.clone()),
+    }
+}
+
+/// Gives a listener's chains their handlers on one worker.
 struct Factory<'a> {
-    listener: &'a BuiltListener,
-    clusters: &'a Rc<WorkerClusters>,
+    built: &'a BuiltListener,
+    handlers: &'a Handlers,
 }
 
 impl HandlerFactory for Factory<'_> {
-    fn handler(&self, filter: &model::NetworkFilter) -> Rc<dyn ConnectionHandler> {
-        let found = self.listener.filters.iter().find_map(|built| match (built, filter) {
-            (BuiltFilter::Http(config, shared), model::NetworkFilter::Http(wanted))
-                if Arc::ptr_eq(config, wanted) =>
-            {
-                let handler: Rc<dyn ConnectionHandler> =
-                    HcmWorker::new(shared.clone(), self.clusters.clone());
-                Some(handler)
-            }
-            (BuiltFilter::Tcp(config, shared), model::NetworkFilter::TcpProxy(wanted))
-                if Arc::ptr_eq(config, wanted) =>
-            {
-                let handler: Rc<dyn ConnectionHandler> =
-                    TcpProxyWorker::new(shared.clone(), self.clusters.clone());
-                Some(handler)
-            }
-            _ => None,
-        });
+    fn handler(&self, chain: &model::FilterChain) -> Rc<dyn ConnectionHandler> {
+        let mut chains = self.built.chains.iter().zip(self.handlers);
+        let found = chains.find(|(built, _)| std::ptr::eq(&raw const *built.config, chain));
         // Every chain's filter was built with its listener.
-        found.unwrap_or_else(|| Rc::new(Refuse))
+        found.map_or_else(|| -> Rc<dyn ConnectionHandler> { Rc::new(Refuse) }, |(_, handler)| handler.clone())
+    }
+
+    fn drain(&self, chain: &model::FilterChain) -> DrainWatch {
+        self.built.chain(chain).map_or_else(|| DrainController::new().watch(), |built| built.drain.watch())
     }
 }
 
@@ -138,6 +207,10 @@ impl HandlerFactory for Factory<'_> {
 struct Refuse;
 
 impl ConnectionHandler for Refuse {
+    fn as_any(self: Rc<Self>) -> Rc<dyn std::any::Any> {
+        self
+    }
+
     fn handle(
         self: Rc<Self>,
         downstream: outrider_net::handler::Downstream,

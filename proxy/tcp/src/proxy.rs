@@ -97,6 +97,10 @@ impl TcpProxyWorker {
 }
 
 impl ConnectionHandler for TcpProxyWorker {
+    fn as_any(self: Rc<Self>) -> Rc<dyn std::any::Any> {
+        self
+    }
+
     fn handle(self: Rc<Self>, downstream: Downstream) -> LocalFuture<()> {
         Box::pin(session::serve(self, downstream))
     }

@@ -1,12 +1,14 @@
 //! Filter chains: what they match, their transport, the network filter at their end.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use outrider_proto::Path;
 use outrider_proto::pb::envoy::config::listener::v3 as pb;
 use outrider_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use outrider_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use outrider_proto::prost::Message as _;
 
 use super::address::cidrs;
 use super::cx::{Cx, inert, refuse};
@@ -100,7 +102,24 @@ pub(crate) fn chain(cx: &Cx, path: &Path<'_>, message: &pb::FilterChain) -> Opti
             None,
         ),
         filter: filter?,
+        hash: hash(&message.encode_to_vec()),
+        entry_hash: {
+            let entry = pb::FilterChain {
+                filters: Vec::new(),
+                metadata: None,
+                name: String::new(),
+                ..message.clone()
+            };
+            hash(&entry.encode_to_vec())
+        },
     })
+}
+
+/// Tells an update apart from what it replaces. Never leaves the process.
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn chain_match(cx: &Cx, path: &Path<'_>, message: &pb::FilterChainMatch) -> FilterChainMatch {

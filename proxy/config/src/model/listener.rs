@@ -154,6 +154,10 @@ pub struct FilterChain {
     pub transport_connect_timeout: Option<Duration>,
     /// The network filter that ends the chain.
     pub filter: NetworkFilter,
+    /// A hash of all of it.
+    pub hash: u64,
+    /// A hash of what decides who gets in: the match and the transport socket.
+    pub entry_hash: u64,
 }
 
 /// `FilterChainMatch`. Empty criteria match everything.

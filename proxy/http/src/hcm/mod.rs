@@ -4,6 +4,7 @@ pub(crate) mod conn;
 pub(crate) mod serve;
 pub(crate) mod timer;
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -18,13 +19,13 @@ use outrider_config::model::{self, HeaderCase};
 use outrider_core::stats::{Registry, Scope};
 use outrider_net::handler::{ConnectionHandler, Downstream, LocalFuture};
 use outrider_telemetry::access_log::{AccessLogger, LogFileError, LogFiles};
-use outrider_upstream::{ClusterManager, WorkerClusters};
+use outrider_upstream::WorkerClusters;
 
 use crate::codec;
 use crate::codec::h2::LocalExec;
 use crate::headers::path::PathPolicy;
 use crate::headers::xff;
-use crate::routing::{RouteTable, RouteTableError, TableHandle};
+use crate::routing::{RouteSlot, TableHandle};
 use crate::stats::{HcmStats, ListenerHttpStats};
 
 /// Bytes that a worker reads at once to find out what a connection speaks.
@@ -45,8 +46,8 @@ pub struct HcmShared {
     pub stats: HcmStats,
     /// `listener.<address>.http.<stat_prefix>.`
     pub listener_stats: ListenerHttpStats,
-    /// Its routes.
-    pub routes: Arc<RouteTable>,
+    /// The place of its routes.
+    pub routes: Arc<RouteSlot>,
     /// Its access logs.
     pub logger: AccessLogger,
     pub(crate) path_policy: PathPolicy,
@@ -59,38 +60,27 @@ pub enum HcmError {
     /// An access log cannot be opened.
     #[error(transparent)]
     Log(#[from] LogFileError),
-    /// The routes come from elsewhere and have not come.
-    #[error("the route table {0:?} has not come")]
-    NoRoutes(Arc<str>),
-    /// The routes were refused.
-    #[error(transparent)]
-    Routes(#[from] RouteTableError),
 }
 
 impl HcmShared {
     /// Builds what can fail, on the control thread. `listener` is the scope of the listener that it belongs to
-    /// (`listener.0.0.0.0_80.`).
+    /// (`listener.0.0.0.0_80.`), `routes` the place of its route table.
     ///
     /// # Errors
-    /// An access log cannot be opened, or the routes cannot be compiled.
+    /// An access log cannot be opened.
     pub fn build(
         config: &Arc<model::HttpConnectionManager>,
-        clusters: &ClusterManager,
         registry: &Registry,
         files: &LogFiles,
         listener: &Scope,
-        _node: &model::Node,
+        routes: Arc<RouteSlot>,
     ) -> Result<Arc<Self>, HcmError> {
         let prefix = &config.stat_prefix;
-        let routes = match &config.routes {
-            model::Routes::Inline(routes) => routes,
-            model::Routes::Rds { name, .. } => return Err(HcmError::NoRoutes(name.clone())),
-        };
         Ok(Arc::new(Self {
             logger: AccessLogger::new(&config.access_logs, files)?,
             stats: HcmStats::new(registry.scope(format!("http.{prefix}."))),
             listener_stats: ListenerHttpStats::new(listener.child(&format!("http.{prefix}."))),
-            routes: Arc::new(RouteTable::build(routes, clusters, registry)?),
+            routes,
             path_policy: PathPolicy {
                 normalize: config.normalize_path,
                 merge_slashes: config.merge_slashes,
@@ -113,8 +103,10 @@ pub struct HcmWorker {
     pub shared: Arc<HcmShared>,
     /// The worker's clusters.
     pub clusters: Rc<WorkerClusters>,
-    /// The routes in force.
-    pub(crate) routes: TableHandle,
+    /// The routes as they were last looked at.
+    routes: RefCell<TableHandle>,
+    /// What an update put in its place.
+    successor: RefCell<Option<Rc<Self>>>,
     pub(crate) h1: http1::Builder,
     pub(crate) h2: http2::Builder<LocalExec>,
     coding: Finder<'static>,
@@ -137,7 +129,8 @@ impl HcmWorker {
     pub fn new(shared: Arc<HcmShared>, clusters: Rc<WorkerClusters>) -> Rc<Self> {
         Rc::new(Self {
             clusters,
-            routes: Rc::new(shared.routes.clone()),
+            routes: RefCell::new(Rc::new(shared.routes.load().clone())),
+            successor: RefCell::default(),
             h1: http1_builder(&shared),
             h2: http2_builder(&shared),
             coding: Finder::new(b"ransfer-"),
@@ -147,6 +140,25 @@ impl HcmWorker {
             date_second: Cell::new(u64::MAX),
             shared,
         })
+    }
+
+    /// The routes in force.
+    pub(crate) fn routes(&self) -> TableHandle {
+        let current = self.shared.routes.load();
+        let mut known = self.routes.borrow_mut();
+        if !Arc::ptr_eq(&known, &current) {
+            *known = Rc::new(current.clone());
+        }
+        known.clone()
+    }
+
+    /// The connection manager that serves the next request of a connection that began with `self`.
+    pub(crate) fn latest(self: &Rc<Self>) -> Rc<Self> {
+        let mut latest = self.clone();
+        loop {
+            let Some(next) = latest.successor.borrow().clone() else { return latest };
+            latest = next;
+        }
     }
 
     /// Whether something reads request heads after they were forwarded.
@@ -181,6 +193,16 @@ impl HcmWorker {
 impl ConnectionHandler for HcmWorker {
     fn handle(self: Rc<Self>, downstream: Downstream) -> LocalFuture<()> {
         Box::pin(codec::serve(self, downstream))
+    }
+
+    fn succeeded_by(&self, next: &Rc<dyn ConnectionHandler>) {
+        if let Ok(next) = next.clone().as_any().downcast::<Self>() {
+            *self.successor.borrow_mut() = Some(next);
+        }
+    }
+
+    fn as_any(self: Rc<Self>) -> Rc<dyn Any> {
+        self
     }
 }
 

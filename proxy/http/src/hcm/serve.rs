@@ -101,7 +101,7 @@ fn route(stream: &Rc<Stream>, parts: &http::request::Parts) -> Result<Selected, 
         tls: stream.conn.info.tls.as_deref(),
         random: stream.random.get(),
     };
-    let Some(selected) = RouteTable::route(&stream.hcm.routes, &view) else {
+    let Some(selected) = RouteTable::route(&stream.hcm.routes(), &view) else {
         shared.stats.rq_total().inc();
         shared.stats.no_route().inc();
         return Err(LocalReply::new(StatusCode::NOT_FOUND, details::ROUTE_NOT_FOUND)

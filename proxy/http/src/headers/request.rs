@@ -586,7 +586,7 @@ fn sanitize(headers: &mut HeaderMap, seen: Seen, internal: bool, edge: bool, sha
     if internal {
         headers.insert(names::X_ENVOY_INTERNAL, TRUE);
     } else {
-        for name in shared.routes.internal_only_headers() {
+        for name in shared.routes.load().internal_only_headers() {
             headers.remove(name);
         }
     }

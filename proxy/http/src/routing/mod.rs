@@ -10,6 +10,7 @@ mod matcher;
 mod mutation;
 mod redirect;
 pub(crate) mod rewrite;
+mod slot;
 mod stats;
 mod table;
 mod weighted;
@@ -20,6 +21,7 @@ pub(crate) use domain::port_start;
 pub use matcher::RequestView;
 pub(crate) use matcher::in_fraction;
 pub(crate) use mutation::ContextSource;
+pub use slot::RouteSlot;
 pub(crate) use stats::RouteStats;
 pub use table::{RouteTable, RouteTableError, Selected, SelectedAction, TableHandle};
 

@@ -19,6 +19,7 @@ use outrider_config::model;
 use outrider_core::ConnInfo;
 use outrider_core::stats::Registry;
 use outrider_core::stream::Address;
+use outrider_http::routing::RouteSlot;
 use outrider_http::{HcmShared, HcmWorker};
 use outrider_net::drain::DrainController;
 use outrider_net::handler::{ConnectionHandler, Downstream};
@@ -73,7 +74,9 @@ impl Proxy {
             panic!("a connection manager");
         };
         let scope = registry.scope("listener.test.");
-        let shared = HcmShared::build(hcm, &clusters, &registry, &files, &scope, &model.node).unwrap();
+        let model::Routes::Inline(routes) = &hcm.routes else { panic!("inline routes") };
+        let routes = RouteSlot::fixed(routes, &clusters, &registry).unwrap();
+        let shared = HcmShared::build(hcm, &registry, &files, &scope, routes).unwrap();
         let worker = HcmWorker::new(shared, WorkerClusters::new(clusters));
         let drain = DrainController::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -15,6 +15,7 @@ use outrider_config::{convert, model};
 use outrider_core::ConnInfo;
 use outrider_core::stats::Registry;
 use outrider_core::stream::Address;
+use outrider_http::routing::RouteSlot;
 use outrider_http::{HcmShared, HcmWorker};
 use outrider_net::drain::DrainController;
 use outrider_net::handler::{ConnectionHandler, Downstream};
@@ -389,8 +390,9 @@ fn run(yaml: &str, listener: TcpListener, registry: &Registry) {
     let model::NetworkFilter::Http(config) = filter else { panic!("no connection manager") };
     let scope = registry.scope("listener.test.");
     let files = LogFiles::default();
-    let shared = HcmShared::build(&config, &manager, registry, &files, &scope, &bootstrap.node)
-        .expect("a connection manager");
+    let model::Routes::Inline(routes) = &config.routes else { panic!("inline routes") };
+    let routes = RouteSlot::fixed(routes, &manager, registry).expect("routes");
+    let shared = HcmShared::build(&config, registry, &files, &scope, routes).expect("a connection manager");
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
     runtime.block_on(async move {

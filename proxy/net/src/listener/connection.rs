@@ -323,13 +323,13 @@ impl Chosen {
 fn ready(mut open: Open, stream: IoStream, facts: Facts, chain: usize, tls: Option<Rc<TlsInfo>>) -> Ready {
     let listener = &open.place.listener;
     let shared = &listener.shared;
-    // The index comes from this listener's own tree, and the handlers lie beside its chains.
-    let (handler, chain) = (listener.handlers[chain].clone(), &shared.chains[chain].config);
-    let info = Rc::new(facts.into_info(chain.name.clone(), tls));
+    // The index comes from this listener's own tree, and handlers and drains lie beside its chains.
+    let handler = listener.handlers[chain].clone();
+    let info = Rc::new(facts.into_info(shared.chains[chain].config.name.clone(), tls));
     let downstream = Downstream {
         stream,
         info: info.clone(),
-        drain: listener.drain.clone(),
+        drain: listener.drains[chain].clone(),
         buffer_limit: shared.config.per_connection_buffer_limit,
         session: (!shared.logger.is_empty()).then(|| Rc::new(RefCell::new(None))),
     };

@@ -37,7 +37,8 @@ pub struct ListenerShared {
     pub(super) filters: Filters,
     pub(super) stats: ListenerStats,
     pub(super) logger: AccessLogger,
-    pub(super) active: AtomicU64,
+    /// Shared with what the listener was before an update.
+    pub(super) active: Arc<AtomicU64>,
     pub(super) global: GlobalConnections,
 }
 
@@ -49,7 +50,8 @@ pub(super) struct ChainShared {
 }
 
 impl ListenerShared {
-    /// Compiles `config`; reads certificates and opens log files. Control thread.
+    /// Compiles `config`; reads certificates and opens log files. `earlier` is what an update replaces: its TLS
+    /// contexts, with their session tickets, stay where nothing about them changed. Control thread.
     ///
     /// # Errors
     /// What the configuration names cannot be read or does not fit together.
@@ -58,6 +60,7 @@ impl ListenerShared {
         registry: &Registry,
         logs: &LogFiles,
         global: &GlobalConnections,
+        earlier: Option<&Self>,
     ) -> Result<Arc<Self>, ListenerError> {
         let scope = registry.scope(format!("listener.{}.", config.stat_prefix));
         let mut tree = ChainTree::default();
@@ -70,14 +73,14 @@ impl ListenerShared {
         }
         let chains = config.filter_chains.iter().chain(&config.default_filter_chain);
         let chains: Vec<_> =
-            chains.map(|chain| build_chain(&config, chain, &scope)).collect::<Result<_, _>>()?;
+            chains.map(|chain| build_chain(&config, chain, &scope, earlier)).collect::<Result<_, _>>()?;
         let logger = AccessLogger::new(&config.access_logs, logs)
             .map_err(|source| ListenerError::Log { listener: config.name.clone(), source })?;
         Ok(Arc::new(Self {
             default_chain: config.default_filter_chain.is_some().then(|| chains.len().saturating_sub(1)),
             filters: Filters::new(&config.listener_filters, registry),
             stats: ListenerStats::new(scope),
-            active: AtomicU64::new(0),
+            active: earlier.map_or_else(Arc::default, |earlier| earlier.active.clone()),
             global: global.clone(),
             config,
             tree,
@@ -101,7 +104,13 @@ fn build_chain(
     listener: &model::Listener,
     chain: &Arc<model::FilterChain>,
     scope: &Scope,
+    earlier: Option<&ListenerShared>,
 ) -> Result<ChainShared, ListenerError> {
+    let known = earlier
+        .and_then(|earlier| earlier.chains.iter().find(|known| known.config.entry_hash == chain.entry_hash));
+    if let Some(known) = known {
+        return Ok(ChainShared { config: chain.clone(), tls: known.tls.clone() });
+    }
     // A context that waits for secrets is an error here: its chain cannot serve before they have come.
     let build = |tls: &Arc<model::DownstreamTls>| ServerTls::build(&tls.resolve(&|_| None)?, scope);
     let tls = chain.tls.as_ref().map(build).transpose();

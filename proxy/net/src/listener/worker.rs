@@ -53,17 +53,21 @@ pub(super) struct LocalListener {
     pub shared: Arc<ListenerShared>,
     /// Beside `shared.chains`.
     pub handlers: Vec<Rc<dyn ConnectionHandler>>,
+    /// Beside `shared.chains`.
+    pub drains: Vec<DrainWatch>,
     pub siblings: Rc<WorkerListeners>,
-    pub drain: DrainWatch,
     pub worker_stats: PerWorkerStats,
 }
 
 /// A listener on one worker. Dropping it stops accepting; connections go on.
 #[derive(Debug)]
 pub struct WorkerListener {
-    local: Rc<LocalListener>,
+    current: Rc<Current>,
     stop: Vec<Rc<Notify>>,
 }
+
+/// What a listener's accept loops admit connections to: an update of the listener replaces it under them.
+type Current = RefCell<Rc<LocalListener>>;
 
 enum Listening {
     Tcp(TcpListener, Option<SocketAddr>),
@@ -113,40 +117,44 @@ impl WorkerListener {
         sockets: WorkerSockets,
         factory: &dyn HandlerFactory,
         siblings: &Rc<WorkerListeners>,
-        drain: DrainWatch,
     ) -> Self {
-        let worker_scope = shared.stats.scope().child(&format!("worker_{}.", siblings.worker));
-        let local = Rc::new(LocalListener {
-            handlers: shared.chains.iter().map(|chain| factory.handler(&chain.config.filter)).collect(),
-            siblings: siblings.clone(),
-            drain,
-            worker_stats: PerWorkerStats::new(worker_scope),
-            shared,
-        });
-        for address in &local.shared.config.addresses {
-            if let SocketAddress::Ip(ip) = address.address {
-                siblings.by_address.borrow_mut().insert(ip, local.clone());
-            }
-        }
+        let local = LocalListener::new(shared, factory, siblings);
+        local.register();
+        let current = Rc::new(RefCell::new(local.clone()));
         let mut stop = Vec::new();
         for socket in sockets.sockets {
             match listening(socket) {
                 Ok(socket) => {
                     let notify = Rc::new(Notify::new());
                     stop.push(notify.clone());
-                    tokio::task::spawn_local(accept_loop(local.clone(), socket, notify));
+                    tokio::task::spawn_local(accept_loop(current.clone(), socket, notify));
                 }
                 Err(error) => {
                     tracing::error!(listener = &*local.shared.config.name, %error, "cannot watch a socket");
                 }
             }
         }
-        Self { local, stop }
+        Self { current, stop }
+    }
+
+    /// Puts `shared` in the place of what the listener was: its sockets and their queues stay, new connections are
+    /// for the new one. `factory` gives the handlers, and tells those of the chains that were there of their successors.
+    pub fn replace(&self, shared: Arc<ListenerShared>, factory: &dyn HandlerFactory) {
+        let before = self.current.borrow().clone();
+        before.unregister();
+        let local = LocalListener::new(shared, factory, &before.siblings);
+        local.register();
+        *self.current.borrow_mut() = local;
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<outrider_config::model::Listener> {
+        self.current.borrow().shared.config.clone()
     }
 
     /// Takes what waits to be accepted, then closes the listening sockets; connections go on.
     pub fn stop_accepting(&self) {
-        self.local.siblings.by_address.borrow_mut().retain(|_, other| !Rc::ptr_eq(other, &self.local));
+        self.current.borrow().unregister();
         for stop in &self.stop {
             stop.notify_one();
         }
@@ -156,6 +164,37 @@ impl WorkerListener {
 impl Drop for WorkerListener {
     fn drop(&mut self) {
         self.stop_accepting();
+    }
+}
+
+impl LocalListener {
+    fn new(
+        shared: Arc<ListenerShared>,
+        factory: &dyn HandlerFactory,
+        siblings: &Rc<WorkerListeners>,
+    ) -> Rc<Self> {
+        let worker_scope = shared.stats.scope().child(&format!("worker_{}.", siblings.worker));
+        let chains = || shared.chains.iter().map(|chain| &*chain.config);
+        Rc::new(Self {
+            handlers: chains().map(|chain| factory.handler(chain)).collect(),
+            drains: chains().map(|chain| factory.drain(chain)).collect(),
+            siblings: siblings.clone(),
+            worker_stats: PerWorkerStats::new(worker_scope),
+            shared,
+        })
+    }
+
+    /// Lets others hand connections over to it.
+    fn register(self: &Rc<Self>) {
+        for address in &self.shared.config.addresses {
+            if let SocketAddress::Ip(ip) = address.address {
+                self.siblings.by_address.borrow_mut().insert(ip, self.clone());
+            }
+        }
+    }
+
+    fn unregister(self: &Rc<Self>) {
+        self.siblings.by_address.borrow_mut().retain(|_, other| !Rc::ptr_eq(other, self));
     }
 }
 
@@ -196,11 +235,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-async fn accept_loop(local: Rc<LocalListener>, socket: Listening, stop: Rc<Notify>) {
-    let most = match local.shared.config.max_accepts_per_event {
-        0 => u32::MAX,
-        most => most,
-    };
+async fn accept_loop(current: Rc<Current>, socket: Listening, stop: Rc<Notify>) {
     let mut stopped = pin!(stop.notified());
     let mut in_turn = 0;
     loop {
@@ -212,12 +247,14 @@ async fn accept_loop(local: Rc<LocalListener>, socket: Listening, stop: Rc<Notif
             })
             .await
         };
+        let local = current.borrow().clone();
         match next {
             None => break,
             Some(Ok((socket, address, remote))) => {
                 connection::admit(&local, socket, address, remote);
                 in_turn += 1;
-                if in_turn >= most {
+                let most = local.shared.config.max_accepts_per_event;
+                if most > 0 && in_turn >= most {
                     in_turn = 0;
                     tokio::task::yield_now().await;
                 }
@@ -225,6 +262,7 @@ async fn accept_loop(local: Rc<LocalListener>, socket: Listening, stop: Rc<Notif
             Some(Err(error)) => after_failure(&local, &error).await,
         }
     }
+    let local = current.borrow().clone();
     // Clients whose handshake with the kernel is done would see a reset when the socket closes.
     if let Err(error) = admit_waiting(&local, socket)
         && error.kind() != io::ErrorKind::WouldBlock

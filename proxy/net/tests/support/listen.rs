@@ -12,7 +12,7 @@ use outrider_config::model::{
 };
 use outrider_core::stats::Registry;
 use outrider_core::stream::ConnInfo;
-use outrider_net::drain::DrainController;
+use outrider_net::drain::{DrainController, DrainWatch};
 use outrider_net::handler::{ConnectionHandler, Downstream, HandlerFactory, LocalFuture};
 use outrider_net::listener::{GlobalConnections, ListenerShared, Sockets, WorkerListener, WorkerListeners};
 use outrider_telemetry::access_log::LogFiles;
@@ -23,6 +23,10 @@ use tokio::net::TcpStream;
 pub struct Teller(Rc<RefCell<Vec<Rc<ConnInfo>>>>);
 
 impl ConnectionHandler for Teller {
+    fn as_any(self: Rc<Self>) -> Rc<dyn std::any::Any> {
+        self
+    }
+
     fn handle(self: Rc<Self>, mut downstream: Downstream) -> LocalFuture<()> {
         Box::pin(async move {
             let info = downstream.info.clone();
@@ -39,10 +43,14 @@ impl ConnectionHandler for Teller {
     }
 }
 
-pub struct Factory(Rc<Teller>);
+pub struct Factory(Rc<Teller>, DrainController);
 
 impl HandlerFactory for Factory {
-    fn handler(&self, _filter: &NetworkFilter) -> Rc<dyn ConnectionHandler> {
+    fn drain(&self, _chain: &FilterChain) -> DrainWatch {
+        self.1.watch()
+    }
+
+    fn handler(&self, _chain: &FilterChain) -> Rc<dyn ConnectionHandler> {
         self.0.clone()
     }
 }
@@ -60,24 +68,29 @@ pub struct Worker {
 impl Worker {
     pub fn new(limit: Option<u64>) -> Self {
         let seen = Rc::new(RefCell::new(Vec::new()));
+        let drain = DrainController::new();
         Self {
             registry: Registry::new(),
             global: GlobalConnections::new(limit),
             siblings: WorkerListeners::new(0),
-            drain: DrainController::new(),
-            factory: Factory(Rc::new(Teller(seen.clone()))),
+            factory: Factory(Rc::new(Teller(seen.clone())), drain.clone()),
+            drain,
             seen,
         }
     }
 
     pub fn start(&self, listener: Listener) -> (WorkerListener, Option<SocketAddr>) {
-        let shared =
-            ListenerShared::build(Arc::new(listener), &self.registry, &LogFiles::default(), &self.global)
-                .expect("a listener");
+        let shared = ListenerShared::build(
+            Arc::new(listener),
+            &self.registry,
+            &LogFiles::default(),
+            &self.global,
+            None,
+        )
+        .expect("a listener");
         let sockets = Sockets::bind(&shared, 1).expect("sockets").pop().expect("one set");
         let address = sockets.local_addrs().first().copied();
-        let started =
-            WorkerListener::start(shared, sockets, &self.factory, &self.siblings, self.drain.watch());
+        let started = WorkerListener::start(shared, sockets, &self.factory, &self.siblings);
         (started, address)
     }
 
@@ -111,6 +124,8 @@ pub fn chain(name: &str, matches: FilterChainMatch) -> Arc<FilterChain> {
         tls: None,
         transport_connect_timeout: None,
         filter: NetworkFilter::TcpProxy(Arc::new(tcp)),
+        hash: 0,
+        entry_hash: 0,
     })
 }
 

@@ -9,8 +9,8 @@ use super::query::Query;
 use super::reply::Reply;
 
 pub(super) fn listeners(control: &Control, query: &Query) -> Reply {
-    let bound = control.bound.get().map_or(&[][..], Vec::as_slice);
-    let listeners = control.listeners.iter().map(|listener| &listener.shared.config().name).zip(bound);
+    let active = control.listeners.active();
+    let listeners = active.iter().map(|active| (&**active.listener.name(), &active.bound[..]));
     if query.get("format") == Some("json") {
         let statuses: Vec<Value> = listeners.map(|(name, addresses)| status(name, addresses)).collect();
         return Reply::json(&json!({ "listener_statuses": statuses }));

@@ -1,0 +1,5 @@
+//! Configuration that comes while the process runs.
+
+mod routes;
+
+pub use routes::{RouteKey, RouteTables};

@@ -1,0 +1,159 @@
+//! A listener with all that its chains need, built on the control thread.
+
+use std::sync::Arc;
+
+use outrider_config::model;
+use outrider_core::stats::Registry;
+use outrider_http::HcmShared;
+use outrider_http::routing::RouteSlot;
+use outrider_net::drain::DrainController;
+use outrider_net::listener::{GlobalConnections, ListenerShared};
+use outrider_tcp::TcpProxyShared;
+use outrider_telemetry::access_log::LogFiles;
+use outrider_upstream::ClusterManager;
+
+use crate::dynamic::RouteTables;
+
+/// A listener and the filters of its chains.
+#[derive(Debug)]
+pub struct BuiltListener {
+    /// The listener itself.
+    pub shared: Arc<ListenerShared>,
+    /// Its chains in the configuration's order, the default chain last.
+    pub chains: Vec<BuiltChain>,
+}
+
+/// A filter chain: what it does, and its connections' drain.
+#[derive(Debug, Clone)]
+pub struct BuiltChain {
+    /// As configured.
+    pub config: Arc<model::FilterChain>,
+    /// Its network filter.
+    pub filter: BuiltFilter,
+    /// Tells its connections to finish. A chain that takes the place of another takes this over too.
+    pub drain: DrainController,
+}
+
+/// A network filter, built.
+#[derive(Debug, Clone)]
+pub enum BuiltFilter {
+    /// The connection manager.
+    Http(Arc<HcmShared>),
+    /// tcp_proxy.
+    Tcp(Arc<TcpProxyShared>),
+}
+
+/// What listeners are built with.
+#[derive(Debug)]
+pub struct Builder {
+    /// Clusters.
+    pub clusters: ClusterManager,
+    /// Stats.
+    pub registry: Registry,
+    /// Access log files.
+    pub log_files: LogFiles,
+    /// The process's connections.
+    pub global: GlobalConnections,
+    /// Route tables that come from elsewhere.
+    pub routes: RouteTables,
+}
+
+impl Builder {
+    /// Builds `config`. Of `earlier`, which it is to replace, it keeps every chain that did not change, with its
+    /// filter, and the drain of every chain that lets the same connections in.
+    ///
+    /// # Errors
+    /// A certificate, a file or a value that only building can judge is bad.
+    pub fn build(
+        &self,
+        config: &Arc<model::Listener>,
+        earlier: Option<&BuiltListener>,
+    ) -> anyhow::Result<Arc<BuiltListener>> {
+        let mut config = (**config).clone();
+        let mut chains = Vec::new();
+        let prefix = config.stat_prefix.clone();
+        for chain in config.filter_chains.iter_mut().chain(&mut config.default_filter_chain) {
+            let built = match earlier.and_then(|earlier| earlier.unchanged(chain)) {
+                Some(known) => {
+                    *chain = known.config.clone();
+                    known.clone()
+                }
+                None => {
+                    let drain = earlier.and_then(|earlier| earlier.admitting_like(chain));
+                    BuiltChain {
+                        filter: self.filter(&chain.filter, &prefix)?,
+                        drain: drain.map_or_else(DrainController::new, |known| known.drain.clone()),
+                        config: chain.clone(),
+                    }
+                }
+            };
+            chains.push(built);
+        }
+        let earlier = earlier.map(|earlier| &*earlier.shared);
+        let shared =
+            ListenerShared::build(Arc::new(config), &self.registry, &self.log_files, &self.global, earlier)?;
+        Ok(Arc::new(BuiltListener { shared, chains }))
+    }
+
+    fn filter(&self, filter: &model::NetworkFilter, stat_prefix: &str) -> anyhow::Result<BuiltFilter> {
+        Ok(match filter {
+            model::NetworkFilter::Http(config) => {
+                let scope = self.registry.scope(format!("listener.{stat_prefix}."));
+                let routes = match &config.routes {
+                    model::Routes::Inline(routes) => {
+                        RouteSlot::fixed(routes, &self.clusters, &self.registry)?
+                    }
+                    model::Routes::Rds { name, source } => self.routes.slot(source, name),
+                };
+                BuiltFilter::Http(HcmShared::build(config, &self.registry, &self.log_files, &scope, routes)?)
+            }
+            model::NetworkFilter::TcpProxy(config) => BuiltFilter::Tcp(TcpProxyShared::build(
+                config,
+                &self.clusters,
+                &self.registry,
+                &self.log_files,
+            )?),
+        })
+    }
+}
+
+impl BuiltFilter {
+    /// Whether it is the very same filter.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Http(one), Self::Http(other)) => Arc::ptr_eq(one, other),
+            (Self::Tcp(one), Self::Tcp(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+impl BuiltListener {
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.shared.config().name
+    }
+
+    /// The chain that is `config`.
+    pub fn chain(&self, config: &model::FilterChain) -> Option<&BuiltChain> {
+        self.chains.iter().find(|chain| std::ptr::eq(&raw const *chain.config, config))
+    }
+
+    /// The chain that is the same as `config`, whatever made it.
+    fn unchanged(&self, config: &model::FilterChain) -> Option<&BuiltChain> {
+        self.chains.iter().find(|chain| chain.config.hash == config.hash && chain.config.name == config.name)
+    }
+
+    /// The chain whose connections `config` would let in on the same terms.
+    pub(crate) fn admitting_like(&self, config: &model::FilterChain) -> Option<&BuiltChain> {
+        self.chains.iter().find(|chain| chain.config.entry_hash == config.entry_hash)
+    }
+
+    /// The chains for whose connections `next` has no place.
+    pub(crate) fn without_successor<'a>(
+        &'a self,
+        next: &'a BuiltListener,
+    ) -> impl Iterator<Item = &'a BuiltChain> {
+        self.chains.iter().filter(|chain| next.admitting_like(&chain.config).is_none())
+    }
+}

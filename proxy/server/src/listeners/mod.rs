@@ -1,0 +1,309 @@
+//! Listeners by name: started, updated and removed here, on the control thread; the workers are told.
+//!
+//! An update keeps the listener's sockets, their accept queues and the connections; only connections of a chain that
+//! is gone, or that lets in others than before, are asked to finish.
+
+pub mod built;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use outrider_config::model;
+use outrider_core::stat_struct;
+use outrider_core::stats::Registry;
+use outrider_net::drain::DrainController;
+use outrider_net::listener::{Sockets, WorkerSockets};
+use tokio::sync::mpsc::UnboundedSender;
+
+pub use built::{Builder, BuiltChain, BuiltFilter, BuiltListener};
+
+stat_struct! {
+    /// `listener_manager.`
+    pub(crate) struct ListenerManagerStats {
+        counters { listener_added, listener_modified, listener_removed, listener_in_place_updated, listener_create_success,
+                   listener_create_failure, listener_stopped }
+        gauges { total_listeners_active, total_listeners_warming, total_listeners_draining, workers_started,
+                 total_filter_chains_draining }
+        histograms {}
+    }
+}
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Accept on these sockets, for a listener that is new or has other addresses than before.
+    Listen(Arc<BuiltListener>, WorkerSockets),
+    /// A listener changed behind its sockets.
+    Replace(Arc<BuiltListener>),
+    /// Stop accepting for the listener of this name.
+    Remove(Arc<str>),
+}
+
+/// A listener in force.
+#[derive(Debug, Clone)]
+pub struct Active {
+    /// The listener.
+    pub listener: Arc<BuiltListener>,
+    /// The addresses it listens on: a port 0 of the configuration is the port that the kernel chose.
+    pub bound: Vec<model::SocketAddress>,
+}
+
+/// Chains that finish, of a listener that was removed or updated.
+#[derive(Debug)]
+struct Retired {
+    listener: Arc<BuiltListener>,
+    drains: Vec<DrainController>,
+    removed: bool,
+}
+
+/// All listeners.
+#[derive(Debug)]
+pub struct Listeners {
+    builder: Builder,
+    pub(crate) stats: ListenerManagerStats,
+    inner: Mutex<Inner>,
+    drain_time: Duration,
+    gradual: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    active: Vec<Active>,
+    retired: Vec<Arc<Retired>>,
+    workers: Vec<UnboundedSender<Command>>,
+}
+
+impl Listeners {
+    /// No listeners. Connections of chains that go have `drain_time` to finish, and are asked over all that time where
+    /// `gradual`, at once where not.
+    pub fn new(builder: Builder, registry: &Registry, drain_time: Duration, gradual: bool) -> Self {
+        let stats = ListenerManagerStats::new(registry.scope("listener_manager."));
+        Self { builder, stats, inner: Mutex::default(), drain_time, gradual }
+    }
+
+    /// Builds a listener without opening a port; against the one of its name that is in force, if there is one.
+    ///
+    /// # Errors
+    /// What it names cannot be read or does not fit together.
+    pub fn build(&self, config: &Arc<model::Listener>) -> anyhow::Result<Arc<BuiltListener>> {
+        let earlier = self.find(&config.name);
+        self.builder.build(config, earlier.as_ref().map(|active| &*active.listener))
+    }
+
+    /// Opens the ports of `built` for the workers to come: used before they run.
+    ///
+    /// # Errors
+    /// A port is in use or may not be opened; nothing stays open then.
+    pub(crate) fn bind_first(
+        &self,
+        built: &[Arc<BuiltListener>],
+        workers: usize,
+    ) -> anyhow::Result<Vec<Vec<WorkerSockets>>> {
+        let sockets = built
+            .iter()
+            .map(|listener| Ok(Sockets::bind(&listener.shared, workers)?))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let mut inner = self.lock();
+        for (listener, sockets) in built.iter().zip(&sockets) {
+            inner.active.push(Active { listener: listener.clone(), bound: addresses(listener, sockets) });
+        }
+        drop(inner);
+        self.count();
+        Ok(sockets)
+    }
+
+    /// Hands `sockets`, from [`bind_first`](Self::bind_first), to the workers, which run now.
+    pub(crate) fn start(
+        &self,
+        workers: Vec<UnboundedSender<Command>>,
+        built: &[Arc<BuiltListener>],
+        sockets: Vec<Vec<WorkerSockets>>,
+    ) {
+        for (listener, sockets) in built.iter().zip(sockets) {
+            self.stats.listener_added().inc();
+            self.stats.listener_create_success().add(sockets.len() as u64);
+            for (worker, sockets) in workers.iter().zip(sockets) {
+                let _ = worker.send(Command::Listen(listener.clone(), sockets));
+            }
+        }
+        self.lock().workers = workers;
+    }
+
+    /// Puts `built` in force: a new listener, or in the place of the one of its name.
+    ///
+    /// # Errors
+    /// A port is in use or may not be opened: what was in force stays so.
+    pub fn put(&self, built: Arc<BuiltListener>) -> anyhow::Result<()> {
+        let earlier = self.find(built.name());
+        let keeps = earlier
+            .as_ref()
+            .is_some_and(|earlier| same_sockets(earlier.listener.shared.config(), built.shared.config()));
+        let mut inner = self.lock();
+        if let (true, Some(earlier)) = (keeps, &earlier) {
+            for worker in &inner.workers {
+                let _ = worker.send(Command::Replace(built.clone()));
+            }
+            let now = Active { listener: built.clone(), bound: earlier.bound.clone() };
+            inner.set(now);
+            self.stats.listener_in_place_updated().inc();
+        } else {
+            let bound = Sockets::bind(&built.shared, inner.workers.len());
+            let sockets = bound.inspect_err(|_| self.stats.listener_create_failure().inc())?;
+            inner.set(Active { listener: built.clone(), bound: addresses(&built, &sockets) });
+            self.stats.listener_create_success().add(sockets.len() as u64);
+            for (worker, sockets) in inner.workers.iter().zip(sockets) {
+                let _ = worker.send(Command::Listen(built.clone(), sockets));
+            }
+        }
+        drop(inner);
+        match earlier {
+            Some(earlier) => {
+                self.stats.listener_modified().inc();
+                let gone: Vec<_> =
+                    earlier.listener.without_successor(&built).map(|chain| chain.drain.clone()).collect();
+                self.retire(earlier.listener, gone, false);
+            }
+            None => self.stats.listener_added().inc(),
+        }
+        self.count();
+        Ok(())
+    }
+
+    /// Removes the listener of `name`: it accepts no more, and its connections are asked to finish.
+    pub fn remove(&self, name: &str) -> bool {
+        let Some(earlier) = self.find(name) else { return false };
+        let mut inner = self.lock();
+        for worker in &inner.workers {
+            let _ = worker.send(Command::Remove(earlier.listener.name().clone()));
+        }
+        inner.active.retain(|active| **active.listener.name() != *name);
+        drop(inner);
+        self.stats.listener_removed().inc();
+        let drains = earlier.listener.chains.iter().map(|chain| chain.drain.clone()).collect();
+        self.retire(earlier.listener, drains, true);
+        self.count();
+        true
+    }
+
+    /// The listeners in force, in the order in which they came.
+    pub fn active(&self) -> Vec<Active> {
+        self.lock().active.clone()
+    }
+
+    /// The listener in force of this name.
+    pub fn find(&self, name: &str) -> Option<Active> {
+        self.lock().active.iter().find(|active| **active.listener.name() == *name).cloned()
+    }
+
+    /// Connections open, those of removed listeners with them.
+    pub fn connections(&self) -> u64 {
+        let inner = self.lock();
+        // An update shares its count with what it replaced: only removed listeners have one of their own.
+        let removed = inner.retired.iter().filter(|retired| retired.removed);
+        let active = inner.active.iter().map(|active| active.listener.shared.active());
+        active.chain(removed.map(|retired| retired.listener.shared.active())).sum()
+    }
+
+    /// Calls `tell` with the drain of every chain whose listener `which` takes, those that finish already with them.
+    pub(crate) fn each_drain(
+        &self,
+        which: impl Fn(&model::Listener) -> bool,
+        tell: impl Fn(&DrainController),
+    ) {
+        let inner = self.lock();
+        for active in &inner.active {
+            if which(active.listener.shared.config()) {
+                active.listener.chains.iter().for_each(|chain| tell(&chain.drain));
+            }
+        }
+        for retired in &inner.retired {
+            if which(retired.listener.shared.config()) {
+                retired.drains.iter().for_each(&tell);
+            }
+        }
+    }
+
+    /// Asks the connections of `drains` to finish, and cuts them off when their time is over.
+    fn retire(&self, listener: Arc<BuiltListener>, drains: Vec<DrainController>, removed: bool) {
+        if drains.is_empty() {
+            return;
+        }
+        drains.iter().for_each(|drain| drain.start(self.drain_time, self.gradual));
+        let retired = Arc::new(Retired { listener, drains, removed });
+        self.lock().retired.push(retired);
+    }
+
+    /// Cuts off what was given `drain_time` to finish. Called by the control thread, which keeps the time.
+    pub(crate) fn sweep(&self) {
+        let over = |drain: &DrainController| drain.is_over();
+        let mut inner = self.lock();
+        let before = inner.retired.len();
+        inner.retired.retain(|retired| {
+            let idle = retired.removed && retired.listener.shared.active() == 0;
+            let done = idle || retired.drains.iter().all(over);
+            if done {
+                retired.drains.iter().for_each(DrainController::terminate);
+            }
+            !done
+        });
+        let changed = inner.retired.len() != before;
+        drop(inner);
+        if changed {
+            self.count();
+        }
+    }
+
+    fn count(&self) {
+        let inner = self.lock();
+        let removed = inner.retired.iter().filter(|retired| retired.removed).count();
+        let chains: usize =
+            inner.retired.iter().filter(|retired| !retired.removed).map(|retired| retired.drains.len()).sum();
+        self.stats.total_listeners_active().set(inner.active.len() as u64);
+        self.stats.total_listeners_draining().set(removed as u64);
+        self.stats.total_filter_chains_draining().set(chains as u64);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn set(&mut self, active: Active) {
+        match self.active.iter_mut().find(|known| known.listener.name() == active.listener.name()) {
+            Some(known) => *known = active,
+            None => self.active.push(active),
+        }
+    }
+}
+
+/// Whether sockets that were opened for `a` are as `b` wants them.
+fn same_sockets(a: &model::Listener, b: &model::Listener) -> bool {
+    let text = |listener: &model::Listener| {
+        let model::Listener { addresses, keepalive, socket_options, .. } = listener;
+        format!("{addresses:?}{keepalive:?}{socket_options:?}")
+    };
+    a.bind_to_port == b.bind_to_port
+        && a.reuse_port == b.reuse_port
+        && a.backlog == b.backlog
+        && a.transparent == b.transparent
+        && a.freebind == b.freebind
+        && a.tcp_fast_open == b.tcp_fast_open
+        && text(a) == text(b)
+}
+
+/// The addresses that `listener` has now that its sockets are open.
+fn addresses(listener: &BuiltListener, sockets: &[WorkerSockets]) -> Vec<model::SocketAddress> {
+    let mut bound = sockets.first().map_or(&[][..], WorkerSockets::local_addrs).iter();
+    let config = listener.shared.config();
+    // Port 0 became a port when it was bound; what is no IP address is as configured.
+    let now = |address: &model::ListenerAddress| match (&address.address, config.bind_to_port) {
+        (model::SocketAddress::Ip(_), true) => bound.next().copied().map(model::SocketAddress::Ip),
+        _ => None,
+    };
+    let now: Vec<_> = config.addresses.iter().map(now).collect();
+    now.into_iter()
+        .zip(&config.addresses)
+        .map(|(now, given)| now.unwrap_or_else(|| given.address.clone()))
+        .collect()
+}
