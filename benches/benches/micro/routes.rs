@@ -36,6 +36,7 @@ fn route(path: PathMatch, headers: Vec<HeaderMatcher>) -> Arc<Route> {
         headers: HeaderMutations::default(),
         per_request_buffer_limit: None,
         stat_prefix: None,
+        metadata: None,
     })
 }
 
@@ -49,6 +50,8 @@ fn host(name: String, domain: String, routes: Vec<Arc<Route>>) -> Arc<VirtualHos
         request_attempt_count: false,
         attempt_count_in_response: false,
         is_timeout_retry_header: false,
+        virtual_clusters: Vec::new(),
+        metadata: None,
     })
 }
 

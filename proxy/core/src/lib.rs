@@ -7,11 +7,13 @@ pub mod flags;
 pub mod format;
 pub mod load;
 pub mod matcher;
+pub mod metadata;
 pub mod reply;
 pub mod rng;
 pub mod stats;
 pub mod stream;
 
 pub use flags::ResponseFlags;
+pub use metadata::{Metadata, StreamMetadata};
 pub use reply::LocalReply;
 pub use stream::{ConnInfo, StreamInfo};

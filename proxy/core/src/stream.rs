@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::flags::ResponseFlags;
+use crate::metadata::{Metadata, StreamMetadata};
 
 /// An address of a peer or of ourselves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -75,8 +76,12 @@ pub struct TlsInfo {
     pub session_id: Arc<str>,
     /// The peer's verified certificate, if it showed one.
     pub peer: Option<Arc<CertInfo>>,
+    /// The certificates behind the peer's own, in the order in which it sent them: DER.
+    pub peer_chain: Arc<[Box<[u8]>]>,
     /// Our own certificate.
     pub local: Option<Arc<CertInfo>>,
+    /// The group of the key exchange, by BoringSSL's name (`X25519`, `P-256`); empty when there was none.
+    pub group: &'static str,
 }
 
 /// What logs and headers say of a certificate. Parsed once a handshake.
@@ -108,6 +113,28 @@ pub struct CertInfo {
     pub der: Vec<u8>,
 }
 
+/// Where a connection came in.
+#[derive(Debug, Default)]
+pub struct Origin {
+    /// The listener's name.
+    pub listener: Arc<str>,
+    /// The listener's metadata.
+    pub listener_metadata: Option<Arc<Metadata>>,
+    /// The filter chain's metadata.
+    pub chain_metadata: Option<Arc<Metadata>>,
+}
+
+/// An upstream connection that a request was sent on.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The host's address.
+    pub host: Address,
+    /// The host's name; empty for none.
+    pub hostname: Arc<str>,
+    /// Number of the connection.
+    pub connection_id: u64,
+}
+
 /// What is known of a downstream connection. Fixed once its filter chain is chosen.
 #[derive(Debug)]
 pub struct ConnInfo {
@@ -129,10 +156,16 @@ pub struct ConnInfo {
     pub tls: Option<Rc<TlsInfo>>,
     /// The filter chain's name; empty when it has none.
     pub filter_chain: Arc<str>,
+    /// The listener's name and metadata, and the filter chain's.
+    pub origin: Arc<Origin>,
+    /// From the connection's begin to the end of the TLS handshake, where there was one.
+    pub handshake: Option<Duration>,
     /// When the connection was accepted.
     pub accepted: Instant,
     /// Why the proxy ended the connection; set at most once.
     pub termination_details: std::cell::OnceCell<Cow<'static, str>>,
+    /// The client was seen to reset it.
+    pub reset: std::cell::Cell<bool>,
     /// Why the downstream TLS handshake failed.
     pub transport_failure: std::cell::OnceCell<Arc<str>>,
 }
@@ -158,6 +191,12 @@ pub struct UpstreamInfo {
     pub transport_failure: Option<Arc<str>>,
     /// Number of the upstream connection.
     pub connection_id: Option<u64>,
+    /// The upstream was seen to reset the connection.
+    pub reset: bool,
+    /// How long it took to get the connection; noted only where a format reads it.
+    pub ready_after: Option<Duration>,
+    /// All connections that the request was sent on; noted only where a format reads it.
+    pub attempted: Vec<Attempt>,
 }
 
 /// Points in a stream's life, as time since its start. `None`: not reached.
@@ -216,8 +255,12 @@ pub struct StreamInfo {
     pub route_name: Option<Arc<str>>,
     /// The chosen virtual host's name.
     pub virtual_host: Option<Arc<str>>,
-    /// The upstream side; a box because direct answers have none.
+    /// The virtual cluster's name.
+    pub virtual_cluster: Option<Arc<str>>,
+    /// The upstream side.
     pub upstream: UpstreamInfo,
+    /// Metadata; noted only where a format reads it.
+    pub metadata: Option<Box<StreamMetadata>>,
 }
 
 impl StreamInfo {
@@ -241,7 +284,9 @@ impl StreamInfo {
             attempts: 0,
             route_name: None,
             virtual_host: None,
+            virtual_cluster: None,
             upstream: UpstreamInfo::default(),
+            metadata: None,
         }
     }
 

@@ -148,6 +148,7 @@ impl Control {
             log_files: log_files.clone(),
             global,
             routes: RouteTables::default(),
+            node: loaded.model.node.clone(),
         };
         let listeners = Listeners::new(builder, &registry, options.drain_time, options.drain_gradually);
         let build = |listener: &Arc<model::Listener>| {

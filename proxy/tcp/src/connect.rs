@@ -1,9 +1,10 @@
 //! From a client to an upstream connection.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use outrider_core::ResponseFlags;
-use outrider_core::stream::{ConnInfo, StreamInfo, UpstreamInfo};
+use outrider_core::stream::{Attempt, ConnInfo, StreamInfo, UpstreamInfo};
+use outrider_core::{ResponseFlags, StreamMetadata};
 use outrider_upstream::{Host, PickContext, PoolErrorKind, TcpLease};
 
 use crate::proxy::TcpProxyWorker;
@@ -39,7 +40,15 @@ pub(crate) async fn connect(
         if let Some(log) = &mut log {
             log.attempts += 1;
             note_host(&mut log.upstream, &host);
+            if shared.logger.reads_metadata() {
+                log.metadata = Some(Box::new(StreamMetadata {
+                    cluster: cluster.shared.config.metadata.clone(),
+                    host: host.metadata.clone(),
+                    ..StreamMetadata::default()
+                }));
+            }
         }
+        let begun = shared.logger.reads_attempts().then(Instant::now);
         match cluster.tcp_connect(&host).await {
             Ok(lease) => {
                 if let Some(log) = &mut log {
@@ -47,6 +56,14 @@ pub(crate) async fn connect(
                     log.upstream.tls = lease.guard.tls.clone();
                     log.upstream.connection_id = Some(lease.guard.connection_id);
                     log.upstream.transport_failure = None;
+                    if let Some(begun) = begun {
+                        log.upstream.ready_after = Some(begun.elapsed());
+                        log.upstream.attempted.push(Attempt {
+                            host: host.address.clone(),
+                            hostname: host.hostname.clone(),
+                            connection_id: lease.guard.connection_id,
+                        });
+                    }
                 }
                 return Some(lease);
             }

@@ -44,6 +44,7 @@ fn cluster(name: &str, hosts: &[SocketAddr]) -> Arc<Cluster> {
         name: name.into(),
         stat_name: name.into(),
         alt_stat_name: None,
+        metadata: None,
         discovery: Discovery::Static(Endpoints {
             localities: vec![locality],
             overprovisioning_factor: 140,
@@ -111,6 +112,9 @@ impl Proxy {
             sni: None,
             tls: None,
             filter_chain: "".into(),
+            origin: Default::default(),
+            handshake: None,
+            reset: Default::default(),
             accepted: Instant::now(),
             termination_details: OnceCell::new(),
             transport_failure: OnceCell::new(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use outrider_config::model::EndpointHealth;
+use outrider_core::Metadata;
 use outrider_core::stream::Address;
 
 use crate::priority::PriorityLoad;
@@ -29,6 +30,8 @@ pub struct Host {
     pub locality: Arc<Locality>,
     /// What the configuration says of its health.
     pub health: EndpointHealth,
+    /// Its metadata.
+    pub metadata: Option<Arc<Metadata>>,
     /// What changes while it is used.
     pub state: Arc<HostState>,
 }
@@ -107,6 +110,7 @@ impl Host {
             priority,
             locality,
             health,
+            metadata: None,
             state: Arc::default(),
         }
     }
@@ -217,5 +221,6 @@ impl Host {
             && self.priority == other.priority
             && self.health == other.health
             && self.locality == other.locality
+            && self.metadata == other.metadata
     }
 }

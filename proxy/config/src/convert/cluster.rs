@@ -11,7 +11,7 @@ use outrider_proto::pb::envoy::extensions::upstreams::http::generic::v3::Generic
 use super::address::{Bind, bind, keepalive};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::scalar::{bool_of, duration, stat_name, type_of, u32_of};
-use super::{breaker, cluster_http, discovery, lb, tls_context, transport};
+use super::{breaker, cluster_http, discovery, json, lb, tls_context, transport};
 use crate::model::{Cluster, TcpKeepalive, UpstreamProtocol};
 
 /// A cluster; `None`, and an error, when it lacks what it cannot do without. `outer` is the cluster manager's
@@ -78,7 +78,6 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster, outer: &B
         lrs_server, track_timeout_budgets, track_cluster_stats, preconnect_policy,
         connection_pool_per_downstream_connection, queuing_policies);
     inert!(cx, path, "load reports are refused, and nothing else reads it"; lrs_report_endpoint_metrics);
-    inert!(cx, path, "read by extensions and control planes alone"; metadata);
     inert!(cx, path, "there are no active health checks that it could overrule"; ignore_health_on_host_removal);
     inert!(cx, path, "hosts cannot fail health checks, since those are refused";
         close_connections_on_host_health_failure);
@@ -158,6 +157,7 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster, outer: &B
     let (breakers, per_host_max_connections) =
         breaker::breakers(cx, &path.field("circuit_breakers"), name, circuit_breakers.as_ref());
     Some(Cluster {
+        metadata: json::metadata(metadata.as_ref()),
         name: Arc::from(name.as_str()),
         stat_name: Arc::from(stat_name(if alt_stat_name.is_empty() { name } else { alt_stat_name })),
         alt_stat_name: (!alt_stat_name.is_empty()).then(|| Arc::from(alt_stat_name.as_str())),

@@ -8,6 +8,7 @@ use outrider_proto::pb::envoy::config::endpoint::v3 as pb;
 
 use super::address::{Names, required};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
+use super::json;
 use super::scalar::{enumeration, u32_of};
 use crate::model::{Endpoint, EndpointHealth, Endpoints, LocalityEndpoints};
 
@@ -107,7 +108,6 @@ fn endpoint(cx: &Cx, path: &Path<'_>, message: &pb::LbEndpoint, names: Names) ->
     use core_pb::HealthStatus;
     use pb::lb_endpoint::HostIdentifier;
     let pb::LbEndpoint { health_status, metadata, load_balancing_weight, host_identifier } = message;
-    inert!(cx, path, "subsets, and transport sockets chosen by metadata, are refused; nothing else reads it"; metadata);
     let weight = u32_of(load_balancing_weight).unwrap_or(1);
     if weight == 0 {
         cx.error(&path.field("load_balancing_weight"), "it must be 1 or more");
@@ -141,6 +141,6 @@ fn endpoint(cx: &Cx, path: &Path<'_>, message: &pb::LbEndpoint, names: Names) ->
         hostname: Arc::from(hostname.as_str()),
         weight: weight.max(1),
         health,
-        metadata: None,
+        metadata: json::metadata(metadata.as_ref()),
     })
 }

@@ -11,9 +11,9 @@ use outrider_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpP
 use outrider_proto::prost::Message as _;
 
 use super::address::cidrs;
-use super::cx::{Cx, inert, refuse};
+use super::cx::{Cx, refuse};
 use super::scalar::{enumeration, timeout, type_of, u32_of, unpack};
-use super::{hcm, tcp_proxy, tls_context, transport};
+use super::{hcm, json, tcp_proxy, tls_context, transport};
 use crate::model::{FilterChain, FilterChainMatch, NetworkFilter, SourceType};
 
 /// The filter chains of a listener. Two that match the same connections are an error.
@@ -82,7 +82,6 @@ pub(crate) fn chain(cx: &Cx, path: &Path<'_>, message: &pb::FilterChain) -> Opti
         transport_socket_connect_timeout,
         name,
     } = message;
-    inert!(cx, path, "read by extensions and control planes alone"; metadata);
     let at = path.field("transport_socket");
     let tls = transport::socket(cx, &at, transport_socket.as_ref(), tls_context::downstream);
     let matches = match filter_chain_match {
@@ -91,6 +90,7 @@ pub(crate) fn chain(cx: &Cx, path: &Path<'_>, message: &pb::FilterChain) -> Opti
     };
     let filter = network_filter(cx, &path.field("filters"), filters);
     Some(FilterChain {
+        metadata: json::metadata(metadata.as_ref()),
         name: Arc::from(name.as_str()),
         matches,
         tls: tls.ok()?.map(Arc::new),

@@ -97,9 +97,6 @@ pub(crate) fn manager(
     inert!(cx, path, "no overload action is supported, so the header is never due"; append_local_overload);
     inert!(cx, path, "only transport sockets that write PROXY protocol read it, and those are refused";
         add_proxy_protocol_connection_state);
-    if bool_of(add_user_agent) == Some(true) {
-        cx.refuse(&path.field("add_user_agent"), UNSUPPORTED);
-    }
     let Common {
         idle_timeout,
         max_connection_duration,
@@ -164,6 +161,7 @@ pub(crate) fn manager(
         skip_xff_append: *skip_xff_append,
         via: via.clone(),
         append_x_forwarded_port: *append_x_forwarded_port,
+        add_user_agent: bool_of(add_user_agent).unwrap_or(false),
         generate_request_id: bool_of(generate_request_id).unwrap_or(true),
         preserve_external_request_id: *preserve_external_request_id,
         always_set_request_id_in_response: *always_set_request_id_in_response,

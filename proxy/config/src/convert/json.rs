@@ -2,8 +2,40 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
+use outrider_core::metadata::{Metadata, MetadataValue};
 use outrider_proto::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
+
+/// Metadata as formats read it; `None` when there is none.
+pub(crate) fn metadata(
+    message: Option<&outrider_proto::pb::envoy::config::core::v3::Metadata>,
+) -> Option<Arc<Metadata>> {
+    // What is typed no format can read.
+    let outrider_proto::pb::envoy::config::core::v3::Metadata {
+        filter_metadata,
+        typed_filter_metadata: _typed,
+    } = message?;
+    let namespaces = filter_metadata.iter().map(|(name, value)| (name.as_str().into(), members(value)));
+    (!filter_metadata.is_empty()).then(|| Arc::new(Metadata { namespaces: namespaces.collect() }))
+}
+
+fn members(message: &Struct) -> BTreeMap<Arc<str>, MetadataValue> {
+    message.fields.iter().map(|(name, value)| (name.as_str().into(), metadata_value(value))).collect()
+}
+
+fn metadata_value(value: &Value) -> MetadataValue {
+    match &value.kind {
+        None | Some(Kind::NullValue(_)) => MetadataValue::Null,
+        Some(Kind::BoolValue(value)) => MetadataValue::Bool(*value),
+        Some(Kind::NumberValue(number)) => MetadataValue::Number(*number),
+        Some(Kind::StringValue(text)) => MetadataValue::Text(text.as_str().into()),
+        Some(Kind::StructValue(message)) => MetadataValue::Map(members(message)),
+        Some(Kind::ListValue(ListValue { values })) => {
+            MetadataValue::List(values.iter().map(metadata_value).collect())
+        }
+    }
+}
 
 /// The text, with its keys sorted.
 pub(crate) fn text(message: &Struct) -> String {

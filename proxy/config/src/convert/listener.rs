@@ -11,7 +11,7 @@ use super::access_log::{self, Protocol};
 use super::address::{Names, keepalive, required, socket_options};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::scalar::{bool_of, enumeration, runtime_u64, stat_name, timeout, u32_of};
-use super::{filter_chain, listener_filter};
+use super::{filter_chain, json, listener_filter};
 use crate::model::{Listener, ListenerAddress, SocketAddress, TrafficDirection};
 
 /// A listener; `None`, and an error, when it lacks what it cannot do without.
@@ -67,7 +67,6 @@ pub(crate) fn listener(cx: &Cx, path: &Path<'_>, message: &pb::Listener) -> Opti
             "internal listeners are not supported; remove the listener",
         );
     }
-    inert!(cx, path, "read by extensions and control planes alone"; metadata);
     inert!(cx, path, "no overload action is supported that it could bypass"; bypass_overload_manager);
     inert!(cx, path, "it is the default; enable_reuse_port turns it off"; reuse_port);
     balance(cx, &path.field("connection_balance_config"), connection_balance_config.as_ref());
@@ -98,6 +97,7 @@ pub(crate) fn listener(cx: &Cx, path: &Path<'_>, message: &pb::Listener) -> Opti
         },
     );
     Some(Listener {
+        metadata: json::metadata(metadata.as_ref()),
         name: Arc::from(name),
         stat_prefix: match stat_prefix.as_str() {
             "" => Arc::from(stat_name(&label)),

@@ -11,9 +11,10 @@ use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::header::{Lists, mutations};
 use super::route_action::{self, Inherited};
 use super::scalar::{bool_of, enumeration, fraction, header_name, u32_of};
-use super::{matcher, retry};
+use super::{json, matcher, retry};
 use crate::model::{
-    PathMatch, RequireTls, Route, RouteConfiguration, RouteMatch, TlsContextMatch, VirtualHost,
+    PathMatch, RequireTls, Route, RouteConfiguration, RouteMatch, TlsContextMatch, VirtualCluster,
+    VirtualHost,
 };
 
 /// The reason why metadata of routes changes nothing.
@@ -155,9 +156,8 @@ fn virtual_host(
         route_specifiers,
     } = message;
     refuse!(cx, path, UNSUPPORTED;
-        matcher, virtual_clusters, rate_limits, cors, retry_policy_typed_config, hedge_policy, route_specifiers);
+        matcher, rate_limits, cors, retry_policy_typed_config, hedge_policy, route_specifiers);
     refuse_per_filter(cx, path, typed_per_filter_config);
-    inert!(cx, path, METADATA; metadata);
     let buffer_limit = buffer_limit(per_request_buffer_limit_bytes, request_body_buffer_limit);
     let retry = retry_policy
         .as_ref()
@@ -168,6 +168,8 @@ fn virtual_host(
     let inherited = Inherited { retry: retry.as_ref(), mirrors, ..*inherited };
     let at = path.field("routes");
     VirtualHost {
+        metadata: json::metadata(metadata.as_ref()),
+        virtual_clusters: virtual_clusters_of(cx, &path.field("virtual_clusters"), virtual_clusters),
         name: Arc::from(name.as_str()),
         domains: domains.iter().map(|domain| domain.to_ascii_lowercase()).collect(),
         routes: routes
@@ -195,6 +197,19 @@ fn virtual_host(
         attempt_count_in_response: *include_attempt_count_in_response,
         is_timeout_retry_header: *include_is_timeout_retry_header,
     }
+}
+
+fn virtual_clusters_of(cx: &Cx, path: &Path<'_>, messages: &[pb::VirtualCluster]) -> Vec<VirtualCluster> {
+    let one = |(i, message): (usize, &pb::VirtualCluster)| {
+        let pb::VirtualCluster { headers, name } = message;
+        let path = path.index(i);
+        let at = path.field("headers");
+        if headers.is_empty() {
+            cx.error(&at, "a virtual cluster needs at least one header to match");
+        }
+        VirtualCluster { name: Arc::from(name.as_str()), headers: matcher::headers(cx, &at, headers) }
+    };
+    messages.iter().enumerate().map(one).collect()
 }
 
 /// The body limit; the newer field comes first.
@@ -233,7 +248,6 @@ fn route(
     inert!(cx, path, "it names spans, and tracing is not supported"; decorator);
     refuse!(cx, path, UNSUPPORTED; route_specifiers);
     refuse_per_filter(cx, path, typed_per_filter_config);
-    inert!(cx, path, METADATA; metadata);
     let headers = mutations(
         cx,
         path,
@@ -253,6 +267,7 @@ fn route(
     };
     let action = route_action::action(cx, path, action.as_ref(), inherited);
     Some(Route {
+        metadata: json::metadata(metadata.as_ref()),
         name: (!name.is_empty()).then(|| Arc::from(name.as_str())),
         matches: matches?,
         action: action?,

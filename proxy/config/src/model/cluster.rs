@@ -14,6 +14,8 @@ pub struct Cluster {
     pub stat_name: Arc<str>,
     /// `alt_stat_name` as given; `None` when not.
     pub alt_stat_name: Option<Arc<str>>,
+    /// Its metadata, for `%METADATA(..)%`.
+    pub metadata: Option<Arc<Metadata>>,
     /// Where its hosts come from.
     pub discovery: Discovery,
     /// How a host is chosen.

@@ -64,6 +64,8 @@ pub struct HttpConnectionManager {
     pub via: String,
     /// Append the port to `x-forwarded-port`.
     pub append_x_forwarded_port: bool,
+    /// Tell upstreams the node's cluster as user agent, and who forwards.
+    pub add_user_agent: bool,
     /// Make an `x-request-id` where there is none. Default true.
     pub generate_request_id: bool,
     /// Keep the `x-request-id` of external requests.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrider_core::Metadata;
+
 use super::{
     AccessLog, Cidr, DownstreamTls, HttpConnectionManager, SocketAddress, SocketOption, TcpKeepalive,
     WeightedCluster,
@@ -57,6 +59,8 @@ pub struct Listener {
     pub direction: TrafficDirection,
     /// Whether the SIGTERM/admin drain reaches it only when it is removed or modified.
     pub drain_modify_only: bool,
+    /// Its metadata, for `%METADATA(..)%`.
+    pub metadata: Option<Arc<Metadata>>,
     /// Connections above this are closed at once (`envoy.resource_limits.listener.<name>.connection_limit`).
     pub connection_limit: Option<u64>,
 }
@@ -154,6 +158,8 @@ pub struct FilterChain {
     pub transport_connect_timeout: Option<Duration>,
     /// The network filter that ends the chain.
     pub filter: NetworkFilter,
+    /// Its metadata, for `%METADATA(..)%`.
+    pub metadata: Option<Arc<Metadata>>,
     /// A hash of all of it.
     pub hash: u64,
     /// A hash of what decides who gets in: the match and the transport socket.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, StatusCode};
+use outrider_core::Metadata;
 use outrider_core::format::Format;
 use outrider_core::matcher::{HeaderMatcher, QueryMatcher, RuntimeFraction};
 use regex::Regex;
@@ -53,6 +54,19 @@ pub struct VirtualHost {
     pub attempt_count_in_response: bool,
     /// Send `x-envoy-is-timeout-retry` upstream.
     pub is_timeout_retry_header: bool,
+    /// What requests are counted by, beside routes: the first that matches.
+    pub virtual_clusters: Vec<VirtualCluster>,
+    /// Its metadata, for `%METADATA(..)%`.
+    pub metadata: Option<Arc<Metadata>>,
+}
+
+/// `VirtualCluster`: requests that are counted together (`vhost.<v>.vcluster.<name>.`).
+#[derive(Debug, Clone)]
+pub struct VirtualCluster {
+    /// Its name.
+    pub name: Arc<str>,
+    /// All must match.
+    pub headers: Vec<HeaderMatcher>,
 }
 
 /// `VirtualHost.TlsRequirementType`
@@ -82,6 +96,8 @@ pub struct Route {
     pub per_request_buffer_limit: Option<u64>,
     /// Prefix of its own stats (`vhost.<v>.route.<prefix>.`); `None` for none.
     pub stat_prefix: Option<Arc<str>>,
+    /// Its metadata, for `%METADATA(..)%`.
+    pub metadata: Option<Arc<Metadata>>,
 }
 
 /// `RouteMatch`

@@ -5,6 +5,7 @@
 
 mod op;
 mod parse;
+mod request;
 mod time;
 mod tls;
 
@@ -105,6 +106,26 @@ impl Format {
     /// Whether it is one operator alone, whose JSON value keeps its type.
     pub fn is_single(&self) -> bool {
         matches!(&*self.pieces, [Piece::Op { .. }])
+    }
+
+    /// Whether it is one operator alone whose value is JSON of any kind: see [`Self::write_json`].
+    pub fn is_json(&self) -> bool {
+        matches!(&*self.pieces, [Piece::Op { op, .. }] if op.reads_metadata())
+    }
+
+    /// Appends the JSON value of a format that [is one](Self::is_json); `false` when it is absent.
+    pub fn write_json(&self, cx: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
+        matches!(&*self.pieces, [Piece::Op { op, .. }] if op::write_json(op, cx, out))
+    }
+
+    /// Whether writing it reads which upstream connections were tried.
+    pub fn reads_attempts(&self) -> bool {
+        self.pieces.iter().any(|piece| matches!(piece, Piece::Op { op, .. } if op.reads_attempts()))
+    }
+
+    /// Whether writing it reads metadata.
+    pub fn reads_metadata(&self) -> bool {
+        self.pieces.iter().any(|piece| matches!(piece, Piece::Op { op, .. } if op.reads_metadata()))
     }
 
     /// Whether it is one operator alone that gives a number.

@@ -1,13 +1,16 @@
 //! The operators, and how each writes its value.
 
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use super::FormatContext;
 use super::time::TimeFormat;
 use super::tls::{self, Side, TlsField};
+use super::{FormatContext, request};
 use crate::matcher::{HeadView, HeaderRef};
-use crate::stream::Address;
+use crate::metadata::Metadata;
+use crate::rng::{self, Rng};
+use crate::stream::{Address, Attempt, StreamInfo};
 
 /// One operator.
 #[derive(Debug, Clone)]
@@ -17,6 +20,32 @@ pub(super) enum Op {
     Response(HeaderPick),
     Trailer(HeaderPick),
     QueryParam(Box<str>),
+    QueryParams {
+        decoded: bool,
+    },
+    Path {
+        query: bool,
+        source: PathSource,
+    },
+    /// Bytes of names and values.
+    HeadBytes(Part),
+    Attempted(AttemptedPart),
+    PoolReady,
+    Handshake,
+    CloseType(Side),
+    StreamId,
+    UniqueId,
+    ListenerName,
+    VirtualCluster,
+    Metadata {
+        of: MetadataOf,
+        namespace: Box<str>,
+        path: Box<[Box<str>]>,
+    },
+    /// A number that is always 0.
+    Zero,
+    /// Text that is always empty, which is not the same as absent.
+    Empty,
     StartTime(TimeFormat),
     EmitTime(TimeFormat),
     Duration {
@@ -39,11 +68,13 @@ pub(super) enum Op {
     UpstreamCluster {
         raw: bool,
     },
-    UpstreamHostname,
+    UpstreamHostname {
+        port: bool,
+    },
     UpstreamConnectionId,
     UpstreamTransportFailure,
     DownstreamTransportFailure,
-    RequestedServerName,
+    RequestedServerName(ServerName),
     RouteName,
     FilterChainName,
     ConnectionId,
@@ -58,6 +89,51 @@ pub(super) enum Op {
     Constant(Box<str>),
     /// Never has a value.
     Absent,
+}
+
+/// Where a path comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PathSource {
+    Original,
+    Current,
+    OriginalOrCurrent,
+}
+
+/// A part of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Request,
+    Response,
+    Trailers,
+}
+
+/// What of the upstream connections that were tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AttemptedPart {
+    Host { port: bool },
+    Name { port: bool },
+    Connection,
+}
+
+/// Which server name, when there is none in TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ServerName {
+    Sni,
+    SniFirst(PathSource),
+    HostFirst(PathSource),
+}
+
+/// Whose metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MetadataOf {
+    Route,
+    VirtualHost,
+    Cluster,
+    Host,
+    Listener,
+    FilterChain,
+    /// Nobody writes it.
+    Dynamic,
 }
 
 /// `X?Y`: header X, or Y when X is absent.
@@ -136,6 +212,8 @@ pub(super) enum GrpcStyle {
 /// Which address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Which {
+    /// The host, connected to or not.
+    UpstreamHost,
     UpstreamRemote,
     UpstreamLocal,
     DownstreamLocal,
@@ -150,6 +228,8 @@ pub(super) enum AddressPart {
     Whole,
     Host,
     Port,
+    /// The network of so many bits.
+    Network(u8),
 }
 
 impl Op {
@@ -162,6 +242,10 @@ impl Op {
                 | Self::BytesReceived
                 | Self::BytesSent
                 | Self::AttemptCount
+                | Self::HeadBytes(_)
+                | Self::PoolReady
+                | Self::Handshake
+                | Self::Zero
                 | Self::UpstreamConnectionId
                 | Self::ConnectionId
                 | Self::GrpcStatus(GrpcStyle::Number)
@@ -170,11 +254,32 @@ impl Op {
     }
 
     pub(super) fn reads_request(&self) -> bool {
-        matches!(self, Self::Request(_) | Self::RequestWithoutQuery(_) | Self::QueryParam(_))
+        matches!(
+            self,
+            Self::Request(_)
+                | Self::RequestWithoutQuery(_)
+                | Self::QueryParam(_)
+                | Self::QueryParams { .. }
+                | Self::Path { .. }
+                | Self::StreamId
+                | Self::HeadBytes(Part::Request)
+                | Self::RequestedServerName(ServerName::SniFirst(_) | ServerName::HostFirst(_))
+        )
     }
 
     pub(super) fn reads_response(&self) -> bool {
+        let bytes = |part| matches!(self, Self::HeadBytes(of) if *of == part);
         matches!(self, Self::Response(_) | Self::Trailer(_) | Self::GrpcStatus(_))
+            || bytes(Part::Response)
+            || bytes(Part::Trailers)
+    }
+
+    pub(super) fn reads_attempts(&self) -> bool {
+        matches!(self, Self::Attempted(_) | Self::PoolReady)
+    }
+
+    pub(super) fn reads_metadata(&self) -> bool {
+        matches!(self, Self::Metadata { .. })
     }
 
     /// Appends the value; `false` when there is none.
@@ -187,7 +292,11 @@ impl Op {
             Self::RequestWithoutQuery(pick) => cx.request.as_ref().is_some_and(|request| {
                 pick.with(request, &mut |value| put(value.split('?').next().unwrap_or(value), out))
             }),
-            Self::QueryParam(name) => query_param(name, cx, out),
+            Self::QueryParam(name) => request::query_param(name, cx, out),
+            Self::QueryParams { decoded } => request::query_params(*decoded, cx, out),
+            Self::Path { query, source } => request::path(*query, *source, cx, out),
+            Self::StreamId => request::header(cx, "x-request-id", out),
+            Self::HeadBytes(part) => number(request::head_bytes(*part, cx), out),
             Self::StartTime(format) => {
                 format.write(info.start_time, out);
                 true
@@ -227,10 +336,24 @@ impl Op {
             Self::UpstreamCluster { raw: false } => {
                 optional(&upstream.cluster_alt, out) || optional(&upstream.cluster, out)
             }
-            Self::UpstreamHostname => {
-                optional(&upstream.hostname, out)
-                    || upstream.host.as_ref().is_some_and(|host| write!(out, "{host}").is_ok())
+            Self::UpstreamHostname { port } => upstream
+                .host
+                .as_ref()
+                .is_some_and(|host| host_name(host, upstream.hostname.as_deref(), *port, out)),
+            Self::Attempted(part) => attempted(*part, &upstream.attempted, out),
+            Self::PoolReady => {
+                upstream.ready_after.is_some_and(|after| number(after.as_millis() as u64, out))
             }
+            Self::Handshake => info.conn.handshake.is_some_and(|took| number(took.as_millis() as u64, out)),
+            Self::CloseType(side) => close_type(*side, info, out),
+            Self::UniqueId => unique_id(out),
+            Self::ListenerName => text(&info.conn.origin.listener, out),
+            Self::VirtualCluster => optional(&info.virtual_cluster, out),
+            Self::Metadata { of, namespace, path } => {
+                metadata(*of, info).is_some_and(|metadata| metadata.write(namespace, path, false, out))
+            }
+            Self::Zero => number(0, out),
+            Self::Empty => true,
             Self::UpstreamConnectionId => upstream.connection_id.is_some_and(|id| number(id, out)),
             Self::UpstreamTransportFailure => {
                 upstream.transport_failure.as_deref().is_some_and(|reason| words(reason, out))
@@ -238,7 +361,7 @@ impl Op {
             Self::DownstreamTransportFailure => {
                 info.conn.transport_failure.get().is_some_and(|reason| words(reason, out))
             }
-            Self::RequestedServerName => optional(&info.conn.sni, out),
+            Self::RequestedServerName(which) => request::server_name(*which, cx, out),
             Self::RouteName => optional(&info.route_name, out),
             Self::FilterChainName => text(&info.conn.filter_chain, out),
             Self::ConnectionId => number(info.conn.id, out),
@@ -255,6 +378,78 @@ impl Op {
             _ => false,
         }
     }
+}
+
+/// Appends a metadata value as JSON; `false` when there is none.
+pub(super) fn write_json(op: &Op, cx: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
+    let Op::Metadata { of, namespace, path } = op else { return false };
+    metadata(*of, cx.info).is_some_and(|metadata| metadata.write(namespace, path, true, out))
+}
+
+fn metadata(of: MetadataOf, info: &StreamInfo) -> Option<&Metadata> {
+    let stream = || info.metadata.as_deref();
+    match of {
+        MetadataOf::Route => stream()?.route.as_deref(),
+        MetadataOf::VirtualHost => stream()?.virtual_host.as_deref(),
+        MetadataOf::Cluster => stream()?.cluster.as_deref(),
+        MetadataOf::Host => stream()?.host.as_deref(),
+        MetadataOf::Listener => info.conn.origin.listener_metadata.as_deref(),
+        MetadataOf::FilterChain => info.conn.origin.chain_metadata.as_deref(),
+        MetadataOf::Dynamic => None,
+    }
+}
+
+/// The host's name, or its address when it has none.
+fn host_name(host: &Address, name: Option<&str>, port: bool, out: &mut Vec<u8>) -> bool {
+    match name.filter(|name| !name.is_empty()) {
+        Some(name) if port => text(name, out),
+        Some(name) => text(name.rsplit_once(':').map_or(name, |(name, _port)| name), out),
+        None => address_of(host, if port { AddressPart::Whole } else { AddressPart::Host }, out),
+    }
+}
+
+/// Each once, in the order in which they were first tried.
+fn attempted(part: AttemptedPart, attempts: &[Attempt], out: &mut Vec<u8>) -> bool {
+    let same = |a: &Attempt, b: &Attempt| match part {
+        AttemptedPart::Connection => a.connection_id == b.connection_id,
+        AttemptedPart::Host { .. } | AttemptedPart::Name { .. } => a.host == b.host,
+    };
+    for (i, attempt) in attempts.iter().enumerate() {
+        if attempts.iter().take(i).any(|earlier| same(earlier, attempt)) {
+            continue;
+        }
+        if i > 0 {
+            out.push(b',');
+        }
+        match part {
+            AttemptedPart::Host { port } => {
+                let part = if port { AddressPart::Whole } else { AddressPart::Host };
+                address_of(&attempt.host, part, out);
+            }
+            AttemptedPart::Name { port } => _ = host_name(&attempt.host, Some(&attempt.hostname), port, out),
+            AttemptedPart::Connection => _ = number(attempt.connection_id, out),
+        }
+    }
+    !attempts.is_empty()
+}
+
+/// How a side's connection was seen to end; it is usually still open when an entry is written.
+fn close_type(side: Side, info: &StreamInfo, out: &mut Vec<u8>) -> bool {
+    let reset = match side {
+        Side::Downstream => info.conn.reset.get(),
+        Side::Upstream if info.upstream.host.is_none() => return false,
+        Side::Upstream => info.upstream.reset,
+    };
+    text(if reset { "RemoteReset" } else { "Normal" }, out)
+}
+
+/// A random UUID (RFC 9562, version 4).
+fn unique_id(out: &mut Vec<u8>) -> bool {
+    let (high, low) = rng::with(|rng| (rng.next_u64(), rng.next_u64()));
+    let high = high & !0xf000 | 0x4000;
+    let low = low & !(0b11 << 62) | 0b10 << 62;
+    let (a, b, c) = (high >> 32, high >> 16 & 0xffff, high & 0xffff);
+    write!(out, "{a:08x}-{b:04x}-{c:04x}-{:04x}-{:012x}", low >> 48, low & 0xffff_ffff_ffff).is_ok()
 }
 
 fn put(value: &str, out: &mut Vec<u8>) {
@@ -279,12 +474,6 @@ fn number(value: u64, out: &mut Vec<u8>) -> bool {
 
 fn head(pick: &HeaderPick, view: Option<&HeadView<'_>>, out: &mut Vec<u8>) -> bool {
     view.is_some_and(|view| pick.with(view, &mut |value| put(value, out)))
-}
-
-fn query_param(name: &str, cx: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
-    let Some((_, query)) = cx.request.and_then(|request| request.path.split_once('?')) else { return false };
-    let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    pairs.find(|(key, _)| *key == name).is_some_and(|(_, value)| text(value, out))
 }
 
 fn duration(
@@ -328,19 +517,42 @@ fn flags(long: bool, cx: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
 fn address(which: Which, part: AddressPart, cx: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
     let (conn, upstream) = (&cx.info.conn, &cx.info.upstream);
     let address = match which {
-        Which::UpstreamRemote => upstream.host.as_ref(),
+        Which::UpstreamHost => upstream.host.as_ref(),
+        // Without a connection there is no address at its other end.
+        Which::UpstreamRemote => upstream.host.as_ref().filter(|_| upstream.connection_id.is_some()),
         Which::UpstreamLocal => upstream.local.as_ref(),
         Which::DownstreamLocal => Some(&conn.local),
         Which::DownstreamDirectLocal => Some(&conn.direct_local),
         Which::DownstreamRemote => Some(cx.info.remote()),
         Which::DownstreamDirectRemote => Some(&conn.direct_remote),
     };
+    address.is_some_and(|address| address_of(address, part, out))
+}
+
+fn address_of(address: &Address, part: AddressPart, out: &mut Vec<u8>) -> bool {
     match (address, part) {
-        (None, _) | (Some(Address::Pipe(_)), AddressPart::Port) => false,
-        (Some(Address::Pipe(path)), _) => text(path, out),
-        (Some(Address::Ip(ip)), AddressPart::Whole) => write!(out, "{ip}").is_ok(),
-        (Some(Address::Ip(ip)), AddressPart::Host) => write!(out, "{}", ip.ip()).is_ok(),
-        (Some(Address::Ip(ip)), AddressPart::Port) => number(u64::from(ip.port()), out),
+        (Address::Pipe(_), AddressPart::Port | AddressPart::Network(_)) => false,
+        (Address::Pipe(path), _) => text(path, out),
+        (Address::Ip(ip), AddressPart::Whole) => write!(out, "{ip}").is_ok(),
+        (Address::Ip(ip), AddressPart::Host) => write!(out, "{}", ip.ip()).is_ok(),
+        (Address::Ip(ip), AddressPart::Port) => number(u64::from(ip.port()), out),
+        (Address::Ip(ip), AddressPart::Network(bits)) => {
+            write!(out, "{}/{bits}", network(ip.ip(), u32::from(bits))).is_ok()
+        }
+    }
+}
+
+/// The first address of the network of `bits` bits that `ip` is in.
+fn network(ip: IpAddr, bits: u32) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => {
+            let mask = u32::MAX.checked_shl(32 - bits.min(32)).unwrap_or(0);
+            IpAddr::V4((u32::from(ip) & mask).into())
+        }
+        IpAddr::V6(ip) => {
+            let mask = u128::MAX.checked_shl(128 - bits.min(128)).unwrap_or(0);
+            IpAddr::V6((u128::from(ip) & mask).into())
+        }
     }
 }
 

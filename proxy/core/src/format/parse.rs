@@ -1,6 +1,8 @@
 //! Text to pieces.
 
-use super::op::{AddressPart, HeaderPick, Op, Point, Precision};
+use super::op::{
+    AddressPart, AttemptedPart, HeaderPick, MetadataOf, Op, Part, PathSource, Point, Precision, ServerName,
+};
 use super::time::TimeFormat;
 use super::tls::{self, Side};
 use super::{FormatError, Piece};
@@ -98,6 +100,30 @@ fn with_argument(command: &Command<'_>) -> Result<Option<Op>, String> {
         "TRAILER" => Op::Trailer(pick(command.required()?)?),
         "REQ_WITHOUT_QUERY" => Op::RequestWithoutQuery(pick(command.required()?)?),
         "QUERY_PARAM" => Op::QueryParam(command.required()?.into()),
+        "QUERY_PARAMS" => Op::QueryParams {
+            decoded: match command.argument.unwrap_or("ORIG") {
+                "ORIG" => false,
+                "DECODED" => true,
+                other => return Err(format!("QUERY_PARAMS({other}): use ORIG or DECODED")),
+            },
+        },
+        "PATH" => path(command.argument.unwrap_or(""))?,
+        "REQUESTED_SERVER_NAME" => Op::RequestedServerName(server_name(command.argument.unwrap_or(""))?),
+        "METADATA" => {
+            let (of, rest) = command.required()?.split_once(':').unwrap_or((command.required()?, ""));
+            metadata(metadata_of(of)?, rest)
+        }
+        "CLUSTER_METADATA" => metadata(MetadataOf::Cluster, command.required()?),
+        "UPSTREAM_METADATA" => metadata(MetadataOf::Host, command.required()?),
+        name if command.argument.is_some() && name.ends_with("_ADDRESS_WITHOUT_PORT") => {
+            let bits = command.required()?;
+            let bits = bits.parse().ok().filter(|bits| *bits <= 128);
+            let bits = bits.ok_or_else(|| format!("{name}: the length of a network is 0 to 128"))?;
+            match address(name) {
+                Some(Op::Address { which, .. }) => Op::Address { which, part: AddressPart::Network(bits) },
+                _ => return Ok(None),
+            }
+        }
         "START_TIME" => Op::StartTime(TimeFormat::parse(command.argument.unwrap_or(""), false)),
         "START_TIME_LOCAL" => Op::StartTime(TimeFormat::parse(command.argument.unwrap_or(""), true)),
         "EMIT_TIME" => Op::EmitTime(TimeFormat::parse(command.argument.unwrap_or(""), false)),
@@ -120,6 +146,57 @@ fn with_argument(command: &Command<'_>) -> Result<Option<Op>, String> {
         }
         _ => return Ok(None),
     }))
+}
+
+fn path(argument: &str) -> Result<Op, String> {
+    let (query, source) = argument.split_once(':').unwrap_or((argument, ""));
+    let query = match query {
+        "" | "WQ" => true,
+        "NQ" => false,
+        other => return Err(format!("PATH: {other:?} is neither WQ nor NQ")),
+    };
+    let source = match source {
+        "" | "ORIG_OR_PATH" => PathSource::OriginalOrCurrent,
+        "ORIG" => PathSource::Original,
+        "PATH" => PathSource::Current,
+        other => return Err(format!("PATH: {other:?} is not ORIG, PATH or ORIG_OR_PATH")),
+    };
+    Ok(Op::Path { query, source })
+}
+
+fn server_name(argument: &str) -> Result<ServerName, String> {
+    let (which, source) = argument.split_once(':').unwrap_or((argument, ""));
+    let source = match source {
+        "" | "ORIG_OR_HOST" => PathSource::OriginalOrCurrent,
+        "ORIG" => PathSource::Original,
+        "HOST" => PathSource::Current,
+        other => return Err(format!("REQUESTED_SERVER_NAME: {other:?} is not ORIG, HOST or ORIG_OR_HOST")),
+    };
+    match which {
+        "" | "SNI_ONLY" => Ok(ServerName::Sni),
+        "SNI_FIRST" => Ok(ServerName::SniFirst(source)),
+        "HOST_FIRST" => Ok(ServerName::HostFirst(source)),
+        other => Err(format!("REQUESTED_SERVER_NAME: {other:?} is not SNI_ONLY, SNI_FIRST or HOST_FIRST")),
+    }
+}
+
+fn metadata_of(name: &str) -> Result<MetadataOf, String> {
+    Ok(match name {
+        "DYNAMIC" => MetadataOf::Dynamic,
+        "ROUTE" => MetadataOf::Route,
+        "CLUSTER" => MetadataOf::Cluster,
+        "UPSTREAM_HOST" => MetadataOf::Host,
+        "VIRTUAL_HOST" => MetadataOf::VirtualHost,
+        "LISTENER" => MetadataOf::Listener,
+        "LISTENER_FILTER_CHAIN" => MetadataOf::FilterChain,
+        other => return Err(format!("METADATA: {other:?} has no metadata that is known here")),
+    })
+}
+
+/// `NAMESPACE:KEY:KEY`
+fn metadata(of: MetadataOf, argument: &str) -> Op {
+    let mut parts = argument.split(':').map(Box::from);
+    Op::Metadata { of, namespace: parts.next().unwrap_or_default(), path: parts.collect() }
 }
 
 fn pick(argument: &str) -> Result<HeaderPick, String> {
@@ -167,12 +244,33 @@ fn simple(name: &str) -> Option<Op> {
         "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Op::AttemptCount,
         "UPSTREAM_CLUSTER" => Op::UpstreamCluster { raw: false },
         "UPSTREAM_CLUSTER_RAW" => Op::UpstreamCluster { raw: true },
-        "UPSTREAM_HOST_NAME" => Op::UpstreamHostname,
-        "UPSTREAM_HOST_NAME_WITHOUT_PORT" => Op::UpstreamHostname,
+        "UPSTREAM_HOST_NAME" => Op::UpstreamHostname { port: true },
+        "UPSTREAM_HOST_NAME_WITHOUT_PORT" => Op::UpstreamHostname { port: false },
+        "UPSTREAM_HOSTS_ATTEMPTED" => Op::Attempted(AttemptedPart::Host { port: true }),
+        "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT" => Op::Attempted(AttemptedPart::Host { port: false }),
+        "UPSTREAM_HOST_NAMES_ATTEMPTED" => Op::Attempted(AttemptedPart::Name { port: true }),
+        "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT" => Op::Attempted(AttemptedPart::Name { port: false }),
+        "UPSTREAM_CONNECTION_IDS_ATTEMPTED" => Op::Attempted(AttemptedPart::Connection),
+        "UPSTREAM_CONNECTION_POOL_READY_DURATION" => Op::PoolReady,
+        "DOWNSTREAM_HANDSHAKE_DURATION" => Op::Handshake,
+        "UPSTREAM_DETECTED_CLOSE_TYPE" => Op::CloseType(Side::Upstream),
+        "DOWNSTREAM_DETECTED_CLOSE_TYPE" => Op::CloseType(Side::Downstream),
+        "REQUEST_HEADERS_BYTES" => Op::HeadBytes(Part::Request),
+        "RESPONSE_HEADERS_BYTES" => Op::HeadBytes(Part::Response),
+        "RESPONSE_TRAILERS_BYTES" => Op::HeadBytes(Part::Trailers),
+        "STREAM_ID" => Op::StreamId,
+        "UNIQUE_ID" => Op::UniqueId,
+        "LISTENER_NAME" => Op::ListenerName,
+        "VIRTUAL_CLUSTER_NAME" => Op::VirtualCluster,
+        // Datagrams alone are sent again where we could see it.
+        "BYTES_RETRANSMITTED" | "PACKETS_RETRANSMITTED" => Op::Zero,
+        // Internal listeners alone have endpoint ids.
+        "DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID" | "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID" => Op::Empty,
+        // Filters alone set them.
+        "CUSTOM_FLAGS" => Op::Empty,
         "UPSTREAM_CONNECTION_ID" => Op::UpstreamConnectionId,
         "UPSTREAM_TRANSPORT_FAILURE_REASON" => Op::UpstreamTransportFailure,
         "DOWNSTREAM_TRANSPORT_FAILURE_REASON" => Op::DownstreamTransportFailure,
-        "REQUESTED_SERVER_NAME" => Op::RequestedServerName,
         "ROUTE_NAME" => Op::RouteName,
         "FILTER_CHAIN_NAME" => Op::FilterChainName,
         "CONNECTION_ID" => Op::ConnectionId,
@@ -180,8 +278,8 @@ fn simple(name: &str) -> Option<Op> {
         "ACCESS_LOG_TYPE" => Op::AccessLogType,
         "LOCAL_REPLY_BODY" => Op::LocalReplyBody,
         "GRPC_STATUS_NUMBER" => Op::GrpcStatus(super::op::GrpcStyle::Number),
-        // No virtual clusters and no tracer in this build: there is never a value.
-        "VIRTUAL_CLUSTER_NAME" | "TRACE_ID" | "CUSTOM_FLAGS" => Op::Absent,
+        // No tracer in this build, and no inspector that takes fingerprints: there is never a value.
+        "TRACE_ID" | "SPAN_ID" | "TLS_JA3_FINGERPRINT" | "TLS_JA4_FINGERPRINT" => Op::Absent,
         _ => return None,
     })
 }
@@ -195,7 +293,7 @@ fn address(name: &str) -> Option<Op> {
         (name, AddressPart::Whole)
     };
     let which = match base {
-        "UPSTREAM_HOST" if part == AddressPart::Whole => super::op::Which::UpstreamRemote,
+        "UPSTREAM_HOST" if part == AddressPart::Whole => super::op::Which::UpstreamHost,
         "UPSTREAM_REMOTE_ADDRESS" | "UPSTREAM_REMOTE" => super::op::Which::UpstreamRemote,
         "UPSTREAM_LOCAL_ADDRESS" | "UPSTREAM_LOCAL" => super::op::Which::UpstreamLocal,
         "DOWNSTREAM_LOCAL_ADDRESS" | "DOWNSTREAM_LOCAL" => super::op::Which::DownstreamLocal,

@@ -17,6 +17,9 @@ pub(super) enum TlsField {
     Version,
     Cipher,
     SessionId,
+    Group,
+    /// The name that was asked for.
+    ServerName,
     Peer(CertField),
     Local(CertField),
 }
@@ -43,6 +46,8 @@ pub(super) fn operator(name: &str) -> Option<Op> {
         "TLS_VERSION" => TlsField::Version,
         "TLS_CIPHER" => TlsField::Cipher,
         "TLS_SESSION_ID" => TlsField::SessionId,
+        "TLS_GROUP" => TlsField::Group,
+        "SERVER_NAME" if side == Side::Upstream => TlsField::ServerName,
         "PEER_SUBJECT" => TlsField::Peer(CertField::Subject),
         "PEER_ISSUER" => TlsField::Peer(CertField::Issuer),
         "PEER_SERIAL" => TlsField::Peer(CertField::Serial),
@@ -75,6 +80,8 @@ pub(super) fn write(side: Side, field: TlsField, cx: &FormatContext<'_>, out: &m
         TlsField::Version => text(tls.version, out),
         TlsField::Cipher => text(tls.cipher, out),
         TlsField::SessionId => text(&tls.session_id, out),
+        TlsField::Group => text(tls.group, out),
+        TlsField::ServerName => tls.sni.as_deref().is_some_and(|name| text(name, out)),
         TlsField::Peer(field) => tls.peer.as_deref().is_some_and(|cert| certificate(cert, field, out)),
         TlsField::Local(field) => local(tls).is_some_and(|cert| certificate(cert, field, out)),
     }

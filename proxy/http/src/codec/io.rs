@@ -43,7 +43,10 @@ impl AsyncRead for CountedIo {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        if let Err(error) = ready!(Pin::new(&mut self.io).poll_read(cx, buf)) {
+            self.conn.info.reset.set(error.kind() == io::ErrorKind::ConnectionReset);
+            return Poll::Ready(Err(error));
+        }
         let new = buf.filled().get(before..).unwrap_or_default();
         if !new.is_empty() {
             self.conn.hcm.shared.stats.downstream_cx_rx_bytes_total().add(new.len() as u64);

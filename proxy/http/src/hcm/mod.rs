@@ -52,6 +52,8 @@ pub struct HcmShared {
     pub logger: AccessLogger,
     pub(crate) path_policy: PathPolicy,
     pub(crate) local_address: IpAddr,
+    /// What `add_user_agent` adds: the node's cluster, and its id.
+    pub(crate) user_agent: Option<(HeaderValue, Option<HeaderValue>)>,
 }
 
 /// A connection manager cannot be built from its configuration.
@@ -74,6 +76,7 @@ impl HcmShared {
         files: &LogFiles,
         listener: &Scope,
         routes: Arc<RouteSlot>,
+        node: &model::Node,
     ) -> Result<Arc<Self>, HcmError> {
         let prefix = &config.stat_prefix;
         Ok(Arc::new(Self {
@@ -87,6 +90,7 @@ impl HcmShared {
                 escaped_slashes: config.escaped_slashes,
             },
             local_address: xff::local_address(),
+            user_agent: config.add_user_agent.then(|| user_agent(node)).flatten(),
             config: config.clone(),
         }))
     }
@@ -95,6 +99,11 @@ impl HcmShared {
     pub(crate) fn max_head_bytes(&self) -> usize {
         self.config.max_request_headers_kb as usize * 1024
     }
+}
+
+fn user_agent(node: &model::Node) -> Option<(HeaderValue, Option<HeaderValue>)> {
+    let value = |text: &str| HeaderValue::from_str(text).ok();
+    Some((value(&node.cluster)?, value(&node.id).filter(|id| !id.is_empty())))
 }
 
 /// A connection manager on one worker.

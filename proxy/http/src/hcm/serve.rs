@@ -107,7 +107,13 @@ fn route(stream: &Rc<Stream>, parts: &http::request::Parts) -> Result<Selected, 
         return Err(LocalReply::new(StatusCode::NOT_FOUND, details::ROUTE_NOT_FOUND)
             .flags(ResponseFlags::NO_ROUTE_FOUND));
     };
-    stream.info.borrow_mut().route_name = selected.name().cloned();
+    {
+        let mut info = stream.info.borrow_mut();
+        info.route_name = selected.name().cloned();
+        if shared.logger.reads_metadata() || selected.reads_metadata() {
+            info.metadata = Some(Box::new(selected.metadata()));
+        }
+    }
     if let Some(kind) = stream.upgrade.borrow().as_ref()
         && !upgrade_allowed(stream, &selected, kind)
     {

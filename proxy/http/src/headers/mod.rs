@@ -29,6 +29,9 @@ pub(crate) mod names {
     pub(crate) const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
     pub(crate) const X_ENVOY_EXTERNAL_ADDRESS: HeaderName =
         HeaderName::from_static("x-envoy-external-address");
+    pub(crate) const SERVICE_CLUSTER: HeaderName =
+        HeaderName::from_static("x-envoy-downstream-service-cluster");
+    pub(crate) const SERVICE_NODE: HeaderName = HeaderName::from_static("x-envoy-downstream-service-node");
     pub(crate) const X_ENVOY_FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
     pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
     pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");

@@ -2,7 +2,7 @@
 //! the checks around it).
 
 use http::header::{
-    CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, HOST, LOCATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, HOST, LOCATION, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -64,8 +64,8 @@ const INTERNAL_ONLY: [HeaderName; 13] = [
 /// Headers that no client at the edge may bring.
 const NOT_FROM_THE_EDGE: [HeaderName; 4] = [
     HeaderName::from_static("x-envoy-decorator-operation"),
-    HeaderName::from_static("x-envoy-downstream-service-cluster"),
-    HeaderName::from_static("x-envoy-downstream-service-node"),
+    names::SERVICE_CLUSTER,
+    names::SERVICE_NODE,
     HeaderName::from_static("x-envoy-original-path"),
 ];
 
@@ -523,6 +523,15 @@ fn trust(
     sanitize(headers, seen, internal, edge, shared);
     if !config.via.is_empty() {
         super::append_via(headers, &config.via);
+    }
+    if let Some((cluster, node)) = &shared.user_agent {
+        headers.insert(names::SERVICE_CLUSTER, cluster.clone());
+        if headers.get(USER_AGENT).is_none_or(HeaderValue::is_empty) {
+            headers.insert(USER_AGENT, cluster.clone());
+        }
+        if let Some(node) = node {
+            headers.insert(names::SERVICE_NODE, node.clone());
+        }
     }
     if edge && let Some(ip) = client.as_ref().unwrap_or(&conn.remote).ip() {
         external_address(headers, ip.ip());

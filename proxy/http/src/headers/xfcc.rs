@@ -49,7 +49,9 @@ fn element(tls: &TlsInfo, details: ClientCertDetails) -> String {
         parts.push(format!("Cert=\"{}\"", url_encoded_pem(&peer.der)));
     }
     if details.chain {
-        parts.push(format!("Chain=\"{}\"", url_encoded_pem(&peer.der)));
+        let behind = tls.peer_chain.iter().map(|der| url_encoded_pem(der));
+        let chain: String = std::iter::once(url_encoded_pem(&peer.der)).chain(behind).collect();
+        parts.push(format!("Chain=\"{chain}\""));
     }
     if details.subject {
         parts.push(format!("Subject=\"{}\"", peer.subject));

@@ -90,13 +90,13 @@ fn decide(call: &mut Call<'_>, outcome: &Tried) -> Option<(Wait, RetryPermit)> {
         Err(failure) => retries.after_reset(failure.reset(), failure.started(), rng),
     });
     let counts = call.cluster.shared.stats();
-    let route = call.selected.route().and_then(|route| route.stats.as_ref()).map(|stats| &stats.counters);
+    let routes = || call.selected.stats().map(|stats| &stats.counters);
     let flag = |flag| call.stream.info.borrow_mut().flags.insert(flag);
     match verdict {
         Verdict::Keep { retry_succeeded } => {
             if retry_succeeded {
                 counts.upstream_rq_retry_success().inc();
-                if let Some(route) = route {
+                for route in routes() {
                     route.upstream_rq_retry_success().inc();
                 }
             }
@@ -104,7 +104,7 @@ fn decide(call: &mut Call<'_>, outcome: &Tried) -> Option<(Wait, RetryPermit)> {
         }
         Verdict::LimitReached => {
             counts.upstream_rq_retry_limit_exceeded().inc();
-            if let Some(route) = route {
+            for route in routes() {
                 route.upstream_rq_retry_limit_exceeded().inc();
             }
             flag(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
@@ -117,7 +117,7 @@ fn decide(call: &mut Call<'_>, outcome: &Tried) -> Option<(Wait, RetryPermit)> {
             }
             // Counted as upstream_rq_retry_overflow where it was refused.
             Err(_) => {
-                if let Some(route) = route {
+                for route in routes() {
                     route.upstream_rq_retry_overflow().inc();
                 }
                 flag(ResponseFlags::UPSTREAM_OVERFLOW);
@@ -134,7 +134,7 @@ fn note_retry(call: &Call<'_>, outcome: &Tried, host: &Host, wait: Wait) {
         Wait::BackOff(_) => counts.upstream_rq_retry_backoff_exponential().inc(),
         Wait::RateLimited(_) => counts.upstream_rq_retry_backoff_ratelimited().inc(),
     }
-    if let Some(route) = call.route_stats() {
+    for route in call.route_stats() {
         route.counters.upstream_rq_retry().inc();
     }
     host.count_response(None);

@@ -3,6 +3,7 @@
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
@@ -13,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use outrider_core::LocalReply;
 use outrider_core::reply::details;
-use outrider_core::stream::Protocol;
+use outrider_core::stream::{Attempt, Protocol};
 use outrider_upstream::{AcquireContext, BodyError, Host, Lease, PoolErrorKind, SendError, UpstreamBody};
 
 use super::call::{self, Call};
@@ -93,6 +94,8 @@ async fn send(
     mut request: Request<UpstreamBody>,
 ) -> Result<Answer, Failure> {
     note_host(call.stream, host);
+    let logger = &call.stream.hcm.shared.logger;
+    let begun = logger.reads_attempts().then(std::time::Instant::now);
     let mut lease = acquire(call, host, &request).await.map_err(|error| {
         let mut info = call.stream.info.borrow_mut();
         info.upstream.transport_failure = (!error.details.is_empty()).then(|| error.details.clone());
@@ -104,7 +107,10 @@ async fn send(
     })?;
     call.limits.connected();
     note_connection(call.stream, &lease);
-    if let Some(route) = call.route_stats() {
+    if let Some(begun) = begun {
+        note_attempt(call.stream, host, &lease, begun.elapsed());
+    }
+    for route in call.route_stats() {
         route.counters.upstream_rq_total().inc();
     }
     call::auto_rewrite_host(call, host, request.headers_mut());
@@ -115,8 +121,36 @@ async fn send(
             Err(Failure::Reset { reset, transport: Arc::from(""), started: true })
         }
         Ok(response) => Ok(Answer { response, lease }),
-        Err(error) => Err(failed(error)),
+        Err(error) => {
+            if error.cause.as_ref().is_some_and(was_reset) {
+                call.stream.info.borrow_mut().upstream.reset = true;
+            }
+            Err(failed(error))
+        }
     }
+}
+
+/// Whether the peer's TCP said that the connection is reset.
+pub(crate) fn was_reset(error: &hyper::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            return io.kind() == std::io::ErrorKind::ConnectionReset;
+        }
+        cause = inner.source();
+    }
+    false
+}
+
+/// Notes a connection for formats that tell what was tried.
+fn note_attempt(stream: &Stream, host: &Host, lease: &Lease, waited: Duration) {
+    let mut info = stream.info.borrow_mut();
+    info.upstream.ready_after = Some(waited);
+    info.upstream.attempted.push(Attempt {
+        host: lease.remote().unwrap_or(&host.address).clone(),
+        hostname: host.hostname.clone(),
+        connection_id: lease.connection_id(),
+    });
 }
 
 async fn acquire(
@@ -206,6 +240,9 @@ fn note_host(stream: &Stream, host: &Host) {
     upstream.host = Some(host.address.clone());
     upstream.hostname = Some(host.hostname.clone());
     upstream.transport_failure = None;
+    if let Some(metadata) = &mut info.metadata {
+        metadata.host.clone_from(&host.metadata);
+    }
 }
 
 fn note_connection(stream: &Stream, lease: &Lease) {

@@ -57,6 +57,7 @@ impl<'a> Call<'a> {
             return Err(outcome::no_cluster(route.cluster_not_found));
         };
         note_cluster(stream, &cluster);
+        stream.info.borrow_mut().virtual_cluster = selected.virtual_cluster();
         for name in &config.strict_check_headers {
             if let Err(value) = envoy_headers::strict_check(&parts.headers, name) {
                 return Err(bad_header(name.as_str(), value.as_bytes()));
@@ -124,9 +125,9 @@ impl<'a> Call<'a> {
         self.stream.hcm.shared.config.router.dynamic_stats
     }
 
-    /// The stats of the route, if it has a prefix for them.
-    pub(crate) fn route_stats(&self) -> Option<&RouteStats> {
-        self.selected.route().and_then(|route| route.stats.as_ref())
+    /// The stats of the route and of the virtual cluster, where they have any.
+    pub(crate) fn route_stats(&self) -> impl Iterator<Item = &RouteStats> {
+        self.selected.stats()
     }
 
     /// A host for the next try.
@@ -143,7 +144,7 @@ impl<'a> Call<'a> {
         if kind.retried {
             return;
         }
-        if let Some(route) = self.route_stats() {
+        for route in self.route_stats() {
             route.response(status);
         }
         if let Some(alt) = &self.alt_stats {
@@ -204,7 +205,7 @@ impl<'a> Call<'a> {
             Failure::Reset { .. } => return,
             Failure::GlobalTimeout => {
                 counts.upstream_rq_timeout().inc();
-                if let Some(route) = self.route_stats() {
+                for route in self.route_stats() {
                     route.counters.upstream_rq_timeout().inc();
                 }
             }
@@ -255,6 +256,9 @@ fn note_cluster(stream: &Stream, cluster: &WorkerCluster) {
     let mut info = stream.info.borrow_mut();
     info.upstream.cluster = Some(config.name.clone());
     info.upstream.cluster_alt.clone_from(&config.alt_stat_name);
+    if let Some(metadata) = &mut info.metadata {
+        metadata.cluster.clone_from(&config.metadata);
+    }
 }
 
 fn pick(
@@ -290,7 +294,7 @@ fn count_reply(
         return;
     }
     cluster.shared.stats().count_response(status.as_u16(), kind);
-    if let Some(route) = selected.route().and_then(|route| route.stats.as_ref()) {
+    for route in selected.stats() {
         route.response(status.as_u16());
     }
 }

@@ -106,7 +106,7 @@ impl Tail {
             if let (true, Some(received)) = (self.dynamic_stats, info.timings.last_downstream_rx) {
                 let ms = u64::try_from(since.saturating_sub(received).as_millis()).unwrap_or(u64::MAX);
                 self.cluster.shared.stats().record_time(ms, self.kind);
-                if let Some(route) = self.selected.route().and_then(|route| route.stats.as_ref()) {
+                for route in self.selected.stats() {
                     route.counters.upstream_rq_time().record(ms);
                 }
             }
@@ -149,7 +149,7 @@ impl Tail {
         let (flags, details) = match which {
             Limit::Global => {
                 counts.upstream_rq_timeout().inc();
-                if let Some(route) = self.selected.route().and_then(|route| route.stats.as_ref()) {
+                for route in self.selected.stats() {
                     route.counters.upstream_rq_timeout().inc();
                 }
                 self.host.count_timeout();
@@ -184,6 +184,7 @@ impl Tail {
             self.cluster.shared.stats().upstream_cx_protocol_error().inc();
         }
         let reset = Reset::of_send(kind);
+        self.stream.info.borrow_mut().upstream.reset |= super::attempt::was_reset(error);
         if self.grpc_pending {
             self.host.count_response(None);
             self.stream.hcm.shared.stats.rq_reset_after_downstream_response_started().inc();

@@ -145,6 +145,8 @@ mod tests {
                 request_attempt_count: false,
                 attempt_count_in_response: false,
                 is_timeout_retry_header: false,
+                virtual_clusters: Vec::new(),
+                metadata: None,
             })
         };
         DomainIndex::build(&model::RouteConfiguration {

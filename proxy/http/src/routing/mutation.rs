@@ -69,6 +69,12 @@ impl Mutations {
         values.any(|value| matches!(value, HeaderAddValue::Format(_)))
     }
 
+    /// Whether a value is evaluated that reads metadata.
+    pub(crate) fn reads_metadata(&self) -> bool {
+        let mut values = self.levels.iter().flat_map(|level| &level.add).map(|add| &add.value);
+        values.any(|value| matches!(value, HeaderAddValue::Format(format) if format.reads_metadata()))
+    }
+
     /// Applies all levels to `headers`.
     pub(crate) fn apply(&self, headers: &mut HeaderMap, context: &dyn ContextSource) {
         for level in &self.levels {

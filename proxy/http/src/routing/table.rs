@@ -8,9 +8,9 @@ use http::{HeaderValue, StatusCode, header};
 use outrider_config::model::{
     self, ClusterSpecifier, Forward, HeaderMutations, MirrorCluster, RequireTls, RouteAction,
 };
-use outrider_core::LocalReply;
 use outrider_core::reply::details;
 use outrider_core::stats::Registry;
+use outrider_core::{LocalReply, StreamMetadata};
 use outrider_upstream::{ClusterManager, ClusterSlot};
 
 use super::direct::{self, DirectBodyError};
@@ -18,7 +18,7 @@ use super::domain::{DomainIndex, DuplicateDomain};
 use super::index::PathIndex;
 use super::matcher::{self, RequestView};
 use super::mutation::{Levels, Mutations};
-use super::stats::RouteStats;
+use super::stats::{RouteStats, VirtualClusters};
 use super::{redirect, rewrite, weighted};
 
 /// Why a route table was refused.
@@ -53,6 +53,8 @@ pub struct RouteTable {
     config: Arc<model::RouteConfiguration>,
     domains: DomainIndex,
     hosts: Vec<Host>,
+    /// A format of header changes reads metadata.
+    reads_metadata: bool,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,7 @@ struct Host {
     config: Arc<model::VirtualHost>,
     index: PathIndex,
     routes: Vec<Route>,
+    virtual_clusters: Option<Box<VirtualClusters>>,
 }
 
 /// A compiled route.
@@ -98,6 +101,7 @@ pub type TableHandle = Rc<Arc<RouteTable>>;
 pub struct Selected {
     table: TableHandle,
     host: u32,
+    virtual_cluster: u32,
     choice: Choice,
 }
 
@@ -139,7 +143,11 @@ impl RouteTable {
         let domains = DomainIndex::build(config)
             .map_err(|source| RouteTableError::Domain { table: config.name.to_string(), source })?;
         let hosts = config.virtual_hosts.iter().map(|host| Host::build(config, host, clusters, registry));
-        Ok(Self { config: config.clone(), domains, hosts: hosts.collect::<Result<_, _>>()? })
+        let hosts: Vec<Host> = hosts.collect::<Result<_, _>>()?;
+        let changes = hosts.iter().flat_map(|host| &host.routes).flat_map(|route| &route.changes);
+        let reads_metadata =
+            { changes }.any(|changes| changes.request.reads_metadata() || changes.response.reads_metadata());
+        Ok(Self { config: config.clone(), domains, hosts, reads_metadata })
     }
 
     /// The configuration it was compiled from.
@@ -151,7 +159,9 @@ impl RouteTable {
     pub fn route(table: &TableHandle, request: &RequestView<'_>) -> Option<Selected> {
         let number = table.domains.find(request.head.authority)?;
         let host = table.hosts.get(number as usize)?;
-        let selected = |choice| Selected { table: table.clone(), host: number, choice };
+        let virtual_cluster =
+            host.virtual_clusters.as_ref().map_or(0, |clusters| clusters.find(&request.head));
+        let selected = |choice| Selected { table: table.clone(), host: number, virtual_cluster, choice };
         if host.wants_tls(request) {
             return Some(selected(Choice::RequireTls));
         }
@@ -195,7 +205,12 @@ impl Host {
                 stats: route.stat_prefix.as_ref().map(|prefix| RouteStats::build(registry, config, prefix)),
             });
         }
-        Ok(Self { config: config.clone(), index: PathIndex::build(&config.routes), routes })
+        Ok(Self {
+            config: config.clone(),
+            index: PathIndex::build(&config.routes),
+            routes,
+            virtual_clusters: VirtualClusters::build(registry, config),
+        })
     }
 
     fn wants_tls(&self, request: &RequestView<'_>) -> bool {
@@ -269,6 +284,36 @@ impl Selected {
     /// The route as configured; `None` for the redirect of a virtual host that requires TLS.
     pub fn config(&self) -> Option<&Arc<model::Route>> {
         self.route().map(|route| &route.config)
+    }
+
+    /// The stats of the route and of the virtual cluster, where they have any.
+    pub(crate) fn stats(&self) -> impl Iterator<Item = &RouteStats> {
+        let of_route = self.route().and_then(|route| route.stats.as_ref());
+        let of_cluster = self.virtual_clusters().and_then(|clusters| clusters.stats(self.virtual_cluster));
+        of_route.into_iter().chain(of_cluster)
+    }
+
+    /// The virtual cluster's name.
+    pub(crate) fn virtual_cluster(&self) -> Option<Arc<str>> {
+        Some(self.virtual_clusters()?.name(self.virtual_cluster))
+    }
+
+    fn virtual_clusters(&self) -> Option<&VirtualClusters> {
+        self.vhost()?.virtual_clusters.as_deref()
+    }
+
+    /// Whether a format of the table's header changes reads metadata.
+    pub(crate) fn reads_metadata(&self) -> bool {
+        self.table.reads_metadata
+    }
+
+    /// The metadata of route and virtual host.
+    pub(crate) fn metadata(&self) -> StreamMetadata {
+        StreamMetadata {
+            route: self.config().and_then(|route| route.metadata.clone()),
+            virtual_host: self.virtual_host().and_then(|host| host.metadata.clone()),
+            ..StreamMetadata::default()
+        }
     }
 
     /// The route's name.

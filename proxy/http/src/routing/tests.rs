@@ -45,6 +45,7 @@ fn route(number: u16, matches: RouteMatch) -> Arc<Route> {
         headers: HeaderMutations::default(),
         per_request_buffer_limit: None,
         stat_prefix: None,
+        metadata: None,
     })
 }
 
@@ -59,6 +60,8 @@ fn table_of(matches: Vec<RouteMatch>, require_tls: RequireTls) -> TableHandle {
         request_attempt_count: false,
         attempt_count_in_response: false,
         is_timeout_retry_header: false,
+        virtual_clusters: Vec::new(),
+        metadata: None,
     };
     let config = model::RouteConfiguration {
         virtual_hosts: vec![Arc::new(host)],
@@ -226,6 +229,8 @@ fn a_direct_body_over_the_limit_is_refused() {
         request_attempt_count: false,
         attempt_count_in_response: false,
         is_timeout_retry_header: false,
+        virtual_clusters: Vec::new(),
+        metadata: None,
     };
     let config = model::RouteConfiguration {
         name: "table".into(),

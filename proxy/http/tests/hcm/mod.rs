@@ -76,7 +76,8 @@ impl Proxy {
         let scope = registry.scope("listener.test.");
         let model::Routes::Inline(routes) = &hcm.routes else { panic!("inline routes") };
         let routes = RouteSlot::fixed(routes, &clusters, &registry).unwrap();
-        let shared = HcmShared::build(hcm, &registry, &files, &scope, routes).unwrap();
+        let shared =
+            HcmShared::build(hcm, &registry, &files, &scope, routes, &model::Node::default()).unwrap();
         let worker = HcmWorker::new(shared, WorkerClusters::new(clusters));
         let drain = DrainController::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -154,6 +155,9 @@ fn info(stream: &IoStream) -> ConnInfo {
         sni: None,
         tls: None,
         filter_chain: Arc::from(""),
+        origin: Default::default(),
+        handshake: None,
+        reset: Default::default(),
         accepted: Instant::now(),
         termination_details: OnceCell::new(),
         transport_failure: OnceCell::new(),

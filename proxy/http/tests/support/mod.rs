@@ -392,7 +392,8 @@ fn run(yaml: &str, listener: TcpListener, registry: &Registry) {
     let files = LogFiles::default();
     let model::Routes::Inline(routes) = &config.routes else { panic!("inline routes") };
     let routes = RouteSlot::fixed(routes, &manager, registry).expect("routes");
-    let shared = HcmShared::build(&config, registry, &files, &scope, routes).expect("a connection manager");
+    let shared = HcmShared::build(&config, registry, &files, &scope, routes, &model::Node::default())
+        .expect("a connection manager");
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
     runtime.block_on(async move {
@@ -421,6 +422,9 @@ fn info(peer: SocketAddr, local: SocketAddr) -> ConnInfo {
         sni: None,
         tls: None,
         filter_chain: "".into(),
+        origin: Default::default(),
+        handshake: None,
+        reset: Default::default(),
         accepted: Instant::now(),
         termination_details: std::cell::OnceCell::new(),
         transport_failure: std::cell::OnceCell::new(),

@@ -1,7 +1,7 @@
 //! From an accepted socket to its network filter.
 
 use std::borrow::Cow;
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::accepted::Accepted;
 use super::chains::MatchInput;
 use super::filters::{FilterEnd, Inspected};
 use super::limits;
+use super::shared::ChainShared;
 use super::worker::LocalListener;
 use crate::handler::{ConnectionHandler, Downstream, SessionSlot};
 use crate::io::IoStream;
@@ -171,7 +172,7 @@ fn choose(place: Place, socket: Accepted, facts: Facts) -> Option<Chosen> {
         None => {
             shared.stats.no_filter_chain_match().inc();
             if !shared.logger.is_empty() {
-                let info = Rc::new(facts.into_info("".into(), None));
+                let info = Rc::new(facts.into_info(None, None));
                 let details = Cow::Borrowed("filter_chain_not_found");
                 let mut info = StreamInfo::new(info, None);
                 (info.flags, info.details) = (ResponseFlags::NO_ROUTE_FOUND, details);
@@ -262,7 +263,7 @@ impl Drop for Open {
 }
 
 impl Facts {
-    fn into_info(self, filter_chain: Arc<str>, tls: Option<Rc<TlsInfo>>) -> ConnInfo {
+    fn into_info(self, chain: Option<&ChainShared>, tls: Option<Rc<TlsInfo>>) -> ConnInfo {
         ConnInfo {
             id: NEXT_ID.fetch_add(1, Relaxed),
             remote: self.seen.remote,
@@ -272,7 +273,10 @@ impl Facts {
             local_restored: self.seen.restored,
             sni: tls.as_ref().and_then(|tls| tls.sni.clone()).or(self.seen.server_name),
             tls,
-            filter_chain,
+            filter_chain: chain.map_or_else(Arc::default, |chain| chain.config.name.clone()),
+            origin: chain.map(|chain| chain.origin.clone()).unwrap_or_default(),
+            reset: Cell::new(false),
+            handshake: None,
             accepted: self.accepted,
             termination_details: OnceCell::new(),
             transport_failure: OnceCell::new(),
@@ -293,9 +297,9 @@ impl Chosen {
     /// Does the TLS handshake first. `None`: it failed, and the connection has ended.
     async fn secure(mut self, tls: Arc<ServerTls>) -> Option<Ready> {
         let listener = self.open.place.listener.clone();
-        let chain = &listener.shared.chains.get(self.chain)?.config;
+        let chain = listener.shared.chains.get(self.chain)?;
         let handshake = tls.accept(self.socket.into_stream());
-        let outcome = match chain.transport_connect_timeout {
+        let outcome = match chain.config.transport_connect_timeout {
             None => handshake.await,
             Some(limit) => match tokio::time::timeout(limit, handshake).await {
                 Ok(outcome) => outcome,
@@ -310,7 +314,7 @@ impl Chosen {
             Err(error) => {
                 tracing::debug!(listener = &*listener.shared.config.name, %error, "TLS handshake failed");
                 if !listener.shared.logger.is_empty() {
-                    let info = self.facts.into_info(chain.name.clone(), None);
+                    let info = self.facts.into_info(Some(chain), None);
                     let _ = info.transport_failure.set(error.to_string().into());
                     self.open.info = Some(Rc::new(info));
                 }
@@ -325,7 +329,8 @@ fn ready(mut open: Open, stream: IoStream, facts: Facts, chain: usize, tls: Opti
     let shared = &listener.shared;
     // The index comes from this listener's own tree, and handlers and drains lie beside its chains.
     let handler = listener.handlers[chain].clone();
-    let info = Rc::new(facts.into_info(shared.chains[chain].config.name.clone(), tls));
+    let handshake = tls.is_some().then(|| facts.accepted.elapsed());
+    let info = Rc::new(ConnInfo { handshake, ..facts.into_info(Some(&shared.chains[chain]), tls) });
     let downstream = Downstream {
         stream,
         info: info.clone(),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use outrider_config::model;
 use outrider_core::stats::{Registry, Scope};
+use outrider_core::stream::Origin;
 use outrider_telemetry::access_log::{AccessLogger, LogFiles};
 
 use super::chains::ChainTree;
@@ -47,6 +48,7 @@ pub struct ListenerShared {
 pub(super) struct ChainShared {
     pub config: Arc<model::FilterChain>,
     pub tls: Option<Arc<ServerTls>>,
+    pub origin: Arc<Origin>,
 }
 
 impl ListenerShared {
@@ -106,10 +108,15 @@ fn build_chain(
     scope: &Scope,
     earlier: Option<&ListenerShared>,
 ) -> Result<ChainShared, ListenerError> {
+    let origin = Arc::new(Origin {
+        listener: listener.name.clone(),
+        listener_metadata: listener.metadata.clone(),
+        chain_metadata: chain.metadata.clone(),
+    });
     let known = earlier
         .and_then(|earlier| earlier.chains.iter().find(|known| known.config.entry_hash == chain.entry_hash));
     if let Some(known) = known {
-        return Ok(ChainShared { config: chain.clone(), tls: known.tls.clone() });
+        return Ok(ChainShared { config: chain.clone(), tls: known.tls.clone(), origin });
     }
     // A context that waits for secrets is an error here: its chain cannot serve before they have come.
     let build = |tls: &Arc<model::DownstreamTls>| ServerTls::build(&tls.resolve(&|_| None)?, scope);
@@ -119,5 +126,5 @@ fn build_chain(
         chain: chain.name.clone(),
         source,
     })?;
-    Ok(ChainShared { config: chain.clone(), tls })
+    Ok(ChainShared { config: chain.clone(), tls, origin })
 }

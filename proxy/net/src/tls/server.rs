@@ -6,8 +6,9 @@ use std::sync::Arc;
 use outrider_config::model::{self, Resolved};
 use outrider_core::stats::Scope;
 use outrider_core::stream::TlsInfo;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ServerSessionMemoryCache};
-use rustls::{CommonState, HandshakeKind, ServerConfig};
+use rustls::{CommonState, HandshakeKind, NamedGroup, ServerConfig};
 use tokio_rustls::LazyConfigAcceptor;
 use webpki::KeyUsage;
 
@@ -174,7 +175,29 @@ pub(super) fn session_info(session: &CommonState) -> TlsInfo {
         alpn,
         resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
         peer: session.peer_certificates().and_then(|chain| cert_info(chain.first()?)),
+        peer_chain: session.peer_certificates().map(chain_behind).unwrap_or_default(),
+        group: session.negotiated_key_exchange_group().map_or("", |group| group_name(group.name())),
         ..TlsInfo::default()
+    }
+}
+
+/// The certificates that the peer sent behind its own.
+fn chain_behind(chain: &[CertificateDer<'_>]) -> Arc<[Box<[u8]>]> {
+    match chain {
+        [] | [_] => Arc::default(),
+        [_, rest @ ..] => rest.iter().map(|cert| Box::from(cert.as_ref())).collect(),
+    }
+}
+
+/// BoringSSL's name of a group.
+const fn group_name(group: NamedGroup) -> &'static str {
+    match group {
+        NamedGroup::secp256r1 => "P-256",
+        NamedGroup::secp384r1 => "P-384",
+        NamedGroup::secp521r1 => "P-521",
+        NamedGroup::X25519 => "X25519",
+        NamedGroup::X25519MLKEM768 => "X25519MLKEM768",
+        _ => "",
     }
 }
 

@@ -120,6 +120,7 @@ pub fn chain(name: &str, matches: FilterChainMatch) -> Arc<FilterChain> {
     };
     Arc::new(FilterChain {
         name: name.into(),
+        metadata: None,
         matches,
         tls: None,
         transport_connect_timeout: None,
@@ -142,6 +143,7 @@ pub fn listener(chains: Vec<Arc<FilterChain>>, filters: Vec<ListenerFilterKind>)
     let filter = |kind| ListenerFilter { name: "f".into(), disabled: None, kind };
     Listener {
         name: "test".into(),
+        metadata: None,
         stat_prefix: "test".into(),
         addresses: vec![address("127.0.0.1:0")],
         bind_to_port: true,

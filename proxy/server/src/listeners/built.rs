@@ -56,6 +56,8 @@ pub struct Builder {
     pub global: GlobalConnections,
     /// Route tables that come from elsewhere.
     pub routes: RouteTables,
+    /// What this process calls itself.
+    pub node: model::Node,
 }
 
 impl Builder {
@@ -105,7 +107,14 @@ impl Builder {
                     }
                     model::Routes::Rds { name, source } => self.routes.slot(source, name),
                 };
-                BuiltFilter::Http(HcmShared::build(config, &self.registry, &self.log_files, &scope, routes)?)
+                BuiltFilter::Http(HcmShared::build(
+                    config,
+                    &self.registry,
+                    &self.log_files,
+                    &scope,
+                    routes,
+                    &self.node,
+                )?)
             }
             model::NetworkFilter::TcpProxy(config) => BuiltFilter::Tcp(TcpProxyShared::build(
                 config,

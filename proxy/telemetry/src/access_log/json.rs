@@ -66,6 +66,9 @@ fn value_or_absent(node: &JsonNode, cx: &FormatContext<'_>, omit_empty: bool, ou
 
 fn formatted(format: &Format, cx: &FormatContext<'_>, omit_empty: bool, out: &mut Vec<u8>) -> bool {
     let start = out.len();
+    if format.is_json() {
+        return format.write_json(cx, out);
+    }
     if format.is_single() {
         if !format.write_single(cx, out) {
             out.truncate(start);

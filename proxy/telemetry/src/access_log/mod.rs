@@ -16,6 +16,8 @@ pub struct AccessLogger {
     files: LogFiles,
     reads_request: bool,
     reads_response: bool,
+    reads_attempts: bool,
+    reads_metadata: bool,
 }
 
 impl AccessLogger {
@@ -34,6 +36,8 @@ impl AccessLogger {
             reads_response: logs
                 .iter()
                 .any(|log| reads(log, &|format| format.reads_response(), filter::reads_response)),
+            reads_attempts: logs.iter().any(|log| reads(log, &|format| format.reads_attempts(), |_| false)),
+            reads_metadata: logs.iter().any(|log| reads(log, &|format| format.reads_metadata(), |_| false)),
         })
     }
 
@@ -50,6 +54,16 @@ impl AccessLogger {
     /// Whether the response's head and trailers must be kept until the entry is written.
     pub const fn reads_response(&self) -> bool {
         self.reads_response
+    }
+
+    /// Whether the upstream connections that were tried must be noted.
+    pub const fn reads_attempts(&self) -> bool {
+        self.reads_attempts
+    }
+
+    /// Whether metadata must be noted.
+    pub const fn reads_metadata(&self) -> bool {
+        self.reads_metadata
     }
 
     /// Writes one entry to each log whose filter passes. Worker side: no lock, no system call.

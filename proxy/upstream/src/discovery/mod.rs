@@ -180,5 +180,8 @@ fn host(endpoint: &Endpoint, address: Address, priority: u32, locality: &Arc<Loc
         SocketAddress::Ip(ip) => ip.ip().to_string().into(),
         SocketAddress::Pipe { .. } => endpoint.hostname.clone(),
     };
-    Host::new(address, hostname, endpoint.weight, priority, locality.clone(), endpoint.health)
+    Host {
+        metadata: endpoint.metadata.clone(),
+        ..Host::new(address, hostname, endpoint.weight, priority, locality.clone(), endpoint.health)
+    }
 }

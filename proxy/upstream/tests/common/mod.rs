@@ -67,6 +67,7 @@ pub(crate) fn config(name: &str, discovery: Discovery) -> model::Cluster {
         name: name.into(),
         stat_name: name.into(),
         alt_stat_name: None,
+        metadata: None,
         discovery,
         lb: model::LbPolicy::RoundRobin,
         connect_timeout: Duration::from_secs(5),

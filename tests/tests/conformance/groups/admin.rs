@@ -152,8 +152,14 @@ pub(crate) fn virtual_clusters() -> Group {
     Group::new("virtual-clusters")
         .upstreams(&["a"])
         .http("main", "route_config: { virtual_hosts: [ { name: all, domains: [\"*\"], virtual_clusters: [ { name: vc, headers: [ { name: \":path\", string_match: { prefix: /vc } } ] } ], routes: [ { match: { prefix: / }, route: { cluster: a } } ] } ] }")
+        .upstream("closed", None, None)
+        .with(|b| b.hosts("dead", &["closed"], ""))
+        .http("retry", "route_config: { virtual_hosts: [ { name: two, domains: [\"*\"], virtual_clusters: [ { name: vc, headers: [ { name: \":path\", string_match: { prefix: /vc } } ] }, { name: v2, headers: [ { name: \":path\", string_match: { prefix: /two } }, { name: \":method\", string_match: { exact: GET } } ] } ], routes: [ { match: { prefix: /vc/dead }, route: { cluster: dead } }, { match: { prefix: / }, route: { cluster: a, retry_policy: { retry_on: 5xx } } } ] } ] }")
         .cases([
             case("inside", get("/vc/x")).stats(&["vhost.*"]).ignore("_time"),
+            case("retried", get("/vc/retry").to("retry")).reply(Reply::status(503)).reply(Reply::text("ok")).stats(&["vhost.*"]).ignore("_time"),
+            case("second", get("/two").to("retry")).stats(&["vhost.*"]).ignore("_time"),
+            case("dead", get("/vc/dead").to("retry")).stats(&["vhost.*"]).ignore("_time"),
             case("outside", get("/x")).stats(&["vhost.*"]).ignore("_time"),
         ])
 }

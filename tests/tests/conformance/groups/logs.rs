@@ -53,7 +53,7 @@ const OPERATORS: [(&str, &str); 18] = [
 ];
 
 /// Operators that came to Envoy late.
-const LATE: [(&str, &str); 7] = [
+const LATE: [(&str, &str); 13] = [
     ("headerbytes", "%REQUEST_HEADERS_BYTES% %RESPONSE_TRAILERS_BYTES%"),
     ("path", "%PATH% %PATH(NQ)% %PATH(WQ)% %PATH(NQ:ORIG)% %PATH(WQ:PATH)%"),
     ("query", "%QUERY_PARAM(a)% %QUERY_PARAM(none)% %QUERY_PARAMS(ORIG)%"),
@@ -65,6 +65,30 @@ const LATE: [(&str, &str); 7] = [
     (
         "upstreamtls",
         "%UPSTREAM_TLS_VERSION% %UPSTREAM_PEER_SUBJECT% %UPSTREAM_DETECTED_CLOSE_TYPE% %DOWNSTREAM_DETECTED_CLOSE_TYPE%",
+    ),
+    (
+        "decoded",
+        "%QUERY_PARAMS% %QUERY_PARAMS(DECODED)% %QUERY_PARAM(b)% %PATH(WQ:ORIG)% %PATH(NQ:ORIG_OR_PATH)%",
+    ),
+    (
+        "places",
+        "%METADATA(LISTENER:my:key)% %METADATA(VIRTUAL_HOST:my:key)% %METADATA(LISTENER_FILTER_CHAIN:my:key)% %METADATA(UPSTREAM_HOST:my:key)% %METADATA(ROUTE:my)% %METADATA(ROUTE:my:key):2% %METADATA(DYNAMIC:a:b)% %LISTENER_NAME%",
+    ),
+    (
+        "attempts",
+        "%UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT% %UPSTREAM_HOST_NAMES_ATTEMPTED% %UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT%",
+    ),
+    (
+        "masks",
+        "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(16)% %UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(8)% %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT(0)%",
+    ),
+    (
+        "names",
+        "%REQUESTED_SERVER_NAME(SNI_FIRST)% %REQUESTED_SERVER_NAME(HOST_FIRST:HOST)% %REQUESTED_SERVER_NAME(SNI_ONLY)% %REQUESTED_SERVER_NAME(HOST_FIRST:ORIG)%",
+    ),
+    (
+        "none",
+        "%TRACE_ID% %SPAN_ID% %CUSTOM_FLAGS% %TLS_JA3_FINGERPRINT% %DOWNSTREAM_TLS_GROUP% %UPSTREAM_SERVER_NAME% %BYTES_RETRANSMITTED% %DOWNSTREAM_HANDSHAKE_DURATION% %DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID%",
     ),
     ("retry", "%UPSTREAM_HOSTS_ATTEMPTED% %UPSTREAM_HOST_NAME% %UPSTREAM_HOST_NAME_WITHOUT_PORT%"),
 ];
@@ -111,6 +135,8 @@ fn with_operators(name: &'static str, operators: &[(&str, &str)]) -> Group {
         case("with a body", post("/x", "12345")).reply(Reply::text("1234567890")),
         case("retried", get("/retry")).reply(Reply::status(500)).reply(Reply::text("ok")),
         case("rewritten", get("/rewrite/x?a=1")),
+        case("escapes", get("/x?a%20b=1&b=%2Fq+r%22%20&b=2&c=%3C%7e%25%09%C3%A9%4")),
+        case("escapes rewritten", get("/rewrite/x?b=")),
         case("dead upstream", get("/dead")),
         case("cut by the upstream", get("/x")).reply(Reply::text("0123456789").finish(Finish::Close(4))),
         case("grpc", crate::driver::Req::grpc("/s/m", &["q"])).reply(
