@@ -15,7 +15,8 @@
 //!   that the client is not at the new version, and sends it again to a client that comes back. A changed subscription
 //!   is not sent between a response and its answer, because it would carry a nonce that is stale.
 //! - Delta: `initial_resource_versions` names what was accepted, resource by resource.
-//! - A response to a stream that is gone is decided as any other, but not answered.
+//! - A response to a stream that is gone is decided as any other, but not answered. The next stream's first request of
+//!   its kind waits for that, because it says what is in force.
 
 mod receive;
 mod request;
@@ -24,6 +25,11 @@ mod status;
 mod subscription;
 mod timers;
 mod view;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -183,6 +189,9 @@ impl Core {
     }
 
     /// Gives up the subscription to all of `kind`; resources that are asked for by name stay.
+    ///
+    /// In state of the world an empty list cannot be taken back once it was sent: the control plane goes on sending,
+    /// and it is left out here. Ask for all again on a new stream only.
     pub fn unsubscribe_all(&mut self, kind: Kind) {
         let Some(sub) = self.kinds.get_mut(&kind) else { return };
         let Some(dropped) = sub.give_up_all() else { return };
@@ -238,6 +247,7 @@ impl Core {
     pub fn verdict(&mut self, now: Now, token: Token, refusals: Vec<Refusal>) {
         let Some(update) = self.outstanding.remove(&token) else { return };
         let Some(sub) = self.kinds.get_mut(&update.kind) else { return };
+        sub.undecided = sub.undecided.saturating_sub(1);
         let newest = sub.decide(now, token, &update, &refusals, update.server == self.server);
         let Some(stream) = self.stream.as_mut().filter(|stream| stream.epoch == update.epoch) else { return };
         sub.in_flight = sub.in_flight.saturating_sub(1);

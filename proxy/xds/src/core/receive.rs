@@ -99,6 +99,7 @@ impl Core {
             return;
         }
         sub.in_flight += 1;
+        sub.undecided += 1;
         self.outstanding.insert(
             token,
             Outstanding {
@@ -270,7 +271,8 @@ impl Sorting<'_> {
     fn gone(&mut self, name: &Arc<str>) {
         self.timers.stop_fetch(self.sub.kind, Some(name));
         self.timers.stop_ttl(self.sub.kind, name);
-        if self.sub.gone(name, self.token.0) {
+        // Of all, the consumer may have what was forgotten here: an update that it has not decided.
+        if self.sub.gone(name, self.token.0) || self.sub.all {
             self.sorted.removed.push(name.clone());
         }
     }

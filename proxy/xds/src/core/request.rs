@@ -49,9 +49,12 @@ impl Core {
     fn next_change(&self) -> Option<usize> {
         let stream = self.stream.as_ref()?;
         stream.changed.iter().position(|kind| {
-            let undecided = self.kinds.get(kind).is_some_and(|sub| sub.in_flight > 0);
-            // A state-of-the-world request carries a nonce, which is stale until the answer is given.
-            !self.held_back(*kind) && (self.options.delta || !undecided)
+            // A stream begins with what is in force. Later a state-of-the-world request carries a nonce, which is stale
+            // until the answer is given.
+            let decided = self.kinds.get(kind).is_none_or(|sub| {
+                if sub.sent { self.options.delta || sub.in_flight == 0 } else { sub.undecided == 0 }
+            });
+            decided && !self.held_back(*kind)
         })
     }
 
@@ -67,6 +70,11 @@ impl Core {
         let stream = self.stream.as_mut()?;
         let sub = self.kinds.get_mut(&kind)?;
         let node = (!self.options.node_once || !stream.node_sent).then(|| self.options.node.clone());
+        let again = if self.options.delta {
+            sub.again.contains(ALL)
+        } else {
+            sub.in_flight == 0 && !sub.again.is_empty()
+        };
         let request = if self.options.delta {
             Request::Delta(delta(sub, answer, node)?)
         } else {
@@ -76,6 +84,10 @@ impl Core {
             }
             Request::Sotw(sotw(sub, answer, node)?)
         };
+        if again && !stream.changed.contains(&kind) {
+            // Once without it, once with it.
+            stream.changed.push_back(kind);
+        }
         stream.node_sent = true;
         sub.sent = true;
         Some(request)
@@ -83,14 +95,23 @@ impl Core {
 }
 
 fn sotw(sub: &mut Subscription, answer: Option<Answer>, node: Option<Node>) -> Option<DiscoveryRequest> {
-    let mut names: Vec<String> = sub.requested().map(|name| name.to_string()).collect();
+    if !sub.sent {
+        if sub.all && sub.narrow {
+            sub.version = Arc::from("");
+        }
+        sub.narrow = false;
+    }
+    // With a newer response on the way to its verdict, this one's nonce is stale: the control plane may not listen.
+    let heard = sub.in_flight == 0;
+    let names = sub.requested().filter(|name| !heard || !sub.again.contains(*name));
+    let mut names: Vec<String> = names.map(|name| name.to_string()).collect();
     if sub.all && (!names.is_empty() || sub.named) {
         names.insert(0, ALL.to_owned());
     }
     sub.named |= !names.is_empty();
-    // Bookkeeping of the other protocol.
-    sub.added.clear();
-    sub.removed.clear();
+    if heard {
+        sub.clear_changes();
+    }
     if answer.is_none() && names.is_empty() && !sub.all && !sub.named {
         // An empty list would ask for everything.
         return None;
@@ -124,8 +145,15 @@ fn delta(
     if sub.sent {
         let strings =
             |names: std::collections::BTreeSet<Arc<str>>| names.iter().map(ToString::to_string).collect();
-        request.resource_names_subscribe = strings(std::mem::take(&mut sub.added));
-        request.resource_names_unsubscribe = strings(std::mem::take(&mut sub.removed));
+        let mut added = std::mem::take(&mut sub.added);
+        let mut removed = std::mem::take(&mut sub.removed);
+        if sub.again.remove(ALL) {
+            sub.added.extend(added.take(ALL));
+            removed.insert(ALL.into());
+        }
+        sub.again.clear();
+        request.resource_names_subscribe = strings(added);
+        request.resource_names_unsubscribe = strings(removed);
     } else {
         // The first request of a stream: everything that is wanted, and the versions that are here.
         let mut names: Vec<String> = sub.requested().map(|name| name.to_string()).collect();
@@ -140,8 +168,7 @@ fn delta(
             .filter(|(_, entry)| entry.ours)
             .filter_map(|(name, entry)| Some((name.to_string(), entry.version.as_ref()?.to_string())))
             .collect();
-        sub.added.clear();
-        sub.removed.clear();
+        sub.clear_changes();
     }
     says_something |= !request.resource_names_subscribe.is_empty();
     says_something |= !request.resource_names_unsubscribe.is_empty();

@@ -28,6 +28,9 @@ pub(super) struct Subscription {
     pub(super) answered: Token,
     /// Responses of this stream that are not decided. At most as many as the event queue lets through.
     pub(super) in_flight: u32,
+    /// Those, and what streams before left undecided: a new stream begins when all is decided, because it begins with
+    /// what is in force.
+    pub(super) undecided: u32,
     /// A request of this kind was made on this stream.
     pub(super) sent: bool,
     /// A name (or "*") was sent on this stream: from then on an empty list no longer means all.
@@ -36,6 +39,12 @@ pub(super) struct Subscription {
     pub(super) added: BTreeSet<Arc<str>>,
     /// Delta: names to take back in the next request.
     pub(super) removed: BTreeSet<Arc<str>>,
+    /// What was given up and asked for again without a request in between. The consumer forgot it, and the control
+    /// plane sends it again only if it sees the subscription change (delta: a name that is asked for is always sent).
+    pub(super) again: BTreeSet<Arc<str>>,
+    /// State of the world: what is wanted changed since this stream began, so `version` may stand for a response to
+    /// less than that. A control plane that hears it from a new stream would take it for all.
+    pub(super) narrow: bool,
     /// How many times [`super::Core::pause`] was called and not taken back.
     pub(super) paused: u32,
     /// What the last response with a refusal was refused for; cleared by one that is taken whole.
@@ -96,10 +105,13 @@ impl Subscription {
             nonce: String::new(),
             answered: Token(0),
             in_flight: 0,
+            undecided: 0,
             sent: false,
             named: false,
             added: BTreeSet::new(),
             removed: BTreeSet::new(),
+            again: BTreeSet::new(),
+            narrow: false,
             paused: 0,
             error: None,
         }
@@ -135,9 +147,12 @@ impl Subscription {
                 self.resources.insert(name.into(), Entry::new(true, sequence));
             }
         }
+        self.narrow = true;
         // Removed and added again before anything was sent is an addition: the consumer forgot the resource, and
         // only the control plane can bring it back.
-        self.removed.remove(name);
+        if self.removed.remove(name) {
+            self.again.insert(name.into());
+        }
         if self.sent {
             self.added.insert(name.into());
         }
@@ -150,7 +165,10 @@ impl Subscription {
             return false;
         }
         self.all = true;
-        self.removed.remove(ALL);
+        self.narrow = true;
+        if self.removed.remove(ALL) {
+            self.again.insert(ALL.into());
+        }
         if self.sent {
             self.added.insert(ALL.into());
         }
@@ -160,13 +178,16 @@ impl Subscription {
     /// Gives `name` up; false when it was not asked for.
     pub(super) fn give_up(&mut self, name: &str) -> bool {
         let Some(entry) = self.resources.get_mut(name).filter(|entry| entry.requested) else { return false };
-        if self.all && entry.version.is_some() {
+        let came = !matches!(entry.status, Status::Requested | Status::TimedOut | Status::Absent);
+        if self.all && came {
             // It may be one of all. If it is not, the control plane says that it is gone.
             entry.requested = false;
         } else {
             self.resources.remove(name);
         }
+        self.narrow = true;
         self.added.remove(name);
+        self.again.remove(name);
         if self.sent {
             self.removed.insert(name.into());
         }
@@ -179,7 +200,9 @@ impl Subscription {
             return None;
         }
         self.all = false;
+        self.narrow = true;
         self.added.remove(ALL);
+        self.again.remove(ALL);
         if self.sent {
             self.removed.insert(ALL.into());
         }
@@ -199,8 +222,14 @@ impl Subscription {
         self.in_flight = 0;
         self.sent = false;
         self.named = false;
+        self.clear_changes();
+    }
+
+    /// A request said all that there is to say.
+    pub(super) fn clear_changes(&mut self) {
         self.added.clear();
         self.removed.clear();
+        self.again.clear();
     }
 
     /// The versions are another control plane's: shown, but no longer sent.
