@@ -238,9 +238,15 @@ fn a_port_in_use_is_an_error_that_says_how_to_mend_it() {
     let mut config = listener(named("x"), vec![]);
     config.addresses = vec![address(&address_text)];
     let global = GlobalConnections::new(None);
-    let shared =
-        ListenerShared::build(Arc::new(config), &Registry::new(), &LogFiles::default(), &global, None)
-            .expect("a listener");
+    let shared = ListenerShared::build(
+        Arc::new(config),
+        &Registry::new(),
+        &LogFiles::default(),
+        &global,
+        &|_| None,
+        None,
+    )
+    .expect("a listener");
     let error = Sockets::bind(&shared, 2).expect_err("taken").to_string();
     assert!(error.starts_with(&format!("listener \"test\": cannot listen on {address_text}: ")), "{error}");
     assert!(error.contains("another process listens there"), "{error}");

@@ -15,7 +15,7 @@ use outrider_telemetry::stats::Exposition;
 use outrider_upstream::ClusterManager;
 
 use crate::bootstrap::LoadedBootstrap;
-use crate::dynamic::RouteTables;
+use crate::dynamic::{self, Records, RouteTables, Secrets, lock};
 use crate::lifecycle::ServerStats;
 use crate::listeners::{Builder, BuiltListener, Listeners};
 use crate::logging::LogControl;
@@ -48,12 +48,32 @@ pub struct Control {
     pub listeners: Listeners,
     /// Those of the bootstrap, built, until they are started.
     pub(crate) first: Mutex<Vec<Arc<BuiltListener>>>,
+    /// Those resources of the bootstrap that need some that come from elsewhere.
+    pub(crate) later: Later,
+    /// Route tables that come from elsewhere.
+    pub routes: RouteTables,
+    /// Secrets that come from elsewhere.
+    pub secrets: Secrets,
+    /// What is known of all that comes from elsewhere.
+    pub records: Records,
     /// Worker threads.
     pub workers: usize,
     /// Gives memory back.
     pub(crate) memory: MemoryHooks,
     /// Where the process is.
     pub state: State,
+}
+
+/// Resources of the bootstrap that cannot be put in force before others have come from elsewhere.
+#[derive(Debug, Default)]
+pub(crate) struct Later {
+    pub(crate) clusters: Mutex<Vec<Arc<model::Cluster>>>,
+    pub(crate) listeners: Mutex<Vec<Arc<model::Listener>>>,
+}
+
+fn needs_more(cluster: &model::Cluster) -> bool {
+    matches!(cluster.discovery, model::Discovery::Eds { .. })
+        || cluster.tls.as_ref().is_some_and(|tls| !tls.dynamic_secrets().is_empty())
 }
 
 /// What the binary, which owns the allocator, does to give memory back to the kernel.
@@ -138,23 +158,34 @@ impl Control {
         set_filter(&registry, &loaded.model.stats);
         let log_files = LogFiles::new(&registry, options.file_flush_min_size);
         let clusters = ClusterManager::new(registry.clone());
+        let mut later = Later::default();
         for cluster in &loaded.model.clusters {
-            clusters.add(cluster.clone()).with_context(|| format!("cluster {:?}", cluster.name))?;
+            if needs_more(cluster) {
+                lock(&later.clusters).push(cluster.clone());
+            } else {
+                clusters.add(cluster.clone()).with_context(|| format!("cluster {:?}", cluster.name))?;
+            }
         }
+        let (routes, secrets) = (RouteTables::default(), Secrets::default());
         let global = GlobalConnections::new(loaded.model.max_downstream_connections);
         let builder = Builder {
             clusters: clusters.clone(),
             registry: registry.clone(),
             log_files: log_files.clone(),
             global,
-            routes: RouteTables::default(),
             node: loaded.model.node.clone(),
+            routes: routes.clone(),
+            secrets: secrets.clone(),
         };
         let listeners = Listeners::new(builder, &registry, options.drain_time, options.drain_gradually);
         let build = |listener: &Arc<model::Listener>| {
             listeners.build(listener).with_context(|| format!("listener {:?}", listener.name))
         };
-        let first = loaded.model.listeners.iter().map(build).collect::<anyhow::Result<Vec<_>>>()?;
+        let (waiting, ready): (Vec<_>, Vec<_>) = loaded.model.listeners.iter().partition(|listener| {
+            dynamic::needs_routes(listener) || !dynamic::dynamic_secrets(listener).is_empty()
+        });
+        later.listeners = Mutex::new(waiting.into_iter().cloned().collect());
+        let first = ready.into_iter().map(build).collect::<anyhow::Result<Vec<_>>>()?;
         let tags = options.stats_tags.iter().filter_map(|tag| tag.split_once(':'));
         let tags = tags.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let workers = options
@@ -173,6 +204,10 @@ impl Control {
             clusters,
             listeners,
             first: Mutex::new(first),
+            later,
+            routes,
+            secrets,
+            records: Records::default(),
             workers,
             memory: MemoryHooks::default(),
             state: State::new(),

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admin;
 use crate::control::{Control, StopListening};
+use crate::dynamic::Controller;
 use crate::listeners::Command;
 use crate::options::Mode;
 use crate::worker::Worker;
@@ -55,7 +56,15 @@ pub async fn serve(control: Arc<Control>) -> anyhow::Result<()> {
     }
     let (workers, commands) = start_workers(&control)?;
     manager.total_listeners_warming().set(0);
-    control.listeners.start(commands, &first, sockets);
+    control.listeners.set_workers(commands);
+    let (controller, mut initialized) = Controller::new(control.clone());
+    tokio::task::spawn_local(controller.run());
+    tokio::select! {
+        _ = initialized.wait_for(|done| *done) => {}
+        () = signals.terminate() => return Ok(()),
+        () = control.state.quit.notified() => return Ok(()),
+    }
+    control.listeners.start(&first, sockets);
     while control.state.workers_running.load(Relaxed) < control.workers as u64 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

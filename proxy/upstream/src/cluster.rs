@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use outrider_config::model::{self, Discovery, UpstreamProtocol};
+use outrider_config::model::{self, Discovery, DynamicSecret, FindSecret, UpstreamProtocol};
 use outrider_core::stats::{Counter, Gauge, Registry, Scope, StatSlot};
 use outrider_core::stream::Address;
 use outrider_net::tls::{AlpnDefault, ClientTls};
@@ -36,32 +37,33 @@ pub struct ClusterShared {
     /// Its hosts now.
     pub hosts: ArcSwap<HostSet>,
     /// TLS to its hosts; `None` for plain.
-    pub tls: Option<Arc<ClientTls>>,
+    pub tls: Option<ArcSwap<ClientTls>>,
     registry: Registry,
     // Made on first use: most clusters of a mesh's sidecar are never used.
     stats: OnceLock<Box<ClusterStats>>,
     breakers: OnceLock<Box<Breakers>>,
     original_dst: Option<Box<Destinations>>,
+    /// Its hosts have been found, or will not be for now.
+    pub(crate) warm: AtomicBool,
+    /// Another took its place, or none.
+    pub(crate) retired: AtomicBool,
 }
 
 impl ClusterShared {
-    /// The cluster of `config`, without hosts. Reads its TLS files.
+    /// The cluster of `config`, without hosts. Reads its TLS files; `secrets` finds those that come from elsewhere.
     ///
     /// # Errors
     /// Its TLS context cannot be built.
-    pub fn build(config: Arc<model::Cluster>, registry: &Registry) -> Result<Self, ClusterError> {
+    pub fn build(
+        config: Arc<model::Cluster>,
+        registry: &Registry,
+        secrets: FindSecret<'_>,
+    ) -> Result<Self, ClusterError> {
         let tls = match &config.tls {
             None => None,
             Some(tls) => {
                 let scope = registry.scope(scope_of(&config));
-                let built = tls
-                    .resolve(&|_| None)
-                    .map_err(outrider_net::tls::TlsError::from)
-                    .and_then(|tls| ClientTls::build(&tls, alpn_of(&config), &scope));
-                Some(built.map_err(|error| ClusterError::Tls {
-                    cluster: config.name.clone(),
-                    error: Box::new(error),
-                })?)
+                Some(build_tls(&config, tls, secrets, &scope)?)
             }
         };
         let original_dst = matches!(config.discovery, Discovery::OriginalDst(_)).then(Box::default);
@@ -69,17 +71,42 @@ impl ClusterShared {
         let cluster = Self {
             config,
             hosts: ArcSwap::default(),
-            tls,
+            tls: tls.map(ArcSwap::new),
             registry: registry.clone(),
             stats: OnceLock::new(),
             breakers: OnceLock::new(),
             original_dst,
+            warm: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
         };
         if tracked {
             // What remains is shown from the start.
             cluster.breakers();
         }
         Ok(cluster)
+    }
+
+    /// Builds its TLS context anew if `changed` is part of it: connections from now on use it, those that are open stay.
+    ///
+    /// # Errors
+    /// It cannot be built with it; the one in force stays.
+    pub fn renew_tls(&self, changed: &DynamicSecret, secrets: FindSecret<'_>) -> Result<(), ClusterError> {
+        let (Some(config), Some(tls)) = (&self.config.tls, &self.tls) else { return Ok(()) };
+        if config.dynamic_secrets().iter().any(|secret| ***secret == *changed) {
+            let scope = self.registry.scope(scope_of(&self.config));
+            tls.store(build_tls(&self.config, config, secrets, &scope)?);
+        }
+        Ok(())
+    }
+
+    /// Whether its hosts have been found, or will not be for now: before that it is not used.
+    pub fn is_warm(&self) -> bool {
+        self.warm.load(Relaxed)
+    }
+
+    /// Lets it be used without its hosts: their time is over.
+    pub fn give_up_waiting(&self) {
+        self.warm.store(true, Relaxed);
     }
 
     /// Its stats.
@@ -135,8 +162,6 @@ impl ClusterShared {
 
     /// The host of an ORIGINAL_DST cluster for `address`, made if there is none.
     pub(crate) fn original_dst_host(&self, address: SocketAddr) -> Option<Arc<Host>> {
-        use std::sync::atomic::Ordering::Relaxed;
-
         let mut known = self.original_dst.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(host) = known.get(&address) {
             host.state.used.store(true, Relaxed);
@@ -155,8 +180,6 @@ impl ClusterShared {
 
     /// Forgets the hosts of an ORIGINAL_DST cluster that were not used since the last call. Returns whether any.
     pub(crate) fn forget_unused(&self) -> bool {
-        use std::sync::atomic::Ordering::Relaxed;
-
         let Some(known) = &self.original_dst else { return false };
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
         let before = known.len();
@@ -196,6 +219,19 @@ impl std::fmt::Debug for ClusterShared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ClusterShared").field("name", &self.config.name).finish_non_exhaustive()
     }
+}
+
+fn build_tls(
+    config: &model::Cluster,
+    tls: &Arc<model::UpstreamTls>,
+    secrets: FindSecret<'_>,
+    scope: &Scope,
+) -> Result<Arc<ClientTls>, ClusterError> {
+    let built = tls
+        .resolve(secrets)
+        .map_err(outrider_net::tls::TlsError::from)
+        .and_then(|tls| ClientTls::build(&tls, alpn_of(config), scope));
+    built.map_err(|error| ClusterError::Tls { cluster: config.name.clone(), error: Box::new(error) })
 }
 
 fn scope_of(config: &model::Cluster) -> String {

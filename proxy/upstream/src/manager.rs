@@ -1,9 +1,10 @@
 //! The cluster manager: all clusters by name, on the control side.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use outrider_config::model;
+use outrider_config::model::{self, FindSecret};
 use outrider_core::stats::Registry;
 use tokio::sync::watch;
 
@@ -61,34 +62,87 @@ impl ClusterManager {
     /// Its TLS context cannot be built, or an endpoint needs DNS where there is none. The cluster of that
     /// name that was there, if any, stays.
     pub fn add(&self, config: Arc<model::Cluster>) -> Result<Arc<ClusterSlot>, ClusterError> {
-        let shared = ClusterShared::build(config.clone(), &self.0.registry)?;
+        let shared = self.prepare(config, &|_| None)?;
+        Ok(self.promote(&shared))
+    }
+
+    /// Builds the cluster of `config` and begins to find its hosts; nothing is sent to it before it is
+    /// [promoted](Self::promote). Of the cluster of its name that is in force it takes the hosts over. `secrets` finds
+    /// those that come from elsewhere.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    pub fn prepare(
+        &self,
+        config: Arc<model::Cluster>,
+        secrets: FindSecret<'_>,
+    ) -> Result<Arc<ClusterShared>, ClusterError> {
+        let shared = ClusterShared::build(config.clone(), &self.0.registry, secrets)?;
         let fixed = discovery::fixed_hosts(&config)?;
         let slot = self.slot_or_empty(&config.name);
-        let earlier = slot.current.load_full();
-        if let Some(earlier) = &earlier {
+        if let Some(earlier) = slot.current.load_full() {
             shared.hosts.store(earlier.hosts.load_full());
         }
         let shared = Arc::new(shared);
         if let Some(hosts) = fixed {
             shared.publish(hosts, discovery::overprovisioning(&config));
+            shared.warm.store(true, Relaxed);
         }
-        slot.current.store(Some(shared.clone()));
-        let stats = &self.0.stats;
-        if earlier.is_some() {
-            stats.cluster_modified().inc();
-        } else {
-            stats.cluster_added().inc();
-            stats.active_clusters().inc();
+        if matches!(config.discovery, model::Discovery::OriginalDst(_)) {
+            shared.warm.store(true, Relaxed);
         }
         self.0.discoverer.watch(&shared);
         self.count_warming();
+        Ok(shared)
+    }
+
+    /// Puts a cluster that was [prepared](Self::prepare) in force, in the place of the one of its name.
+    pub fn promote(&self, shared: &Arc<ClusterShared>) -> Arc<ClusterSlot> {
+        let slot = self.slot_or_empty(&shared.config.name);
+        let stats = &self.0.stats;
+        match slot.current.swap(Some(shared.clone())) {
+            Some(earlier) => {
+                earlier.retired.store(true, Relaxed);
+                stats.cluster_modified().inc();
+            }
+            None => {
+                stats.cluster_added().inc();
+                stats.active_clusters().inc();
+            }
+        }
         self.changed();
-        Ok(slot)
+        slot
+    }
+
+    /// Gives up a cluster that was prepared and is not wanted any more.
+    pub fn abandon(&self, shared: &ClusterShared) {
+        shared.retired.store(true, Relaxed);
+    }
+
+    /// Publishes the endpoints that discovery found for an EDS cluster.
+    pub fn set_endpoints(&self, shared: &ClusterShared, endpoints: &model::Endpoints) {
+        let changed = shared.publish(discovery::eds_hosts(endpoints), endpoints.overprovisioning_factor);
+        if !shared.warm.swap(true, Relaxed) || changed {
+            self.changed();
+        }
+    }
+
+    /// Tells all clusters of a secret that changed; what cannot be built with it keeps what it has, and is logged.
+    pub fn renew_tls(&self, changed: &model::DynamicSecret, secrets: FindSecret<'_>) {
+        for cluster in self.clusters() {
+            if let Err(error) = cluster.renew_tls(changed, secrets) {
+                tracing::error!(secret = &*changed.name, "the certificate in force stays: {error}");
+            }
+        }
     }
 
     /// Removes the cluster of `name`. Its slot stays, empty.
     pub fn remove(&self, name: &str) -> bool {
-        let removed = self.slot(name).is_some_and(|slot| slot.current.swap(None).is_some());
+        let removed = self.slot(name).and_then(|slot| slot.current.swap(None));
+        if let Some(removed) = &removed {
+            removed.retired.store(true, Relaxed);
+        }
+        let removed = removed.is_some();
         if removed {
             self.0.stats.cluster_removed().inc();
             self.0.stats.active_clusters().dec();
@@ -138,7 +192,7 @@ impl ClusterManager {
     }
 
     /// A watcher of changes, for workers.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+    pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
 

@@ -31,7 +31,7 @@ outrider_core::stat_struct! {
             upstream_flow_control_backed_up_total, upstream_flow_control_drained_total,
             retry_or_shadow_abandoned, bind_errors,
             // Membership and discovery.
-            membership_change, update_attempt, update_success, update_failure, update_empty,
+            membership_change, update_attempt, init_fetch_timeout, update_success, update_failure, update_empty,
             update_no_rebuild, assignment_stale, assignment_timeout_received, original_dst_host_invalid,
             // Load balancing.
             lb_healthy_panic, lb_recalculate_zone_structures, lb_subsets_created, lb_subsets_removed,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use outrider_config::model::Discovery;
 use outrider_core::rng::{self, Rng};
 use outrider_core::stream::Protocol;
+use outrider_net::tls::AlpnDefault;
 
 use crate::breaker::{Overflow, RetryPermit};
 use crate::cluster::{ClusterShared, ClusterSlot};
@@ -222,7 +223,15 @@ impl WorkerCluster {
     /// # Errors
     /// A breaker is open, or connecting failed.
     pub async fn tcp_connect(&self, host: &Arc<Host>) -> Result<TcpLease, PoolError> {
-        crate::pool::tcp::connect(&self.shared, host).await
+        crate::pool::tcp::connect(&self.shared, host, AlpnDefault::None).await
+    }
+
+    /// A connection to `host` that somebody else speaks HTTP/2 on.
+    ///
+    /// # Errors
+    /// A breaker is open, or connecting failed.
+    pub async fn http2_connect(&self, host: &Arc<Host>) -> Result<TcpLease, PoolError> {
+        crate::pool::tcp::connect(&self.shared, host, AlpnDefault::Http2).await
     }
 
     /// The address that the header of an ORIGINAL_DST cluster with `use_http_header` names. One that is no

@@ -286,7 +286,7 @@ impl Facts {
 
 impl Chosen {
     fn tls(&self) -> Option<Arc<ServerTls>> {
-        self.open.place.listener.shared.chains.get(self.chain)?.tls.clone()
+        Some(self.open.place.listener.shared.chains.get(self.chain)?.tls.as_ref()?.load_full())
     }
 
     fn plain(self) -> Ready {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use outrider_config::model;
+use arc_swap::ArcSwap;
+use outrider_config::model::{self, DynamicSecret, FindSecret};
 use outrider_core::stats::{Registry, Scope};
 use outrider_core::stream::Origin;
 use outrider_telemetry::access_log::{AccessLogger, LogFiles};
@@ -11,7 +12,7 @@ use outrider_telemetry::access_log::{AccessLogger, LogFiles};
 use super::chains::ChainTree;
 use super::filters::Filters;
 use super::{GlobalConnections, ListenerError};
-use crate::tls::ServerTls;
+use crate::tls::{ServerTls, TlsError};
 
 outrider_core::stat_struct! {
     /// `listener.<address>.`
@@ -47,13 +48,15 @@ pub struct ListenerShared {
 #[derive(Debug)]
 pub(super) struct ChainShared {
     pub config: Arc<model::FilterChain>,
-    pub tls: Option<Arc<ServerTls>>,
+    /// Shared with what an update put in its place, as long as the context is the same.
+    pub tls: Option<Arc<ArcSwap<ServerTls>>>,
     pub origin: Arc<Origin>,
 }
 
 impl ListenerShared {
     /// Compiles `config`; reads certificates and opens log files. `earlier` is what an update replaces: its TLS
-    /// contexts, with their session tickets, stay where nothing about them changed. Control thread.
+    /// contexts, with their session tickets, stay where nothing about them changed. `secrets` finds those that are not
+    /// in the configuration. Control thread.
     ///
     /// # Errors
     /// What the configuration names cannot be read or does not fit together.
@@ -62,6 +65,7 @@ impl ListenerShared {
         registry: &Registry,
         logs: &LogFiles,
         global: &GlobalConnections,
+        secrets: FindSecret<'_>,
         earlier: Option<&Self>,
     ) -> Result<Arc<Self>, ListenerError> {
         let scope = registry.scope(format!("listener.{}.", config.stat_prefix));
@@ -74,8 +78,9 @@ impl ListenerShared {
             })?;
         }
         let chains = config.filter_chains.iter().chain(&config.default_filter_chain);
-        let chains: Vec<_> =
-            chains.map(|chain| build_chain(&config, chain, &scope, earlier)).collect::<Result<_, _>>()?;
+        let chains: Vec<_> = chains
+            .map(|chain| build_chain(&config, chain, &scope, secrets, earlier))
+            .collect::<Result<_, _>>()?;
         let logger = AccessLogger::new(&config.access_logs, logs)
             .map_err(|source| ListenerError::Log { listener: config.name.clone(), source })?;
         Ok(Arc::new(Self {
@@ -96,6 +101,28 @@ impl ListenerShared {
         &self.config
     }
 
+    /// Builds the TLS contexts anew that `changed` is part of: handshakes from now on use it, connections stay.
+    ///
+    /// # Errors
+    /// A context cannot be built with it; the one in force stays.
+    pub fn renew_tls(&self, changed: &DynamicSecret, secrets: FindSecret<'_>) -> Result<(), ListenerError> {
+        for chain in &self.chains {
+            let (Some(config), Some(tls)) = (&chain.config.tls, &chain.tls) else { continue };
+            if config.dynamic_secrets().iter().any(|secret| ***secret == *changed) {
+                let built = config
+                    .resolve(secrets)
+                    .map_err(TlsError::from)
+                    .and_then(|tls| ServerTls::build(&tls, self.stats.scope()));
+                tls.store(built.map_err(|source| ListenerError::Tls {
+                    listener: self.config.name.clone(),
+                    chain: chain.config.name.clone(),
+                    source,
+                })?);
+            }
+        }
+        Ok(())
+    }
+
     /// Connections open now, over all workers, those still in listener filters with them.
     pub fn active(&self) -> u64 {
         self.active.load(Relaxed)
@@ -106,6 +133,7 @@ fn build_chain(
     listener: &model::Listener,
     chain: &Arc<model::FilterChain>,
     scope: &Scope,
+    secrets: FindSecret<'_>,
     earlier: Option<&ListenerShared>,
 ) -> Result<ChainShared, ListenerError> {
     let origin = Arc::new(Origin {
@@ -119,12 +147,12 @@ fn build_chain(
         return Ok(ChainShared { config: chain.clone(), tls: known.tls.clone(), origin });
     }
     // A context that waits for secrets is an error here: its chain cannot serve before they have come.
-    let build = |tls: &Arc<model::DownstreamTls>| ServerTls::build(&tls.resolve(&|_| None)?, scope);
+    let build = |tls: &Arc<model::DownstreamTls>| ServerTls::build(&tls.resolve(secrets)?, scope);
     let tls = chain.tls.as_ref().map(build).transpose();
     let tls = tls.map_err(|source| ListenerError::Tls {
         listener: listener.name.clone(),
         chain: chain.name.clone(),
         source,
     })?;
-    Ok(ChainShared { config: chain.clone(), tls, origin })
+    Ok(ChainShared { config: chain.clone(), tls: tls.map(|tls| Arc::new(ArcSwap::new(tls))), origin })
 }

@@ -85,6 +85,7 @@ impl Worker {
             &self.registry,
             &LogFiles::default(),
             &self.global,
+            &|_| None,
             None,
         )
         .expect("a listener");

@@ -1,5 +1,18 @@
-//! Configuration that comes while the process runs.
+//! Configuration that comes while the process runs: from a control plane to what is in force.
 
+mod clusters;
+mod connector;
+mod controller;
+mod decode;
+mod listeners;
+mod records;
 mod routes;
+mod secrets;
+mod stats;
+mod streams;
 
+pub(crate) use controller::{Controller, lock};
+pub(crate) use listeners::{dynamic_secrets, needs_routes};
+pub use records::{Record, Records, RefusedVersion, Version};
 pub use routes::{RouteKey, RouteTables};
+pub use secrets::Secrets;

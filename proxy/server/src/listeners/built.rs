@@ -12,7 +12,7 @@ use outrider_tcp::TcpProxyShared;
 use outrider_telemetry::access_log::LogFiles;
 use outrider_upstream::ClusterManager;
 
-use crate::dynamic::RouteTables;
+use crate::dynamic::{RouteTables, Secrets};
 
 /// A listener and the filters of its chains.
 #[derive(Debug)]
@@ -58,6 +58,8 @@ pub struct Builder {
     pub routes: RouteTables,
     /// What this process calls itself.
     pub node: model::Node,
+    /// Secrets that come from elsewhere.
+    pub secrets: Secrets,
 }
 
 impl Builder {
@@ -92,8 +94,15 @@ impl Builder {
             chains.push(built);
         }
         let earlier = earlier.map(|earlier| &*earlier.shared);
-        let shared =
-            ListenerShared::build(Arc::new(config), &self.registry, &self.log_files, &self.global, earlier)?;
+        let secrets = |wanted: &model::DynamicSecret| self.secrets.find(wanted);
+        let shared = ListenerShared::build(
+            Arc::new(config),
+            &self.registry,
+            &self.log_files,
+            &self.global,
+            &secrets,
+            earlier,
+        )?;
         Ok(Arc::new(BuiltListener { shared, chains }))
     }
 

@@ -112,13 +112,14 @@ impl Listeners {
         Ok(sockets)
     }
 
-    /// Hands `sockets`, from [`bind_first`](Self::bind_first), to the workers, which run now.
-    pub(crate) fn start(
-        &self,
-        workers: Vec<UnboundedSender<Command>>,
-        built: &[Arc<BuiltListener>],
-        sockets: Vec<Vec<WorkerSockets>>,
-    ) {
+    /// Takes the workers, which run now.
+    pub(crate) fn set_workers(&self, workers: Vec<UnboundedSender<Command>>) {
+        self.lock().workers = workers;
+    }
+
+    /// Hands `sockets`, from [`bind_first`](Self::bind_first), to the workers.
+    pub(crate) fn start(&self, built: &[Arc<BuiltListener>], sockets: Vec<Vec<WorkerSockets>>) {
+        let workers = self.lock().workers.clone();
         for (listener, sockets) in built.iter().zip(sockets) {
             self.stats.listener_added().inc();
             self.stats.listener_create_success().add(sockets.len() as u64);
@@ -126,7 +127,6 @@ impl Listeners {
                 let _ = worker.send(Command::Listen(listener.clone(), sockets));
             }
         }
-        self.lock().workers = workers;
     }
 
     /// Puts `built` in force: a new listener, or in the place of the one of its name.
@@ -183,6 +183,16 @@ impl Listeners {
         self.retire(earlier.listener, drains, true);
         self.count();
         true
+    }
+
+    /// Tells all listeners of a secret that changed; what cannot be built with it keeps what it has, and is logged.
+    pub fn renew_tls(&self, changed: &model::DynamicSecret) {
+        let secrets = |wanted: &model::DynamicSecret| self.builder.secrets.find(wanted);
+        for active in self.active() {
+            if let Err(error) = active.listener.shared.renew_tls(changed, &secrets) {
+                tracing::error!(secret = &*changed.name, "the certificate in force stays: {error}");
+            }
+        }
     }
 
     /// The listeners in force, in the order in which they came.

@@ -120,7 +120,7 @@ impl Names {
         let Some((name, _)) = self.targets.get(index).and_then(Target::name) else { return };
         let mut schedule = Schedule::default();
         let mut first = true;
-        while self.is_current(manager) {
+        while self.is_current() {
             self.cluster.stats().update_attempt().inc();
             let answer = resolvers.resolve(&self.settings, name).await;
             let outcome = answer.as_ref().ok().map(|answer| answer.ttl);
@@ -141,10 +141,8 @@ impl Names {
         }
     }
 
-    fn is_current(&self, manager: &ClusterManager) -> bool {
-        manager.slot(&self.cluster.config.name).is_some_and(|slot| {
-            slot.current.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, &self.cluster))
-        })
+    fn is_current(&self) -> bool {
+        !self.cluster.retired.load(Relaxed)
     }
 
     /// Takes what `index` resolved to (`None`: nothing, it failed). Returns whether hosts changed.

@@ -3,6 +3,7 @@
 mod dns;
 mod resolver;
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use outrider_config::model::{self, Discovery, Endpoint, Endpoints, LocalityEndpoints, SocketAddress};
@@ -87,7 +88,12 @@ impl Discoverer {
             });
         } else if let Some(names) = Names::of(cluster) {
             let (cold, manager_too) = (self.cold.clone(), manager.clone());
+            let warmed = Arc::downgrade(cluster);
             names.start(manager, resolvers, tasks, move || {
+                if let Some(cluster) = warmed.upgrade() {
+                    cluster.warm.store(true, Relaxed);
+                }
+                manager_too.changed();
                 cold.send_modify(|cold| *cold = cold.saturating_sub(1));
                 manager_too.count_warming();
             });
@@ -130,6 +136,19 @@ pub(crate) fn fixed_hosts(config: &model::Cluster) -> Result<Option<Vec<Host>>, 
         }
     }
     Ok(Some(hosts))
+}
+
+/// The hosts of endpoints that EDS brought. Their addresses are literals: the conversion sees to that.
+pub(crate) fn eds_hosts(endpoints: &Endpoints) -> Vec<Host> {
+    let mut hosts = Vec::new();
+    for locality in &endpoints.localities {
+        let shared = locality_of(locality);
+        let found = locality.endpoints.iter().filter_map(|endpoint| {
+            Some(host(endpoint, literal(&endpoint.address)?, locality.priority, &shared, false))
+        });
+        hosts.extend(found);
+    }
+    hosts
 }
 
 /// The overprovisioning factor of `config`, in percent.

@@ -234,6 +234,7 @@ async fn secure(
         None
     };
     let target = TlsTarget { sni, verify_name, alpn: Some(alpn) };
+    let tls = tls.load_full();
     match tls.connect(io, &target).await {
         Ok((io, info)) => Ok((io, Some(Rc::new(info)))),
         Err(TlsError::Closed(_)) => {

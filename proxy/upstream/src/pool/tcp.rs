@@ -66,7 +66,11 @@ impl Drop for TcpGuard {
 }
 
 /// A connection to `host`; `connect_timeout` at most.
-pub(crate) async fn connect(cluster: &Arc<ClusterShared>, host: &Arc<Host>) -> Result<TcpLease, PoolError> {
+pub(crate) async fn connect(
+    cluster: &Arc<ClusterShared>,
+    host: &Arc<Host>,
+    alpn: AlpnDefault,
+) -> Result<TcpLease, PoolError> {
     let error = |kind, details: &str| PoolError { kind, details: details.into(), host: host.clone() };
     let breakers = &cluster.breakers().default;
     let stats = cluster.stats();
@@ -79,7 +83,7 @@ pub(crate) async fn connect(cluster: &Arc<ClusterShared>, host: &Arc<Host>) -> R
     let token = Token::begin(cluster.clone(), host.state.clone(), false);
     stats.upstream_rq_pending_total().inc();
     let pending = Pending::new(cluster);
-    let opened = connect::open(cluster, host, Names::default(), AlpnDefault::None).await;
+    let opened = connect::open(cluster, host, Names::default(), alpn).await;
     drop(pending);
     match opened {
         Ok((stream, tls)) => {

@@ -1,0 +1,254 @@
+//! Clusters and their endpoints.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use outrider_config::model::{self, Discovery, DynamicSecret};
+use outrider_upstream::ClusterShared;
+use outrider_xds::{Kind, Refusal, Resource};
+
+use super::controller::{Controller, version_of};
+use super::decode;
+use super::streams::StreamId;
+use crate::control::Control;
+
+/// Clusters that came from elsewhere, or wait for what does.
+#[derive(Default)]
+pub(super) struct Clusters {
+    by_name: HashMap<Arc<str>, Entry>,
+    endpoints: HashMap<(StreamId, Arc<str>), Endpoints>,
+    /// Those of the bootstrap: no control plane replaces them.
+    fixed: HashSet<Arc<str>>,
+}
+
+#[derive(Default)]
+struct Entry {
+    /// As it came, to tell a change from a repetition.
+    body: Option<Bytes>,
+    /// In force.
+    active: Option<Arc<ClusterShared>>,
+    /// Waits for its hosts.
+    warming: Option<Arc<ClusterShared>>,
+    /// Waits for its secrets: it cannot be built yet.
+    unbuilt: Option<Arc<model::Cluster>>,
+    /// Its endpoints' key.
+    endpoints: Option<(StreamId, Arc<str>)>,
+}
+
+#[derive(Default)]
+struct Endpoints {
+    current: Option<Arc<model::Endpoints>>,
+    /// They are late; clusters do not wait for them any more.
+    given_up: bool,
+    users: BTreeSet<Arc<str>>,
+}
+
+impl Clusters {
+    pub(super) fn new(control: &Control) -> Self {
+        Self {
+            fixed: control.model.clusters.iter().map(|cluster| cluster.name.clone()).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether a cluster waits for what it needs.
+    pub(super) fn is_warming(&self) -> bool {
+        self.by_name.values().any(|entry| entry.warming.is_some() || entry.unbuilt.is_some())
+    }
+}
+
+impl Controller {
+    /// Takes a cluster of CDS.
+    pub(super) fn cluster(&mut self, resource: &Resource) -> Result<(), Vec<Refusal>> {
+        let known = self.clusters.by_name.get(&resource.name);
+        if known.is_some_and(|known| known.body.as_ref() == Some(&resource.body)) {
+            return Ok(());
+        }
+        if self.clusters.fixed.contains(&resource.name) {
+            // As Envoy has it: the bootstrap's cluster stays, and the control plane is not told.
+            tracing::warn!(
+                cluster = &*resource.name,
+                "the bootstrap has this cluster: the control plane's is not used"
+            );
+            return Ok(());
+        }
+        let (cluster, _ledger) = decode::cluster(resource, &self.options)?;
+        self.control.records.warming(Kind::Cluster, &resource.name, version_of(resource));
+        self.put_cluster(Arc::new(cluster), Some(resource.body.clone()));
+        if let Some(reason) = self.build_cluster(&resource.name) {
+            return Err(vec![Refusal::new(&*resource.name, "", reason)]);
+        }
+        Ok(())
+    }
+
+    /// Begins to warm `config`. `body` is what it came as.
+    pub(super) fn put_cluster(&mut self, config: Arc<model::Cluster>, body: Option<Bytes>) {
+        let name = config.name.clone();
+        let entry = self.clusters.by_name.entry(name.clone()).or_default();
+        entry.body = body;
+        entry.unbuilt = Some(config.clone());
+        for secret in config.tls.iter().flat_map(|tls| tls.dynamic_secrets()) {
+            self.want_secret(secret);
+        }
+        if self.clusters.by_name.get(&name).is_some_and(|entry| entry.body.is_none())
+            && let Some(reason) = self.build_cluster(&name)
+        {
+            tracing::error!(cluster = &*name, "cannot be built: {reason}");
+        }
+    }
+
+    /// Builds a cluster whose secrets are there. Returns why that cannot be, if it cannot: it is given up then.
+    fn build_cluster(&mut self, name: &Arc<str>) -> Option<String> {
+        let config = self.clusters.by_name.get(name)?.unbuilt.clone()?;
+        let secrets = self.control.secrets.clone();
+        let find = |wanted: &DynamicSecret| secrets.find(wanted);
+        let missing =
+            config.tls.iter().flat_map(|tls| tls.dynamic_secrets()).any(|wanted| find(wanted).is_none());
+        if missing {
+            return None;
+        }
+        let built = self.control.clusters.prepare(config.clone(), &find);
+        let wanted = match &config.discovery {
+            Discovery::Eds { source, service_name } => {
+                self.stream(source, Kind::Endpoint).map(|(stream, handle)| {
+                    handle.subscribe(Kind::Endpoint, service_name, source.initial_fetch_timeout);
+                    (stream, service_name.clone())
+                })
+            }
+            _ => None,
+        };
+        let entry = self.clusters.by_name.get_mut(name)?;
+        entry.unbuilt = None;
+        let shared = match built {
+            Ok(shared) => shared,
+            Err(error) => {
+                // What was in force stays; so does what is known of it, so that the same again is judged again.
+                entry.body = None;
+                return Some(error.to_string());
+            }
+        };
+        if let Some(abandoned) = entry.warming.replace(shared.clone()) {
+            self.control.clusters.abandon(&abandoned);
+        }
+        let before = std::mem::replace(&mut entry.endpoints, wanted.clone());
+        if let Some(key) = wanted {
+            let endpoints = self.clusters.endpoints.entry(key.clone()).or_default();
+            endpoints.users.insert(name.clone());
+            if let Some(current) = &endpoints.current {
+                self.control.clusters.set_endpoints(&shared, current);
+            } else if endpoints.given_up {
+                shared.give_up_waiting();
+            }
+            if before.as_ref() != Some(&key) {
+                self.leave_endpoints(name, before);
+            }
+        } else {
+            self.leave_endpoints(name, before);
+        }
+        None
+    }
+
+    fn leave_endpoints(&mut self, cluster: &Arc<str>, key: Option<(StreamId, Arc<str>)>) {
+        let Some(key) = key else { return };
+        let Some(endpoints) = self.clusters.endpoints.get_mut(&key) else { return };
+        endpoints.users.remove(cluster);
+        if endpoints.users.is_empty() {
+            self.clusters.endpoints.remove(&key);
+            self.control.records.removed(Kind::Endpoint, &key.1);
+            if let Some(handle) = self.streams.get(key.0) {
+                handle.unsubscribe(Kind::Endpoint, &key.1);
+            }
+        }
+    }
+
+    /// Puts clusters in force whose hosts are there.
+    pub(super) fn promote_clusters(&mut self) {
+        let mut promoted = 0;
+        for (name, entry) in &mut self.clusters.by_name {
+            if entry.warming.as_ref().is_some_and(|warming| warming.is_warm())
+                && let Some(warm) = entry.warming.take()
+            {
+                self.control.clusters.promote(&warm);
+                entry.active = Some(warm);
+                self.control.records.promoted(Kind::Cluster, name);
+                promoted += 1;
+            }
+        }
+        if promoted > 0 {
+            tracing::debug!(promoted, "clusters are in force");
+        }
+    }
+
+    /// Builds what a secret that came was missing for.
+    pub(super) fn secret_came(&mut self, wanted: &DynamicSecret) {
+        let waits = |entry: &&Entry| {
+            let secrets =
+                entry.unbuilt.iter().flat_map(|config| &config.tls).flat_map(|tls| tls.dynamic_secrets());
+            secrets.into_iter().any(|secret| **secret == *wanted)
+        };
+        let waiting = self.clusters.by_name.iter().filter(|(_, entry)| waits(entry));
+        for name in waiting.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            if let Some(reason) = self.build_cluster(&name) {
+                tracing::error!(cluster = &*name, "cannot be built: {reason}");
+            }
+        }
+    }
+
+    pub(super) fn remove_cluster(&mut self, name: &Arc<str>) {
+        let Some(entry) = self.clusters.by_name.remove(name) else { return };
+        if let Some(warming) = &entry.warming {
+            self.control.clusters.abandon(warming);
+        }
+        if entry.active.is_some() {
+            self.control.clusters.remove(name);
+        }
+        self.leave_endpoints(name, entry.endpoints);
+        self.control.records.removed(Kind::Cluster, name);
+    }
+
+    /// Takes endpoints of EDS.
+    pub(super) fn endpoints(&mut self, stream: StreamId, resource: &Resource) -> Result<(), Vec<Refusal>> {
+        let (found, _ledger) = decode::endpoints(resource, &self.options)?;
+        let found = Arc::new(found);
+        let Some(endpoints) = self.clusters.endpoints.get_mut(&(stream, resource.name.clone())) else {
+            return Ok(());
+        };
+        endpoints.current = Some(found.clone());
+        for name in &endpoints.users {
+            let Some(entry) = self.clusters.by_name.get(name) else { continue };
+            for shared in entry.active.iter().chain(&entry.warming) {
+                self.control.clusters.set_endpoints(shared, &found);
+            }
+        }
+        self.control.records.warming(Kind::Endpoint, &resource.name, version_of(resource));
+        self.control.records.promoted(Kind::Endpoint, &resource.name);
+        Ok(())
+    }
+
+    /// The control plane took endpoints away: the clusters have none.
+    pub(super) fn lose_endpoints(&mut self, stream: StreamId, name: &Arc<str>) {
+        let Some(endpoints) = self.clusters.endpoints.get_mut(&(stream, name.clone())) else { return };
+        endpoints.current = None;
+        let none = model::Endpoints::default();
+        for name in &endpoints.users {
+            let Some(entry) = self.clusters.by_name.get(name) else { continue };
+            for shared in entry.active.iter().chain(&entry.warming) {
+                self.control.clusters.set_endpoints(shared, &none);
+            }
+        }
+        self.control.records.removed(Kind::Endpoint, name);
+    }
+
+    /// Endpoints are late: their clusters go on without them.
+    pub(super) fn give_up_endpoints(&mut self, stream: StreamId, name: &Arc<str>) {
+        let Some(endpoints) = self.clusters.endpoints.get_mut(&(stream, name.clone())) else { return };
+        endpoints.given_up = true;
+        for name in &endpoints.users {
+            if let Some(warming) = self.clusters.by_name.get(name).and_then(|entry| entry.warming.as_ref()) {
+                warming.stats().init_fetch_timeout().inc();
+                warming.give_up_waiting();
+            }
+        }
+    }
+}

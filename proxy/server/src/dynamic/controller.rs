@@ -1,0 +1,254 @@
+//! The controller: the one that puts dynamic configuration in force.
+//!
+//! It runs on the control thread and takes one event after the other. A resource is converted, built and judged by
+//! itself: one that is refused never keeps another from taking effect. What is good waits (is *warm*ed) until what it
+//! needs is there, and only then takes the place of what it replaces.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use outrider_config::convert;
+use outrider_config::model::{ConfigSource, DynamicResources, DynamicSecret};
+use outrider_proto::pb::envoy::config::core::v3::Node;
+use outrider_proto::prost::Message as _;
+use outrider_upstream::WorkerClusters;
+use outrider_xds::{Event, Handle, Kind, Refusal, Resource, Update};
+use tokio::sync::{mpsc, watch};
+
+use super::clusters::Clusters;
+use super::listeners::WaitingListeners;
+use super::records::Version;
+use super::stats::SubscriptionStats;
+use super::streams::{QUEUE, StreamId, Streams};
+use crate::control::Control;
+
+/// How far the first configuration has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// Clusters are awaited, with all that they need.
+    Clusters,
+    /// Listeners are awaited, with all that they need.
+    Listeners,
+    /// All is there, or its time is over.
+    Done,
+}
+
+/// The controller.
+pub(crate) struct Controller {
+    pub(super) control: Arc<Control>,
+    pub(super) streams: Streams,
+    pub(super) clusters: Clusters,
+    pub(super) listeners: WaitingListeners,
+    pub(super) options: convert::Options,
+    pub(super) wanted_secrets: Vec<(StreamId, Arc<DynamicSecret>)>,
+    events: mpsc::Receiver<(StreamId, Event)>,
+    cds: Option<(StreamId, SubscriptionStats)>,
+    lds: Option<(StreamId, SubscriptionStats)>,
+    dynamic: DynamicResources,
+    stage: Stage,
+    // The answer of CDS or LDS that the stage waits for has come, or is late.
+    answered: bool,
+    initialized: watch::Sender<bool>,
+}
+
+impl Controller {
+    /// A controller for what the bootstrap of `control` says. The receiver turns true when the first configuration
+    /// is in force.
+    pub(crate) fn new(control: Arc<Control>) -> (Self, watch::Receiver<bool>) {
+        let (queue, events) = mpsc::channel(QUEUE);
+        let (initialized, done) = watch::channel(false);
+        let node = Node::decode(&*control.model.node.wire).unwrap_or_default();
+        let dynamic = control.model.dynamic.clone();
+        let clusters = WorkerClusters::new(control.clusters.clone());
+        let streams = Streams::new(dynamic.ads.clone(), node, clusters, control.registry.clone(), queue);
+        let options = convert::Options {
+            runtime: Arc::new(control.model.runtime.clone()),
+            secrets: Arc::new(control.model.secrets.clone()),
+            ads: dynamic.ads.is_some(),
+            ..convert::Options::default()
+        };
+        let controller = Self {
+            clusters: Clusters::new(&control),
+            listeners: WaitingListeners::default(),
+            control,
+            streams,
+            wanted_secrets: Vec::new(),
+            options,
+            events,
+            cds: None,
+            lds: None,
+            dynamic,
+            stage: Stage::Clusters,
+            answered: false,
+            initialized,
+        };
+        (controller, done)
+    }
+
+    /// Runs until the process ends.
+    pub(crate) async fn run(mut self) {
+        let mut changes = self.control.clusters.changes();
+        let clusters = std::mem::take(&mut *lock(&self.control.later.clusters));
+        for cluster in clusters {
+            self.put_cluster(cluster, None);
+        }
+        let source = self.dynamic.cds.clone();
+        self.cds = self.subscribe_all(source.as_ref(), Kind::Cluster, "cluster_manager.cds.");
+        self.answered = self.cds.is_none();
+        self.settle();
+        loop {
+            tokio::select! {
+                Some((stream, event)) = self.events.recv() => self.take(stream, event),
+                Ok(()) = changes.changed() => {}
+            }
+            self.settle();
+        }
+    }
+
+    /// Promotes what is warm, and goes to the next stage when all that this one waits for is there.
+    fn settle(&mut self) {
+        self.promote_clusters();
+        self.promote_listeners();
+        if self.stage == Stage::Clusters && self.answered && !self.clusters.is_warming() {
+            self.stage = Stage::Listeners;
+            let listeners = std::mem::take(&mut *lock(&self.control.later.listeners));
+            for listener in listeners {
+                if let Err(refusals) = self.put_listener(listener, None) {
+                    tracing::error!(?refusals, "a static listener cannot be put in force");
+                }
+            }
+            let source = self.dynamic.lds.clone();
+            self.lds = self.subscribe_all(source.as_ref(), Kind::Listener, "listener_manager.lds.");
+            self.answered = self.lds.is_none();
+            self.promote_listeners();
+        }
+        if self.stage == Stage::Listeners && self.answered && self.listeners.is_empty() {
+            self.stage = Stage::Done;
+            self.initialized.send_replace(true);
+        }
+    }
+
+    fn subscribe_all(
+        &mut self,
+        source: Option<&ConfigSource>,
+        kind: Kind,
+        scope: &str,
+    ) -> Option<(StreamId, SubscriptionStats)> {
+        let source = source?;
+        let stream = self.streams.of(&source.kind, kind)?;
+        let stats = SubscriptionStats::new(self.control.registry.scope(scope.to_owned()));
+        stats.update_attempt().inc();
+        self.streams.get(stream)?.subscribe_all(kind, source.initial_fetch_timeout);
+        Some((stream, stats))
+    }
+
+    fn take(&mut self, stream: StreamId, event: Event) {
+        match event {
+            Event::Connected { service } => tracing::info!(stream, service, "connected to a control plane"),
+            Event::Disconnected { service, why, attempt, retry_in } => {
+                tracing::warn!(stream, service, attempt, ?retry_in, "no control plane: {why}");
+                for stats in [&self.cds, &self.lds].into_iter().flatten().map(|(_, stats)| stats) {
+                    stats.update_failure().inc();
+                }
+            }
+            Event::Update(update) => self.update(stream, update),
+            Event::FetchTimedOut { kind, name } => self.timed_out(stream, kind, name.as_ref()),
+            Event::Expired { kind, name } => self.removed(stream, kind, &name),
+        }
+    }
+
+    fn update(&mut self, stream: StreamId, update: Update) {
+        let Update { kind, token, version, resources, removed, .. } = update;
+        let mut refusals = Vec::new();
+        // Make before break: what goes is let go after what comes, unless it stands in its way.
+        for name in removed.iter().filter(|_| kind == Kind::Listener) {
+            self.removed(stream, kind, name);
+        }
+        for resource in resources {
+            let accepted = match kind {
+                Kind::Cluster => self.cluster(&resource),
+                Kind::Endpoint => self.endpoints(stream, &resource),
+                Kind::Listener => self.listener(&resource),
+                Kind::Route => self.routes(stream, &resource),
+                Kind::Secret => self.secret(stream, &resource),
+                _ => Err(vec![Refusal::new(&*resource.name, "", "resources of this type are not supported")]),
+            };
+            if let Err(bad) = accepted {
+                let details: Vec<String> = bad.iter().map(text).collect();
+                let details = details.join("; ");
+                tracing::warn!(%kind, name = &*resource.name, version = &*resource.version, "refused: {details}");
+                self.control.records.refused(kind, &resource.name, version_of(&resource), details);
+                refusals.extend(bad);
+            }
+        }
+        for name in removed.iter().filter(|_| kind != Kind::Listener) {
+            self.removed(stream, kind, name);
+        }
+        self.count(kind, &version, &refusals, !update.refused.is_empty());
+        if let Some(handle) = self.streams.get(stream) {
+            handle.verdict(token, refusals);
+        }
+    }
+
+    fn count(&mut self, kind: Kind, version: &str, refusals: &[Refusal], more: bool) {
+        let stats = match kind {
+            Kind::Cluster => &self.cds,
+            Kind::Listener => &self.lds,
+            _ => return,
+        };
+        if let Some((_, stats)) = stats {
+            stats.answered(version, refusals.is_empty() && !more);
+            self.answered |= (kind == Kind::Cluster) == (self.stage == Stage::Clusters);
+        }
+    }
+
+    fn removed(&mut self, stream: StreamId, kind: Kind, name: &Arc<str>) {
+        match kind {
+            Kind::Cluster => self.remove_cluster(name),
+            Kind::Listener => self.remove_listener(name),
+            Kind::Endpoint => self.lose_endpoints(stream, name),
+            // Tables and secrets stay in force until nobody uses them.
+            _ => {}
+        }
+    }
+
+    fn timed_out(&mut self, stream: StreamId, kind: Kind, name: Option<&Arc<str>>) {
+        tracing::warn!(%kind, name = name.map_or("*", |name| &**name), "did not come within initial_fetch_timeout");
+        match (kind, name) {
+            (Kind::Cluster | Kind::Listener, _) => {
+                let stats = if kind == Kind::Cluster { &self.cds } else { &self.lds };
+                if let Some((_, stats)) = stats {
+                    stats.init_fetch_timeout().inc();
+                }
+                self.answered |= (kind == Kind::Cluster) == (self.stage == Stage::Clusters);
+            }
+            (Kind::Endpoint, Some(name)) => self.give_up_endpoints(stream, name),
+            (Kind::Route, Some(name)) => self.give_up_routes(stream, name),
+            // What waits for a secret goes on waiting: it cannot serve without.
+            _ => {}
+        }
+    }
+
+    /// The stream that brings `kind` from `source`, and its handle.
+    pub(super) fn stream(&mut self, source: &ConfigSource, kind: Kind) -> Option<(StreamId, Handle)> {
+        let id = self.streams.of(&source.kind, kind)?;
+        Some((id, self.streams.get(id)?.clone()))
+    }
+}
+
+/// What is known of a version for the records.
+pub(super) fn version_of(resource: &Resource) -> Version {
+    Version { version: resource.version.clone(), body: resource.body.clone(), at: SystemTime::now() }
+}
+
+fn text(refusal: &Refusal) -> String {
+    if refusal.path.is_empty() {
+        refusal.reason.clone()
+    } else {
+        format!("{}: {}", refusal.path, refusal.reason)
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

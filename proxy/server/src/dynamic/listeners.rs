@@ -1,0 +1,286 @@
+//! Listeners and the route tables that they wait for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use outrider_config::model::{self, DynamicSecret, NetworkFilter, Routes};
+use outrider_http::routing::RouteTable;
+use outrider_xds::{Kind, Refusal, Resource};
+
+use super::controller::{Controller, version_of};
+use super::decode;
+use super::routes::RouteKey;
+use super::streams::StreamId;
+use crate::listeners::BuiltListener;
+
+/// Listeners that wait for what they need, and what is known of those that came.
+#[derive(Default)]
+pub(super) struct WaitingListeners {
+    waiting: HashMap<Arc<str>, Waiting>,
+    /// As they came, to tell a change from a repetition.
+    bodies: HashMap<Arc<str>, Bytes>,
+    /// Tables that were asked for.
+    subscribed: Vec<(StreamId, RouteKey)>,
+}
+
+enum Waiting {
+    /// For secrets: it cannot be built yet.
+    Secrets(Arc<model::Listener>),
+    /// For its route tables.
+    Routes(Arc<BuiltListener>, Vec<RouteKey>),
+}
+
+impl WaitingListeners {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+impl Controller {
+    /// Takes a listener of LDS.
+    pub(super) fn listener(&mut self, resource: &Resource) -> Result<(), Vec<Refusal>> {
+        if self.listeners.bodies.get(&resource.name) == Some(&resource.body) {
+            return Ok(());
+        }
+        if self.control.model.listeners.iter().any(|fixed| fixed.name == resource.name) {
+            // As Envoy has it: the bootstrap's listener stays, and the control plane is not told.
+            tracing::warn!(
+                listener = &*resource.name,
+                "the bootstrap has this listener: the control plane's is not used"
+            );
+            return Ok(());
+        }
+        let (listener, _ledger) = decode::listener(resource, &self.options)?;
+        self.put_listener(Arc::new(listener), Some(resource))?;
+        self.listeners.bodies.insert(resource.name.clone(), resource.body.clone());
+        Ok(())
+    }
+
+    /// Begins to warm `config`; puts it in force at once where it needs nothing.
+    pub(super) fn put_listener(
+        &mut self,
+        config: Arc<model::Listener>,
+        resource: Option<&Resource>,
+    ) -> Result<(), Vec<Refusal>> {
+        let name = config.name.clone();
+        self.check_addresses(&config)?;
+        let secrets: Vec<Arc<DynamicSecret>> = dynamic_secrets(&config);
+        for secret in &secrets {
+            self.want_secret(secret);
+        }
+        if let Some(resource) = resource {
+            self.control.records.warming(Kind::Listener, &name, version_of(resource));
+        }
+        if secrets.iter().any(|secret| self.control.secrets.find(secret).is_none()) {
+            self.listeners.waiting.insert(name, Waiting::Secrets(config));
+            return Ok(());
+        }
+        self.build_listener(&config)
+    }
+
+    fn build_listener(&mut self, config: &Arc<model::Listener>) -> Result<(), Vec<Refusal>> {
+        let refuse = |error: anyhow::Error| vec![Refusal::new(&*config.name, "", format!("{error:#}"))];
+        let built = self.control.listeners.build(config).map_err(refuse)?;
+        let keys = route_keys(config);
+        for key in &keys {
+            self.want_routes(key);
+        }
+        if keys.iter().all(|key| self.control.routes.is_settled(key)) {
+            self.listeners.waiting.remove(&config.name);
+            self.control.listeners.put(built).map_err(refuse)?;
+            self.control.records.promoted(Kind::Listener, &config.name);
+        } else {
+            self.listeners.waiting.insert(config.name.clone(), Waiting::Routes(built, keys));
+        }
+        Ok(())
+    }
+
+    /// Two listeners may not share an address: the kernel would spread connections over both.
+    fn check_addresses(&self, config: &model::Listener) -> Result<(), Vec<Refusal>> {
+        let active = self.control.listeners.active();
+        let others = active.iter().map(|active| active.listener.shared.config());
+        for other in others.filter(|other| other.name != config.name) {
+            for address in &config.addresses {
+                let ephemeral = matches!(&address.address, model::SocketAddress::Ip(ip) if ip.port() == 0);
+                if !ephemeral && other.addresses.iter().any(|taken| taken.address == address.address) {
+                    let reason = format!(
+                        "{} is the address of the listener {:?} already",
+                        address.address, other.name
+                    );
+                    return Err(vec![Refusal::new(&*config.name, "address", reason)]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts listeners in force whose route tables are there.
+    pub(super) fn promote_listeners(&mut self) {
+        let routes = self.control.routes.clone();
+        let ready = |waiting: &Waiting| match waiting {
+            Waiting::Secrets(_) => false,
+            Waiting::Routes(_, keys) => keys.iter().all(|key| routes.is_settled(key)),
+        };
+        let names: Vec<_> = self
+            .listeners
+            .waiting
+            .iter()
+            .filter(|(_, one)| ready(one))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in names {
+            let Some(Waiting::Routes(built, _)) = self.listeners.waiting.remove(&name) else { continue };
+            match self.control.listeners.put(built) {
+                Ok(()) => self.control.records.promoted(Kind::Listener, &name),
+                Err(error) => tracing::error!(listener = &*name, "cannot be put in force: {error:#}"),
+            }
+        }
+        self.control.listeners.stats.total_listeners_warming().set(self.listeners.waiting.len() as u64);
+        self.forget_routes();
+    }
+
+    pub(super) fn remove_listener(&mut self, name: &Arc<str>) {
+        self.listeners.waiting.remove(name);
+        if self.listeners.bodies.remove(name).is_some() {
+            self.control.listeners.remove(name);
+            self.control.records.removed(Kind::Listener, name);
+        }
+        self.forget_routes();
+    }
+
+    /// Builds the listeners that a secret that came was missing for.
+    pub(super) fn listeners_with_secret(&mut self, wanted: &DynamicSecret) {
+        let waits = |waiting: &Waiting| match waiting {
+            Waiting::Secrets(config) => dynamic_secrets(config).iter().any(|secret| **secret == *wanted),
+            Waiting::Routes(..) => false,
+        };
+        let configs: Vec<_> = self
+            .listeners
+            .waiting
+            .values()
+            .filter(|waiting| waits(waiting))
+            .filter_map(|waiting| match waiting {
+                Waiting::Secrets(config) => Some(config.clone()),
+                Waiting::Routes(..) => None,
+            })
+            .collect();
+        for config in configs {
+            if dynamic_secrets(&config).iter().all(|secret| self.control.secrets.find(secret).is_some())
+                && let Err(refusals) = self.build_listener(&config)
+            {
+                tracing::error!(listener = &*config.name, ?refusals, "cannot be put in force");
+            }
+        }
+    }
+
+    fn want_routes(&mut self, key: &RouteKey) {
+        let Some((stream, handle)) = self.stream(&key.0, Kind::Route) else { return };
+        if !self.listeners.subscribed.iter().any(|(_, known)| known == key) {
+            self.listeners.subscribed.push((stream, key.clone()));
+        }
+        handle.subscribe(Kind::Route, &key.1, key.0.initial_fetch_timeout);
+    }
+
+    /// Gives up the tables that no listener uses any more.
+    fn forget_routes(&mut self) {
+        self.control.routes.forget_unused();
+        let used = self.control.routes.used();
+        let streams = &self.streams;
+        let records = &self.control.records;
+        self.listeners.subscribed.retain(|(stream, key)| {
+            let keep = used.contains(key);
+            if !keep {
+                records.removed(Kind::Route, &key.1);
+                if let Some(handle) = streams.get(*stream) {
+                    handle.unsubscribe(Kind::Route, &key.1);
+                }
+            }
+            keep
+        });
+    }
+
+    /// Takes a route table of RDS.
+    pub(super) fn routes(&mut self, stream: StreamId, resource: &Resource) -> Result<(), Vec<Refusal>> {
+        let keys = self.route_keys_of(stream, &resource.name);
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let (table, _ledger) = decode::routes(resource, &self.options)?;
+        let table = RouteTable::build(&Arc::new(table), &self.control.clusters, &self.control.registry);
+        let table = table.map_err(|error| vec![Refusal::new(&*resource.name, "", error.to_string())])?;
+        let table = Arc::new(table);
+        for key in &keys {
+            self.control.routes.store(key, table.clone());
+        }
+        self.control.records.warming(Kind::Route, &resource.name, version_of(resource));
+        self.control.records.promoted(Kind::Route, &resource.name);
+        Ok(())
+    }
+
+    /// A table is late: its listeners go on with an empty one.
+    pub(super) fn give_up_routes(&mut self, stream: StreamId, name: &Arc<str>) {
+        for key in self.route_keys_of(stream, name) {
+            if !self.control.routes.is_settled(&key) {
+                self.control.routes.store(&key, Arc::default());
+            }
+        }
+    }
+
+    fn route_keys_of(&self, stream: StreamId, name: &Arc<str>) -> Vec<RouteKey> {
+        let subscribed = self.listeners.subscribed.iter();
+        let of = subscribed.filter(|(from, key)| *from == stream && key.1 == *name);
+        of.map(|(_, key)| key.clone()).collect()
+    }
+
+    /// Takes a secret of SDS.
+    pub(super) fn secret(&mut self, stream: StreamId, resource: &Resource) -> Result<(), Vec<Refusal>> {
+        let (secret, _ledger) = decode::secret(resource, &self.options)?;
+        let secret = Arc::new(secret);
+        let wanted: Vec<_> = self
+            .wanted_secrets
+            .iter()
+            .filter(|(from, wanted)| *from == stream && wanted.name == resource.name)
+            .map(|(_, wanted)| wanted.clone())
+            .collect();
+        for wanted in wanted {
+            self.control.secrets.store(wanted.source.kind.clone(), secret.clone());
+            self.secret_came(&wanted);
+            self.listeners_with_secret(&wanted);
+            self.control.listeners.renew_tls(&wanted);
+            self.control.clusters.renew_tls(&wanted, &|wanted| self.control.secrets.find(wanted));
+        }
+        Ok(())
+    }
+
+    /// Asks for a secret, if nobody did.
+    pub(super) fn want_secret(&mut self, secret: &Arc<DynamicSecret>) {
+        let Some((stream, handle)) = self.stream(&secret.source, Kind::Secret) else { return };
+        if !self.wanted_secrets.iter().any(|(_, known)| known == secret) {
+            self.wanted_secrets.push((stream, secret.clone()));
+            handle.subscribe(Kind::Secret, &secret.name, secret.source.initial_fetch_timeout);
+        }
+    }
+}
+
+fn route_keys(config: &model::Listener) -> Vec<RouteKey> {
+    let chains = config.filter_chains.iter().chain(&config.default_filter_chain);
+    let keys = chains.filter_map(|chain| match &chain.filter {
+        NetworkFilter::Http(manager) => match &manager.routes {
+            Routes::Rds { source, name } => Some((source.clone(), name.clone())),
+            Routes::Inline(_) => None,
+        },
+        NetworkFilter::TcpProxy(_) => None,
+    });
+    keys.collect()
+}
+
+pub(crate) fn dynamic_secrets(config: &model::Listener) -> Vec<Arc<DynamicSecret>> {
+    let chains = config.filter_chains.iter().chain(&config.default_filter_chain);
+    let contexts = chains.filter_map(|chain| chain.tls.as_ref());
+    contexts.flat_map(|tls| tls.dynamic_secrets().into_iter().cloned()).collect()
+}
+
+pub(crate) fn needs_routes(config: &model::Listener) -> bool {
+    !route_keys(config).is_empty()
+}

@@ -1,0 +1,85 @@
+//! What is known of each resource that came from elsewhere: for `/config_dump` and for those who ask what went wrong.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use outrider_xds::Kind;
+
+/// The resources that came from elsewhere, by kind and name. Cloning gives another handle.
+#[derive(Debug, Clone, Default)]
+pub struct Records(Arc<Mutex<ByName>>);
+
+type ByName = BTreeMap<(Kind, Arc<str>), Record>;
+
+/// One resource.
+#[derive(Debug, Clone, Default)]
+pub struct Record {
+    /// The version in force.
+    pub active: Option<Version>,
+    /// The version that waits for what it needs.
+    pub warming: Option<Version>,
+    /// The last version that was refused, if it came after those.
+    pub error: Option<RefusedVersion>,
+}
+
+/// A version of a resource.
+#[derive(Debug, Clone)]
+pub struct Version {
+    /// As the control plane calls it.
+    pub version: Arc<str>,
+    /// The resource, encoded. Empty where it holds secrets.
+    pub body: Bytes,
+    /// When it came.
+    pub at: SystemTime,
+}
+
+/// A version that was refused.
+#[derive(Debug, Clone)]
+pub struct RefusedVersion {
+    /// The version.
+    pub version: Version,
+    /// Why: what the control plane was told.
+    pub details: String,
+}
+
+impl Records {
+    /// A version came and waits.
+    pub(crate) fn warming(&self, kind: Kind, name: &Arc<str>, version: Version) {
+        let mut records = self.lock();
+        let record = records.entry((kind, name.clone())).or_default();
+        (record.warming, record.error) = (Some(version), None);
+    }
+
+    /// What waited is in force.
+    pub(crate) fn promoted(&self, kind: Kind, name: &Arc<str>) {
+        if let Some(record) = self.lock().get_mut(&(kind, name.clone()))
+            && let Some(version) = record.warming.take()
+        {
+            record.active = Some(version);
+        }
+    }
+
+    /// A version was refused; what was in force stays.
+    pub(crate) fn refused(&self, kind: Kind, name: &Arc<str>, version: Version, details: String) {
+        let mut records = self.lock();
+        records.entry((kind, name.clone())).or_default().error = Some(RefusedVersion { version, details });
+    }
+
+    /// The resource is gone.
+    pub(crate) fn removed(&self, kind: Kind, name: &Arc<str>) {
+        self.lock().remove(&(kind, name.clone()));
+    }
+
+    /// All of `kind`, by name.
+    pub fn of(&self, kind: Kind) -> Vec<(Arc<str>, Record)> {
+        let records = self.lock();
+        let of_kind = records.iter().filter(|((of, _), _)| *of == kind);
+        of_kind.map(|((_, name), record)| (name.clone(), record.clone())).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ByName> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

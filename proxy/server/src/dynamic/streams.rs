@@ -1,0 +1,135 @@
+//! The streams to control planes: one for each source, whoever uses it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use outrider_config::model::{ApiConfigSource, ConfigSourceKind, GrpcService, GrpcTarget};
+use outrider_core::stats::Registry;
+use outrider_proto::pb::envoy::config::core::v3::Node;
+use outrider_upstream::WorkerClusters;
+use outrider_xds::config::{Backoff, Http2Options, MAX_MESSAGE_BYTES, RateLimit};
+use outrider_xds::{Event, Handle, Kind, Service, StreamConfig};
+use tokio::sync::mpsc::Sender;
+
+use super::connector::Dialer;
+
+/// How many events wait for the controller, over all streams.
+pub(super) const QUEUE: usize = 8;
+
+/// A stream's number.
+pub(super) type StreamId = usize;
+
+#[derive(Debug, PartialEq, Eq)]
+enum Key {
+    Ads,
+    Own(Arc<ApiConfigSource>, Option<Kind>),
+}
+
+/// The streams that are open.
+pub(super) struct Streams {
+    ads: Option<Arc<ApiConfigSource>>,
+    node: Node,
+    clusters: Rc<WorkerClusters>,
+    registry: Registry,
+    events: Sender<(StreamId, Event)>,
+    open: Vec<(Key, Handle)>,
+}
+
+impl Streams {
+    pub(super) fn new(
+        ads: Option<Arc<ApiConfigSource>>,
+        node: Node,
+        clusters: Rc<WorkerClusters>,
+        registry: Registry,
+        events: Sender<(StreamId, Event)>,
+    ) -> Self {
+        Self { ads, node, clusters, registry, events, open: Vec::new() }
+    }
+
+    /// The stream that brings resources of `kind` from `source`, opened if it is not open yet. `None` for a source
+    /// that is no stream.
+    pub(super) fn of(&mut self, source: &ConfigSourceKind, kind: Kind) -> Option<StreamId> {
+        let (key, config) = match source {
+            ConfigSourceKind::Ads => (Key::Ads, self.ads.clone()?),
+            ConfigSourceKind::Api(api) => {
+                (Key::Own(api.clone(), (!api.aggregated).then_some(kind)), api.clone())
+            }
+            ConfigSourceKind::Path { .. } => return None,
+        };
+        if let Some(known) = self.open.iter().position(|(open, _)| *open == key) {
+            return Some(known);
+        }
+        let id = self.open.len();
+        let only = match &key {
+            Key::Ads => None,
+            Key::Own(_, only) => *only,
+        };
+        let dialer = Dialer::new(config.services.clone(), self.clusters.clone());
+        let scope = self.registry.scope("control_plane.");
+        let (handle, mut events) =
+            outrider_xds::spawn(stream_config(&config, only), self.node.clone(), Rc::new(dialer), scope);
+        let queue = self.events.clone();
+        tokio::task::spawn_local(async move {
+            while let Some(event) = events.recv().await {
+                if queue.send((id, event)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        self.open.push((key, handle));
+        Some(id)
+    }
+
+    /// The handle of a stream.
+    pub(super) fn get(&self, id: StreamId) -> Option<&Handle> {
+        self.open.get(id).map(|(_, handle)| handle)
+    }
+}
+
+fn stream_config(source: &ApiConfigSource, only: Option<Kind>) -> StreamConfig {
+    let services: Vec<_> = source.services.iter().map(service).collect();
+    let mut config = match only {
+        None => StreamConfig::aggregated(source.delta, services),
+        Some(kind) => StreamConfig::single(source.delta, kind, services),
+    };
+    config.set_node_on_first_message_only = source.set_node_on_first_message_only;
+    if let Some(first) = source.services.first() {
+        config.backoff = Backoff { base: first.back_off.base, max: first.back_off.max };
+        config.max_message_bytes = match &first.target {
+            GrpcTarget::Cluster { max_receive_message_length, .. } => *max_receive_message_length,
+            GrpcTarget::Channel(channel) => channel.max_receive_message_length,
+        }
+        .map_or(MAX_MESSAGE_BYTES, |most| most as usize);
+    }
+    config.rate_limit = source.rate_limit.map(|limit| RateLimit {
+        max_tokens: limit.max_tokens,
+        fill_rate: 1.0 / limit.refill.as_secs_f64().max(f64::MIN_POSITIVE),
+    });
+    config
+}
+
+fn service(service: &GrpcService) -> Service {
+    let (label, authority) = match &service.target {
+        GrpcTarget::Cluster { cluster, authority, .. } => (cluster.to_string(), authority),
+        GrpcTarget::Channel(channel) => (format!("{:?}", channel.target), &channel.authority),
+    };
+    let mut made = Service::new(label);
+    made.authority = authority.as_ref().map(ToString::to_string);
+    let mut metadata = HeaderMap::new();
+    for (name, value) in &service.initial_metadata {
+        metadata.append(name.clone(), value.clone());
+    }
+    if let GrpcTarget::Channel(channel) = &service.target {
+        if let Some(authorization) = &channel.authorization {
+            metadata.append(http::header::AUTHORIZATION, authorization.clone());
+        }
+        made.http2 = Http2Options {
+            keepalive_interval: channel.keepalive_time,
+            keepalive_timeout: channel.keepalive_timeout,
+            ..Http2Options::default()
+        };
+    }
+    made.metadata = metadata;
+    made
+}
