@@ -9,6 +9,7 @@ mod codec;
 pub mod hcm;
 mod headers;
 mod local_reply;
+mod reply_mapper;
 pub mod router;
 pub mod routing;
 pub mod stats;

@@ -33,7 +33,10 @@ pub(crate) fn build(stream: &Stream, reply: LocalReply) -> http::Response<Respon
     } else if !reply.body.is_empty() {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
         headers.entry(CONTENT_TYPE).or_insert(TEXT_PLAIN);
-        if !stream.head_request.get() {
+        if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            // What such an answer cannot carry counts as sent, as in Envoy.
+            stream.response_frame(reply.body.len());
+        } else if !stream.head_request.get() {
             body = ResponseBody::Full(reply.body);
         }
     }

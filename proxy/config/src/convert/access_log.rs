@@ -122,15 +122,25 @@ pub(crate) fn default_format(cx: &Cx, path: &Path<'_>) -> Option<LogFormat> {
 }
 
 fn substitution(cx: &Cx, path: &Path<'_>, message: &core_pb::SubstitutionFormatString) -> Option<LogFormat> {
+    let core_pb::SubstitutionFormatString { content_type, .. } = message;
+    inert!(cx, path, "only local replies have a content type"; content_type);
+    body_format(cx, path, message)
+}
+
+/// The format of a body, whose content type is the caller's to take.
+pub(crate) fn body_format(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &core_pb::SubstitutionFormatString,
+) -> Option<LogFormat> {
     use core_pb::substitution_format_string::Format as Kind;
     let core_pb::SubstitutionFormatString {
         omit_empty_values,
-        content_type,
+        content_type: _content_type,
         formatters,
         json_format_options,
         format: text,
     } = message;
-    inert!(cx, path, "only local replies have a content type"; content_type);
     inert!(cx, path, "properties are always sorted"; json_format_options);
     for (i, message) in formatters.iter().enumerate() {
         formatter(cx, &path.field("formatters").index(i), message);

@@ -17,7 +17,7 @@ use super::http_options::{Common, common, http1, http2};
 use super::route::route_configuration;
 use super::scalar::{bool_of, duration, header_value, runtime_bool, timeout};
 use super::xds::config_source;
-use super::{route_action, router};
+use super::{local_reply, route_action, router};
 use crate::model::{HttpConnectionManager, Routes, UpgradeConfig};
 
 /// A connection manager; `None`, and an error, when it lacks what it cannot do without.
@@ -91,7 +91,7 @@ pub(crate) fn manager(
     refuse!(cx, path, UNSUPPORTED;
         http1_safe_max_connection_duration, stream_flush_timeout, drain_timeout_jitter,
         original_ip_detection_extensions, early_header_mutation_extensions, forward_client_cert_matcher,
-        local_reply_config, path_normalization_options, proxy_status_config, typed_header_validation_config,
+        path_normalization_options, proxy_status_config, typed_header_validation_config,
         forward_proto_config);
     inert!(cx, path, "only HTTP/3 listeners read it, and those are refused"; http3_protocol_options);
     inert!(cx, path, "no overload action is supported, so the header is never due"; append_local_overload);
@@ -162,6 +162,10 @@ pub(crate) fn manager(
         via: via.clone(),
         append_x_forwarded_port: *append_x_forwarded_port,
         add_user_agent: bool_of(add_user_agent).unwrap_or(false),
+        local_replies: local_reply_config
+            .as_ref()
+            .map(|message| local_reply::config(cx, &path.field("local_reply_config"), message))
+            .unwrap_or_default(),
         generate_request_id: bool_of(generate_request_id).unwrap_or(true),
         preserve_external_request_id: *preserve_external_request_id,
         always_set_request_id_in_response: *always_set_request_id_in_response,

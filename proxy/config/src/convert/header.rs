@@ -29,7 +29,8 @@ pub(crate) fn mutations(cx: &Cx, path: &Path<'_>, lists: &Lists<'_>) -> HeaderMu
     }
 }
 
-fn adds(cx: &Cx, path: &Path<'_>, messages: &[pb::HeaderValueOption]) -> Vec<HeaderAdd> {
+/// Headers to add.
+pub(crate) fn adds(cx: &Cx, path: &Path<'_>, messages: &[pb::HeaderValueOption]) -> Vec<HeaderAdd> {
     messages.iter().enumerate().filter_map(|(i, message)| add(cx, &path.index(i), message)).collect()
 }
 

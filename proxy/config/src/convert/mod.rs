@@ -32,6 +32,7 @@ mod json;
 mod lb;
 mod listener;
 mod listener_filter;
+mod local_reply;
 mod log_filter;
 mod matcher;
 mod node;

@@ -3,7 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AccessLog, ConfigSource, Http1Options, Http2Options, RouteConfiguration, UpgradeConfig};
+use http::StatusCode;
+
+use super::{
+    AccessLog, ConfigSource, DirectBody, HeaderAdd, Http1Options, Http2Options, LogFilter, LogFormat,
+    RouteConfiguration, UpgradeConfig,
+};
 
 /// `envoy.filters.network.http_connection_manager`
 #[derive(Debug, Clone)]
@@ -66,6 +71,8 @@ pub struct HttpConnectionManager {
     pub append_x_forwarded_port: bool,
     /// Tell upstreams the node's cluster as user agent, and who forwards.
     pub add_user_agent: bool,
+    /// How local replies are changed.
+    pub local_replies: LocalReplies,
     /// Make an `x-request-id` where there is none. Default true.
     pub generate_request_id: bool,
     /// Keep the `x-request-id` of external requests.
@@ -116,6 +123,39 @@ pub enum Routes {
         /// Its name.
         name: Arc<str>,
     },
+}
+
+/// `LocalReplyConfig`
+#[derive(Debug, Clone, Default)]
+pub struct LocalReplies {
+    /// The first whose filter passes is applied.
+    pub mappers: Vec<ResponseMapper>,
+    /// What bodies are, where the mapper does not say it.
+    pub body_format: Option<BodyFormat>,
+}
+
+/// `ResponseMapper`
+#[derive(Debug, Clone)]
+pub struct ResponseMapper {
+    /// Which replies it takes.
+    pub filter: LogFilter,
+    /// Their new status.
+    pub status: Option<StatusCode>,
+    /// Their new body.
+    pub body: Option<DirectBody>,
+    /// Headers that they get.
+    pub headers: Vec<HeaderAdd>,
+    /// What their body is.
+    pub body_format: Option<BodyFormat>,
+}
+
+/// A `SubstitutionFormatString` for bodies.
+#[derive(Debug, Clone)]
+pub struct BodyFormat {
+    /// The format.
+    pub format: LogFormat,
+    /// Its type.
+    pub content_type: Arc<str>,
 }
 
 /// Which HTTP is spoken downstream.

@@ -25,7 +25,8 @@ use crate::codec;
 use crate::codec::h2::LocalExec;
 use crate::headers::path::PathPolicy;
 use crate::headers::xff;
-use crate::routing::{RouteSlot, TableHandle};
+use crate::reply_mapper::ReplyMapper;
+use crate::routing::{DirectBodyError, RouteSlot, TableHandle};
 use crate::stats::{HcmStats, ListenerHttpStats};
 
 /// Bytes that a worker reads at once to find out what a connection speaks.
@@ -52,6 +53,8 @@ pub struct HcmShared {
     pub logger: AccessLogger,
     pub(crate) path_policy: PathPolicy,
     pub(crate) local_address: IpAddr,
+    /// Changes local replies.
+    pub(crate) reply_mapper: Option<Box<ReplyMapper>>,
     /// What `add_user_agent` adds: the node's cluster, and its id.
     pub(crate) user_agent: Option<(HeaderValue, Option<HeaderValue>)>,
 }
@@ -62,6 +65,9 @@ pub enum HcmError {
     /// An access log cannot be opened.
     #[error(transparent)]
     Log(#[from] LogFileError),
+    /// A body of `local_reply_config` cannot be read.
+    #[error(transparent)]
+    Body(#[from] DirectBodyError),
 }
 
 impl HcmShared {
@@ -69,7 +75,7 @@ impl HcmShared {
     /// (`listener.0.0.0.0_80.`), `routes` the place of its route table.
     ///
     /// # Errors
-    /// An access log cannot be opened.
+    /// An access log cannot be opened, or a file with a body read.
     pub fn build(
         config: &Arc<model::HttpConnectionManager>,
         registry: &Registry,
@@ -90,6 +96,7 @@ impl HcmShared {
                 escaped_slashes: config.escaped_slashes,
             },
             local_address: xff::local_address(),
+            reply_mapper: ReplyMapper::build(&config.local_replies)?,
             user_agent: config.add_user_agent.then(|| user_agent(node)).flatten(),
             config: config.clone(),
         }))
@@ -172,7 +179,8 @@ impl HcmWorker {
 
     /// Whether something reads request heads after they were forwarded.
     pub fn wants_head(&self) -> bool {
-        self.shared.logger.reads_request()
+        let mapper = self.shared.reply_mapper.as_ref();
+        self.shared.logger.reads_request() || mapper.is_some_and(|mapper| mapper.reads_request)
     }
 
     /// The value of `date` now; made once a second.

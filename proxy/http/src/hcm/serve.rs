@@ -179,8 +179,11 @@ fn respond(
     let shared = &stream.hcm.shared;
     let response = match answer {
         Ok(response) => response,
-        Err(reply) => {
+        Err(mut reply) => {
             note_reply(stream, &reply);
+            if let Some(mapper) = &shared.reply_mapper {
+                mapper.apply(stream, &mut reply);
+            }
             local_reply::build(stream, reply)
         }
     };
@@ -269,6 +272,10 @@ pub(crate) fn refused(conn: &Rc<Conn>, reply: &LocalReply) -> Vec<u8> {
     }
     stats.downstream_rq_response_before_rq_complete().inc();
     note_reply(&stream, reply);
+    let mut reply = reply.clone();
+    if let Some(mapper) = &conn.hcm.shared.reply_mapper {
+        mapper.apply(&stream, &mut reply);
+    }
     let response = local_reply::build(&stream, reply.clone());
     let (mut parts, _) = response.into_parts();
     headers::response::apply(&stream, &mut parts, false, true);
@@ -277,5 +284,5 @@ pub(crate) fn refused(conn: &Rc<Conn>, reply: &LocalReply) -> Vec<u8> {
     stream.response_frame(reply.body.len());
     stream.response_complete();
     drop(guard);
-    local_reply::raw(reply, std::mem::replace(&mut parts.headers, HeaderMap::new()))
+    local_reply::raw(&reply, std::mem::replace(&mut parts.headers, HeaderMap::new()))
 }

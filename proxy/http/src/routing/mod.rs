@@ -16,11 +16,12 @@ mod table;
 mod weighted;
 
 pub use direct::DirectBodyError;
+pub(crate) use direct::load as load_body;
 pub use domain::DuplicateDomain;
 pub(crate) use domain::port_start;
 pub use matcher::RequestView;
 pub(crate) use matcher::in_fraction;
-pub(crate) use mutation::ContextSource;
+pub(crate) use mutation::{ContextSource, Levels, Mutations};
 pub use slot::RouteSlot;
 pub(crate) use stats::RouteStats;
 pub use table::{RouteTable, RouteTableError, Selected, SelectedAction, TableHandle};

@@ -7,7 +7,7 @@ use outrider_core::matcher::HeadView;
 use outrider_core::rng;
 
 /// Whether `filter` lets the entry through.
-pub(super) fn passes(filter: &LogFilter, cx: &FormatContext<'_>) -> bool {
+pub fn passes(filter: &LogFilter, cx: &FormatContext<'_>) -> bool {
     match filter {
         LogFilter::Status(comparison) => compares(*comparison, u64::from(cx.info.response_code.unwrap_or(0))),
         LogFilter::Duration(comparison) => {
@@ -54,7 +54,7 @@ fn grpc_status(cx: &FormatContext<'_>) -> Option<u32> {
 }
 
 /// Whether deciding needs the request's head.
-pub(super) fn reads_request(filter: &LogFilter) -> bool {
+pub fn reads_request(filter: &LogFilter) -> bool {
     any(filter, &|filter| matches!(filter, LogFilter::Header(_)))
 }
 

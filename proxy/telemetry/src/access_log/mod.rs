@@ -8,6 +8,7 @@ use outrider_config::model;
 use outrider_core::format::FormatContext;
 
 pub use files::{LogFileError, LogFiles, flush_local};
+pub use filter::{passes as filter_passes, reads_request as filter_reads_request};
 
 /// The access logs of one place in the configuration (a connection manager, a tcp_proxy, a listener).
 #[derive(Debug, Default)]
@@ -70,15 +71,28 @@ impl AccessLogger {
     pub fn log(&self, cx: &FormatContext<'_>) {
         for (log, file) in &self.logs {
             if log.filter.as_ref().is_none_or(|filter| filter::passes(filter, cx)) {
-                self.files.append(*file, |out| match &log.format {
-                    model::LogFormat::Text { format, omit_empty } => format.write(cx, *omit_empty, out),
-                    model::LogFormat::Json { fields, omit_empty } => {
-                        json::write(fields, cx, *omit_empty, out);
-                        out.push(b'\n');
-                    }
-                });
+                self.files.append(*file, |out| write_format(&log.format, cx, out));
             }
         }
+    }
+}
+
+/// Appends what `format` makes of `cx`: a line of a log, or a body; a JSON object ends with a newline.
+pub fn write_format(format: &model::LogFormat, cx: &FormatContext<'_>, out: &mut Vec<u8>) {
+    match format {
+        model::LogFormat::Text { format, omit_empty } => format.write(cx, *omit_empty, out),
+        model::LogFormat::Json { fields, omit_empty } => {
+            json::write(fields, cx, *omit_empty, out);
+            out.push(b'\n');
+        }
+    }
+}
+
+/// Whether `format` reads the request's head.
+pub fn format_reads_request(format: &model::LogFormat) -> bool {
+    match format {
+        model::LogFormat::Text { format, .. } => format.reads_request(),
+        model::LogFormat::Json { fields, .. } => json::any_format(fields, &|format| format.reads_request()),
     }
 }
 

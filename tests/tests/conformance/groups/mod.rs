@@ -10,6 +10,7 @@ mod internal;
 mod logs;
 mod mutations;
 mod pedantry;
+mod replies;
 mod responses;
 mod retries;
 mod rewrites;
@@ -56,5 +57,6 @@ pub(crate) fn all() -> Vec<Group> {
         logs::filters(),
         admin::admin(),
         admin::virtual_clusters(),
+        replies::replies(),
     ]
 }
