@@ -45,6 +45,8 @@ pub struct ClusterShared {
     original_dst: Option<Box<Destinations>>,
     /// Its hosts have been found, or will not be for now.
     pub(crate) warm: AtomicBool,
+    /// A control plane sent it.
+    pub(crate) via_api: AtomicBool,
     /// Another took its place, or none.
     pub(crate) retired: AtomicBool,
 }
@@ -77,6 +79,7 @@ impl ClusterShared {
             breakers: OnceLock::new(),
             original_dst,
             warm: AtomicBool::new(false),
+            via_api: AtomicBool::new(false),
             retired: AtomicBool::new(false),
         };
         if tracked {
@@ -102,6 +105,11 @@ impl ClusterShared {
     /// Whether its hosts have been found, or will not be for now: before that it is not used.
     pub fn is_warm(&self) -> bool {
         self.warm.load(Relaxed)
+    }
+
+    /// Notes that a control plane sent it, for `/clusters`.
+    pub fn sent_by_api(&self) {
+        self.via_api.store(true, Relaxed);
     }
 
     /// Lets it be used without its hosts: their time is over.

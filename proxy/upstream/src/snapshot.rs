@@ -49,7 +49,7 @@ fn cluster_text(out: &mut String, cluster: &ClusterShared) -> std::fmt::Result {
             writeln!(out, "{name}::{priority}_priority::{limit}::{value}")?;
         }
     }
-    writeln!(out, "{name}::added_via_api::false")?;
+    writeln!(out, "{name}::added_via_api::{}", cluster.via_api.load(Relaxed))?;
     for host in cluster.hosts.load().iter() {
         let address = &host.address;
         let mut line = |key: &str, value: &dyn std::fmt::Display| -> std::fmt::Result {
@@ -84,6 +84,9 @@ fn cluster_json(cluster: &ClusterShared) -> Value {
         "circuit_breakers": { "thresholds": thresholds },
         "observability_name": config.alt_stat_name.as_deref().unwrap_or(&config.name),
     });
+    if let (true, Value::Object(fields)) = (cluster.via_api.load(Relaxed), &mut value) {
+        fields.insert("added_via_api".into(), true.into());
+    }
     // As in proto3's JSON: what is empty is left out.
     if let (false, Value::Object(fields)) = (hosts.is_empty(), &mut value) {
         fields.insert("host_statuses".into(), hosts.into());

@@ -11,6 +11,7 @@ use crate::bootstrap;
 use crate::check::Sheet;
 use crate::control::Control;
 
+use super::dynamic_dump::Dynamic;
 use super::query::Query;
 use super::reply::Reply;
 
@@ -35,7 +36,7 @@ fn dump(control: &Control, query: &Query) -> Result<Value, Reply> {
     let bootstrap = to_json(&descriptors, &message);
     let names = query.get("name_regex").map(Regex::new).transpose();
     let names = names.map_err(|error| Reply::bad_request(format!("name_regex: {error}")))?;
-    let configs = sections(control, &bootstrap, names.as_ref(), query.has("include_eds"));
+    let configs = sections(control, &descriptors, &bootstrap, names.as_ref(), query.has("include_eds"));
     let mask = query.get("mask").filter(|mask| !mask.is_empty());
     let Some(resource) = query.get("resource").filter(|resource| !resource.is_empty()) else {
         let masked = configs.into_iter().map(|config| masked(config, mask));
@@ -44,7 +45,7 @@ fn dump(control: &Control, query: &Query) -> Result<Value, Reply> {
     // One repeated field of one section: `static_clusters`, `static_listeners`, ...; or `bootstrap`.
     let known = |config: &&Value| config.get(resource).is_some();
     let Some(section) = configs.iter().find(known) else {
-        let fields = "bootstrap, static_listeners, static_clusters, static_route_configs, static_secrets, static_endpoint_configs";
+        let fields = "bootstrap, static_listeners, static_clusters, static_route_configs, static_secrets, static_endpoint_configs, dynamic_listeners, dynamic_active_clusters, dynamic_warming_clusters, dynamic_route_configs, dynamic_endpoint_configs, dynamic_active_secrets, dynamic_warming_secrets";
         let message = format!(
             "{resource} not found in config dump; there are {fields} (where the configuration has any)"
         );
@@ -57,7 +58,13 @@ fn dump(control: &Control, query: &Query) -> Result<Value, Reply> {
     Ok(json!({ "configs": items.into_iter().map(|item| masked(item, mask)).collect::<Vec<_>>() }))
 }
 
-fn sections(control: &Control, bootstrap: &Value, names: Option<&Regex>, endpoints: bool) -> Vec<Value> {
+fn sections(
+    control: &Control,
+    descriptors: &Descriptors,
+    bootstrap: &Value,
+    names: Option<&Regex>,
+    endpoints: bool,
+) -> Vec<Value> {
     let at = timestamp(control.state.started_at);
     let resources = &bootstrap["static_resources"];
     let list = |field: &str| resources[field].as_array().cloned().unwrap_or_default();
@@ -82,15 +89,25 @@ fn sections(control: &Control, bootstrap: &Value, names: Option<&Regex>, endpoin
         configs.push(json!({ "@type": format!("{TYPE}BootstrapConfigDump"), "bootstrap": bootstrap, "last_updated": &at }));
     }
     let clusters = all("clusters", "cluster", "envoy.config.cluster.v3.Cluster");
-    configs.push(json!({ "@type": format!("{TYPE}ClustersConfigDump"), "static_clusters": clusters }));
+    let dynamic = Dynamic { records: &control.records, descriptors, names };
+    configs.push(
+        dynamic
+            .clusters(json!({ "@type": format!("{TYPE}ClustersConfigDump"), "static_clusters": clusters })),
+    );
     let listeners = all("listeners", "listener", "envoy.config.listener.v3.Listener");
-    configs.push(json!({ "@type": format!("{TYPE}ListenersConfigDump"), "static_listeners": listeners }));
+    configs.push(
+        dynamic.listeners(
+            json!({ "@type": format!("{TYPE}ListenersConfigDump"), "static_listeners": listeners }),
+        ),
+    );
     let mut routes = Vec::new();
     find_routes(resources, &mut routes);
     let routes = routes.into_iter().filter(|route| wanted(route, "name"));
     let routes: Vec<Value> =
         routes.map(|route| wrap(route, "route_config", "envoy.config.route.v3.RouteConfiguration")).collect();
-    configs.push(json!({ "@type": format!("{TYPE}RoutesConfigDump"), "static_route_configs": routes }));
+    configs.push(
+        dynamic.routes(json!({ "@type": format!("{TYPE}RoutesConfigDump"), "static_route_configs": routes })),
+    );
     let secrets = list("secrets");
     let secrets = secrets.iter().filter(|item| wanted(item, "name")).map(|secret| {
         let mut entry = wrap(secret, "secret", "envoy.extensions.transport_sockets.tls.v3.Secret");
@@ -98,16 +115,18 @@ fn sections(control: &Control, bootstrap: &Value, names: Option<&Regex>, endpoin
         entry
     });
     let secrets: Vec<Value> = secrets.collect();
-    configs.push(json!({ "@type": format!("{TYPE}SecretsConfigDump"), "static_secrets": secrets }));
+    configs.push(
+        dynamic.secrets(json!({ "@type": format!("{TYPE}SecretsConfigDump"), "static_secrets": secrets })),
+    );
     if endpoints {
         let assignments = list("clusters").into_iter().filter(|cluster| wanted(cluster, "name"));
         let assignments = assignments.filter_map(|cluster| Some(cluster.get("load_assignment")?.clone()));
         let assignments: Vec<Value> = assignments
             .map(|item| wrap(&item, "endpoint_config", "envoy.config.endpoint.v3.ClusterLoadAssignment"))
             .collect();
-        configs.push(
+        configs.push(dynamic.endpoints(
             json!({ "@type": format!("{TYPE}EndpointsConfigDump"), "static_endpoint_configs": assignments }),
-        );
+        ));
     }
     configs
 }

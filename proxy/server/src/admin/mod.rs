@@ -5,6 +5,7 @@
 mod certs;
 mod clusters;
 mod config_dump;
+mod dynamic_dump;
 mod info;
 mod listeners;
 mod query;

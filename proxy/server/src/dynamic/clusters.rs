@@ -128,6 +128,9 @@ impl Controller {
                 return Some(error.to_string());
             }
         };
+        if entry.body.is_some() {
+            shared.sent_by_api();
+        }
         if let Some(abandoned) = entry.warming.replace(shared.clone()) {
             self.control.clusters.abandon(&abandoned);
         }

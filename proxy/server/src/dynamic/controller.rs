@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use outrider_config::convert;
 use outrider_config::model::{ConfigSource, DynamicResources, DynamicSecret};
 use outrider_proto::pb::envoy::config::core::v3::Node;
@@ -177,7 +178,11 @@ impl Controller {
                 let details: Vec<String> = bad.iter().map(text).collect();
                 let details = details.join("; ");
                 tracing::warn!(%kind, name = &*resource.name, version = &*resource.version, "refused: {details}");
-                self.control.records.refused(kind, &resource.name, version_of(&resource), details);
+                let mut version = version_of(&resource);
+                if kind == Kind::Secret {
+                    version.body = Bytes::new();
+                }
+                self.control.records.refused(kind, &resource.name, version, details);
                 refusals.extend(bad);
             }
         }

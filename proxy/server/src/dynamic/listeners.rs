@@ -10,6 +10,7 @@ use outrider_xds::{Kind, Refusal, Resource};
 
 use super::controller::{Controller, version_of};
 use super::decode;
+use super::records::Version;
 use super::routes::RouteKey;
 use super::streams::StreamId;
 use crate::listeners::BuiltListener;
@@ -237,6 +238,10 @@ impl Controller {
     pub(super) fn secret(&mut self, stream: StreamId, resource: &Resource) -> Result<(), Vec<Refusal>> {
         let (secret, _ledger) = decode::secret(resource, &self.options)?;
         let secret = Arc::new(secret);
+        // Its body holds keys: it is not kept.
+        let version = Version { body: Bytes::new(), ..version_of(resource) };
+        self.control.records.warming(Kind::Secret, &resource.name, version);
+        self.control.records.promoted(Kind::Secret, &resource.name);
         let wanted: Vec<_> = self
             .wanted_secrets
             .iter()
