@@ -5,6 +5,7 @@
 //! - [`load`]: YAML or JSON text to a message, with the line of every field and all problems at once.
 //! - [`validate`]: the rules that the API itself puts on its fields.
 //! - [`walk`], [`unknown`]: which fields are set; which were set and are not known.
+//! - [`Inspector`]: the two last for messages that come over the wire, at little cost where nothing is wrong.
 //! - [`json`], [`mod@redact`], [`encode`]: messages to JSON, secrets out of messages, bytes that compare.
 //! - [`any`], [`Path`], [`IsSet`]: small tools for converters.
 //!
@@ -28,6 +29,7 @@ pub use prost_reflect;
 pub mod any;
 pub mod descriptors;
 pub mod encode;
+pub mod inspect;
 pub mod is_set;
 pub mod json;
 pub mod load;
@@ -40,6 +42,7 @@ pub mod validate;
 pub mod walk;
 
 pub use descriptors::Descriptors;
+pub use inspect::{Inspected, Inspector};
 pub use is_set::IsSet;
 pub use json::to_json;
 pub use path::Path;

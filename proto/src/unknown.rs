@@ -23,7 +23,7 @@ pub fn unknown_fields(
     Ok(found)
 }
 
-fn search(message: &DynamicMessage, path: &Path<'_>, found: &mut Vec<String>) {
+pub(crate) fn search(message: &DynamicMessage, path: &Path<'_>, found: &mut Vec<String>) {
     let mut numbers: Vec<u32> = message.unknown_fields().map(|field| field.number()).collect();
     numbers.sort_unstable();
     numbers.dedup();

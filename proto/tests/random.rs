@@ -2,12 +2,12 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::{cell::RefCell, collections::HashMap, sync::LazyLock};
 
 use outrider_proto::{
     Descriptors, encode, load,
     prost_reflect::{Cardinality, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value},
-    redact, to_json, validate, walk,
+    redact, to_json, unknown, validate, walk,
 };
 use proptest::{prelude::*, test_runner::RngSeed};
 
@@ -133,6 +133,16 @@ fn text(dice: &mut Dice<'_>) -> String {
     TEXTS[dice.below(TEXTS.len()) % TEXTS.len()].to_owned()
 }
 
+thread_local!(static WIRE: RefCell<validate::WireChecker> = RefCell::default());
+
+/// What reflection finds in a message: broken rules and unknown fields.
+fn closer_look(name: &str, bytes: &[u8]) -> Vec<String> {
+    let Ok(message) = DESCS.decode(name, bytes) else { return vec!["malformed".to_owned()] };
+    let mut found = unknown::unknown_fields(&DESCS, name, bytes).unwrap();
+    found.extend(validate::check(&message, &load::LineMap::default()).iter().map(ToString::to_string));
+    found
+}
+
 /// The same seeds in every run: a failure on one machine is a failure on all.
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
@@ -169,6 +179,36 @@ proptest! {
         redact(&DESCS, &mut redacted);
         for path in walk::set_fields(&redacted) {
             prop_assert!(loaded.lines.line(&path).is_some(), "{}", path);
+        }
+    }
+
+    #[test]
+    fn the_walk_over_bytes_finds_what_reflection_finds(root in 0..ROOTS.len(), dice in prop::collection::vec(any::<u8>(), 0..600)) {
+        let desc = DESCS.message(ROOTS[root]).unwrap();
+        let bytes = encode::canonical(&message(&desc, &mut Dice(dice.iter()), 0));
+        let closer = closer_look(ROOTS[root], &bytes);
+        WIRE.with_borrow_mut(|wire| {
+            prop_assert_eq!(wire.is_clean(ROOTS[root], &bytes), closer.is_empty(), "{:?}", closer);
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn the_walk_over_damaged_bytes_overlooks_nothing(edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4)) {
+        thread_local!(static BYTES: Vec<u8> = {
+            let text = include_str!("bootstraps/front-proxy.yaml");
+            let options = load::ParseOptions::default();
+            encode::canonical(&load::parse(&DESCS, text, "t.yaml", BOOTSTRAP, options).unwrap().message)
+        });
+        let mut bytes = BYTES.with(Clone::clone);
+        for (at, byte) in &edits {
+            let at = at.index(bytes.len());
+            bytes[at] = *byte;
+        }
+        let clean = WIRE.with_borrow_mut(|wire| wire.is_clean(BOOTSTRAP, &bytes));
+        prop_assert!(clean || !edits.is_empty(), "it is right as it stands");
+        if clean {
+            prop_assert_eq!(closer_look(BOOTSTRAP, &bytes), Vec::<String>::new());
         }
     }
 

@@ -6,6 +6,7 @@
 mod number;
 mod plan;
 mod text;
+mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,8 @@ use crate::{
     },
 };
 use plan::{Plan, Rules};
+
+pub use wire::WireChecker;
 
 /// Checks one message; see [`Validator::check`]. Who checks many keeps a [`Validator`].
 pub fn check(message: &DynamicMessage, lines: &LineMap) -> Vec<Problem> {
@@ -275,14 +278,17 @@ fn identity(value: &Value, kind: &Type) -> String {
 }
 
 fn duration(message: &DynamicMessage, rules: &DurationRules) -> Result<(), String> {
+    message.transcode_to().map_or(Ok(()), |value| duration_of(&value, rules))
+}
+
+fn duration_of(value: &Duration, rules: &DurationRules) -> Result<(), String> {
     let nanos = |it: &Duration| i128::from(it.seconds) * 1_000_000_000 + i128::from(it.nanos);
-    let Ok(value) = message.transcode_to::<Duration>() else { return Ok(()) };
     let limit = |it: &Option<Duration>| it.as_ref().map(|it| number::Seconds(nanos(it)));
     let list = |it: &[Duration]| -> Vec<number::Seconds> {
         it.iter().map(|it| number::Seconds(nanos(it))).collect()
     };
     number::ordered(
-        &number::Seconds(nanos(&value)),
+        &number::Seconds(nanos(value)),
         &number::Limits {
             equal: limit(&rules.r#const),
             lt: limit(&rules.lt),
@@ -297,11 +303,14 @@ fn duration(message: &DynamicMessage, rules: &DurationRules) -> Result<(), Strin
 
 /// The rules that compare with the present time are used nowhere in Envoy's API and not checked.
 fn timestamp(message: &DynamicMessage, rules: &TimestampRules) -> Result<(), String> {
+    message.transcode_to().map_or(Ok(()), |value| timestamp_of(&value, rules))
+}
+
+fn timestamp_of(value: &Timestamp, rules: &TimestampRules) -> Result<(), String> {
     let nanos = |it: &Timestamp| i128::from(it.seconds) * 1_000_000_000 + i128::from(it.nanos);
-    let Ok(value) = message.transcode_to::<Timestamp>() else { return Ok(()) };
     let limit = |it: &Option<Timestamp>| it.as_ref().map(|it| number::Seconds(nanos(it)));
     number::ordered(
-        &number::Seconds(nanos(&value)),
+        &number::Seconds(nanos(value)),
         &number::Limits {
             equal: limit(&rules.r#const),
             lt: limit(&rules.lt),
@@ -319,10 +328,14 @@ fn any_rules(message: &DynamicMessage, rules: &AnyRules) -> Result<(), String> {
         .get_field_by_name("type_url")
         .and_then(|url| url.as_str().map(str::to_owned))
         .unwrap_or_default();
-    if !rules.r#in.is_empty() && !rules.r#in.contains(&url) {
+    any_rules_of(&url, rules)
+}
+
+fn any_rules_of(url: &str, rules: &AnyRules) -> Result<(), String> {
+    if !rules.r#in.is_empty() && !rules.r#in.iter().any(|known| known == url) {
         return Err(format!("type URL must be in list [{}]", rules.r#in.join(", ")));
     }
-    if rules.not_in.contains(&url) {
+    if rules.not_in.iter().any(|known| known == url) {
         return Err(format!("type URL must not be in list [{}]", rules.not_in.join(", ")));
     }
     Ok(())

@@ -21,7 +21,7 @@ use crate::worker::Worker;
 stat_struct! {
     /// `server.`
     pub(crate) struct ServerStats {
-        counters { dropped_stat_flushes }
+        counters { dropped_stat_flushes, dynamic_unknown_fields }
         gauges { state, live, uptime, concurrency, total_connections, days_until_first_cert_expiring, memory_allocated,
                  memory_heap_size, memory_physical_size, version, hot_restart_epoch, parent_connections }
         histograms { initialization_time_ms }

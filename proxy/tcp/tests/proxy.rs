@@ -54,6 +54,7 @@ fn cluster(name: &str, hosts: &[SocketAddr]) -> Arc<Cluster> {
         connect_timeout: Duration::from_secs(5),
         per_connection_buffer_limit: 1 << 20,
         tls: None,
+        tls_matches: Vec::new(),
         http: UpstreamHttp::default(),
         breaker_default: CircuitBreaker::default(),
         breaker_high: CircuitBreaker::default(),

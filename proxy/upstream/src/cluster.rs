@@ -61,6 +61,9 @@ impl ClusterShared {
         registry: &Registry,
         secrets: FindSecret<'_>,
     ) -> Result<Self, ClusterError> {
+        if !config.tls_matches.is_empty() {
+            return Err(ClusterError::SocketMatches(config.name.clone()));
+        }
         let tls = match &config.tls {
             None => None,
             Some(tls) => {

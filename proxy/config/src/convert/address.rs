@@ -215,16 +215,8 @@ pub(crate) fn keepalive(message: &pb::TcpKeepalive) -> TcpKeepalive {
     }
 }
 
-/// `upstream_bind_config`.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Bind {
-    /// The local address; `None` leaves it to the kernel.
-    pub(crate) source: Option<SocketAddress>,
-    /// `IP_FREEBIND`; `None` when not said.
-    pub(crate) freebind: Option<bool>,
-    /// Options of the sockets.
-    pub(crate) options: Vec<SocketOption>,
-}
+/// The settings of an `upstream_bind_config`.
+pub(crate) use crate::model::UpstreamBind as Bind;
 
 impl Bind {
     /// These settings, with those of `outer` where they say nothing (Envoy: the cluster's come before the

@@ -10,10 +10,10 @@ use outrider_proto::{Path, Problem};
 
 use super::access_log::{self, Protocol};
 use super::address::{Bind, Names, bind, required, socket_options};
-use super::cx::{Cx, Ledger, Options, UNSUPPORTED, inert, refuse};
+use super::cx::{Cx, KnownClusters, Ledger, Options, UNSUPPORTED, inert, refuse};
 use super::scalar::{duration, type_of};
 use super::{cluster, dns, dynamic, listener, node, overload, runtime, secret, stats};
-use crate::model::{AccessLog, Admin, Bootstrap, Cluster, Listener, LogSink, SocketAddress};
+use crate::model::{AccessLog, Admin, Bootstrap, Cluster, ClusterDefaults, Listener, LogSink, SocketAddress};
 
 /// Converts a bootstrap.
 ///
@@ -26,8 +26,9 @@ pub fn bootstrap(message: &pb::Bootstrap, options: &Options) -> (Result<Bootstra
     let values = runtime::layers(&cx, &root.field("layered_runtime"), message.layered_runtime.as_ref());
     cx.extend_runtime(values.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect());
     let resources = message.static_resources.iter();
-    cx.clusters =
-        Some(resources.flat_map(|message| &message.clusters).map(|cluster| cluster.name.clone()).collect());
+    let names: HashSet<String> =
+        resources.flat_map(|message| &message.clusters).map(|cluster| cluster.name.clone()).collect();
+    cx.clusters = Some(KnownClusters::new(move |name| names.contains(name)));
     cx.has_ads = message.dynamic_resources.as_ref().is_some_and(|dynamic| dynamic.ads_config.is_some());
     cx.primary_clusters = Some(Arc::new(dynamic::primary_clusters(message)));
     let mut model = convert(&cx, &root, message, options);
@@ -40,6 +41,7 @@ pub fn bootstrap(message: &pb::Bootstrap, options: &Options) -> (Result<Bootstra
     cx.finish(model)
 }
 
+#[expect(clippy::too_many_lines, reason = "one message of forty fields, destructured and built once")]
 fn convert(cx: &Cx, path: &Path<'_>, message: &pb::Bootstrap, options: &Options) -> Bootstrap {
     let pb::Bootstrap {
         node,
@@ -107,14 +109,17 @@ fn convert(cx: &Cx, path: &Path<'_>, message: &pb::Bootstrap, options: &Options)
     flushing(cx, path, stats_flush.as_ref(), stats_eviction.as_ref(), stats_flush_interval.is_some());
     extensions(cx, &path.field("bootstrap_extensions"), bootstrap_extensions);
     regex_engine(cx, &path.field("default_regex_engine"), default_regex_engine.as_ref());
-    resolver(
-        cx,
-        path,
-        typed_dns_resolver_config.as_ref(),
-        dns_resolution_config.as_ref(),
-        *use_tcp_for_dns_lookups,
-    );
-    let outer = manager(cx, &path.field("cluster_manager"), cluster_manager.as_ref());
+    let defaults = Arc::new(ClusterDefaults {
+        bind: manager(cx, &path.field("cluster_manager"), cluster_manager.as_ref()),
+        resolver: resolver(
+            cx,
+            path,
+            typed_dns_resolver_config.as_ref(),
+            dns_resolution_config.as_ref(),
+            *use_tcp_for_dns_lookups,
+        ),
+    });
+    cx.cluster_defaults.replace(defaults.clone());
 
     let mut stats = stats_config
         .as_ref()
@@ -127,6 +132,7 @@ fn convert(cx: &Cx, path: &Path<'_>, message: &pb::Bootstrap, options: &Options)
         node: node::node(cx, &path.field("node"), node.as_ref(), options),
         admin: admin.as_ref().and_then(|message| self::admin(cx, &path.field("admin"), message)),
         stats,
+        cluster_defaults: defaults,
         dynamic: dynamic::resources(cx, &path.field("dynamic_resources"), dynamic_resources.as_ref()),
         header_prefix: self::header_prefix(cx, path, header_prefix),
         max_downstream_connections: overload::connections(
@@ -137,7 +143,13 @@ fn convert(cx: &Cx, path: &Path<'_>, message: &pb::Bootstrap, options: &Options)
         ..Bootstrap::default()
     };
     if let Some(message) = static_resources {
-        resources(cx, &path.field("static_resources"), message, &outer, &mut model);
+        resources(cx, &path.field("static_resources"), message, &mut model);
+    }
+    if cx.uses_control_plane.get() && (model.node.id.is_empty() || model.node.cluster.is_empty()) {
+        cx.error(
+            &path.field("node"),
+            "a control plane is told who asks: id and cluster are needed, or --service-node and --service-cluster",
+        );
     }
     model
 }
@@ -156,13 +168,7 @@ fn lost(message: &pb::Bootstrap, model: &Bootstrap) -> bool {
 }
 
 /// Secrets come first, since clusters and listeners refer to them.
-fn resources(
-    cx: &Cx,
-    path: &Path<'_>,
-    message: &pb::bootstrap::StaticResources,
-    outer: &Bind,
-    model: &mut Bootstrap,
-) {
+fn resources(cx: &Cx, path: &Path<'_>, message: &pb::bootstrap::StaticResources, model: &mut Bootstrap) {
     let pb::bootstrap::StaticResources { listeners, clusters, secrets } = message;
     let at = path.field("secrets");
     for (i, message) in secrets.iter().enumerate() {
@@ -187,7 +193,7 @@ fn resources(
         if !names.insert(&message.name) {
             cx.error(&path.field("name"), format!("there is a cluster named {:?} already", message.name));
         }
-        let cluster: Option<Cluster> = cluster::cluster(cx, &path, message, outer);
+        let cluster: Option<Cluster> = cluster::cluster(cx, &path, message);
         model.clusters.extend(cluster.map(Arc::new));
     }
     let at = path.field("listeners");
@@ -294,13 +300,12 @@ fn resolver(
     typed: Option<&core_pb::TypedExtensionConfig>,
     config: Option<&core_pb::DnsResolutionConfig>,
     tcp: bool,
-) {
-    let resolver = match (typed, config) {
+) -> Option<dns::Resolver> {
+    match (typed, config) {
         (Some(_), _) => dns::typed(cx, &path.field("typed_dns_resolver_config"), typed),
         (None, Some(message)) => Some(dns::resolution(cx, &path.field("dns_resolution_config"), message)),
         (None, None) => tcp.then(|| dns::Resolver { use_tcp: true, ..dns::Resolver::default() }),
-    };
-    *cx.resolver.borrow_mut() = resolver;
+    }
 }
 
 fn manager(cx: &Cx, path: &Path<'_>, message: Option<&pb::ClusterManager>) -> Bind {

@@ -8,16 +8,15 @@ use outrider_proto::pb::envoy::config::cluster::v3 as pb;
 use outrider_proto::pb::envoy::config::core::v3 as core_pb;
 use outrider_proto::pb::envoy::extensions::upstreams::http::generic::v3::GenericConnectionPoolProto;
 
-use super::address::{Bind, bind, keepalive};
+use super::address::{bind, keepalive};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::scalar::{bool_of, duration, stat_name, type_of, u32_of};
 use super::{breaker, cluster_http, discovery, json, lb, tls_context, transport};
-use crate::model::{Cluster, TcpKeepalive, UpstreamProtocol};
+use crate::model::{Cluster, TcpKeepalive, TransportSocketMatch, UpstreamProtocol};
 
-/// A cluster; `None`, and an error, when it lacks what it cannot do without. `outer` is the cluster manager's
-/// `upstream_bind_config`.
+/// A cluster; `None`, and an error, when it lacks what it cannot do without.
 #[expect(clippy::too_many_lines, reason = "one message of sixty fields, destructured and built once")]
-pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster, outer: &Bind) -> Option<Cluster> {
+pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster) -> Option<Cluster> {
     let pb::Cluster {
         transport_socket_matches,
         transport_socket_matcher,
@@ -73,7 +72,7 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster, outer: &B
         lb_config,
     } = message;
     refuse!(cx, path, UNSUPPORTED;
-        transport_socket_matches, transport_socket_matcher, stats_matcher,
+        transport_socket_matcher, stats_matcher,
         per_connection_buffer_high_watermark_timeout, health_checks, outlier_detection, lb_subset_config, filters,
         lrs_server, track_timeout_budgets, track_cluster_stats, preconnect_policy,
         connection_pool_per_downstream_connection, queuing_policies);
@@ -144,6 +143,7 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster, outer: &B
             "auto_config chooses the protocol by ALPN, which needs a TLS transport socket",
         );
     }
+    let tls_matches = matches(cx, &path.field("transport_socket_matches"), transport_socket_matches);
     let connect_timeout =
         duration(cx, path, "connect_timeout", connect_timeout).unwrap_or(Duration::from_secs(5));
     if connect_timeout.is_zero() {
@@ -153,7 +153,7 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster, outer: &B
         .as_ref()
         .map(|message| bind(cx, &path.field("upstream_bind_config"), message))
         .unwrap_or_default()
-        .over(outer);
+        .over(&cx.cluster_defaults.borrow().bind);
     let (breakers, per_host_max_connections) =
         breaker::breakers(cx, &path.field("circuit_breakers"), name, circuit_breakers.as_ref());
     Some(Cluster {
@@ -166,6 +166,7 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster, outer: &B
         connect_timeout,
         per_connection_buffer_limit: u32_of(per_connection_buffer_limit_bytes).unwrap_or(1 << 20) as usize,
         tls: tls.ok()?.map(Arc::new),
+        tls_matches,
         http,
         breaker_default: breakers.default,
         breaker_high: breakers.high,
@@ -181,6 +182,33 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster, outer: &B
         panic_threshold: common_lb.panic_threshold,
         fail_traffic_on_panic: common_lb.fail_traffic_on_panic,
     })
+}
+
+/// Transport sockets by what a host's metadata says.
+fn matches(
+    cx: &Cx,
+    path: &Path<'_>,
+    messages: &[pb::cluster::TransportSocketMatch],
+) -> Vec<TransportSocketMatch> {
+    let mut matches = Vec::with_capacity(messages.len());
+    for (i, message) in messages.iter().enumerate() {
+        let path = path.index(i);
+        let pb::cluster::TransportSocketMatch { name, r#match, transport_socket } = message;
+        let at = path.field("transport_socket");
+        if transport_socket.is_none() {
+            cx.error(&at, "a transport socket is needed: TLS or raw_buffer");
+        }
+        // One that is not usable has said so; it never reads as plain.
+        let Ok(tls) = transport::socket(cx, &at, transport_socket.as_ref(), tls_context::upstream) else {
+            continue;
+        };
+        matches.push(TransportSocketMatch {
+            name: Arc::from(name.as_str()),
+            criteria: r#match.as_ref().map(json::members).unwrap_or_default(),
+            tls: tls.map(Arc::new),
+        });
+    }
+    matches
 }
 
 /// The kind of upstream: the generic one is the one there is.

@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use outrider_proto::{Path, Problem};
 
-use super::dns::Resolver;
-use crate::model::{RuntimeValue, Secret};
+use crate::model::{Bootstrap, ClusterDefaults, ConfigSourceKind, Discovery, RuntimeValue, Secret};
 
 /// What became of the fields that are not simply honoured. Anyone can read it (`outrider check`, `/compat`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +16,8 @@ pub struct Ledger {
     pub inert: Vec<(String, String)>,
     /// Fields and values that are not supported, by path, with what to do about it.
     pub refused: Vec<(String, String)>,
+    /// Fields of a dynamic resource that Envoy's API does not have, by path and number.
+    pub unknown: Vec<String>,
 }
 
 /// What the command line and the bootstrap say beside the message that is converted.
@@ -36,6 +37,64 @@ pub struct Options {
     pub ads: bool,
     /// The clusters that a control plane may be reached by, for single resources; `None`: that is not known.
     pub primary_clusters: Option<Arc<HashSet<String>>>,
+    /// The clusters that routes may name, for single resources; `None`: that is not known, and not checked.
+    pub clusters: Option<KnownClusters>,
+    /// What the bootstrap says for clusters, for single resources.
+    pub cluster_defaults: Arc<ClusterDefaults>,
+    /// What becomes of unknown fields in single resources.
+    pub unknown_fields: UnknownFields,
+}
+
+impl Options {
+    /// The options for what a control plane sends to one who was started with `bootstrap`.
+    #[must_use]
+    pub fn for_resources(&self, bootstrap: &Bootstrap) -> Self {
+        let primary = bootstrap.clusters.iter().filter(|cluster| match &cluster.discovery {
+            Discovery::Eds { source, .. } => matches!(source.kind, ConfigSourceKind::Path { .. }),
+            _ => true,
+        });
+        Self {
+            runtime: Arc::new(bootstrap.runtime.clone()),
+            secrets: Arc::new(bootstrap.secrets.clone()),
+            ads: bootstrap.dynamic.ads.is_some(),
+            primary_clusters: Some(Arc::new(primary.map(|cluster| cluster.name.to_string()).collect())),
+            cluster_defaults: bootstrap.cluster_defaults.clone(),
+            ..self.clone()
+        }
+    }
+}
+
+/// What becomes of a field of a dynamic resource that Envoy's API does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownFields {
+    /// It is listed in [`Ledger::unknown`], for a warning and a count.
+    #[default]
+    Warn,
+    /// The resource is refused (`--reject-unknown-dynamic-fields`).
+    Reject,
+    /// Nothing is said (`--ignore-unknown-dynamic-fields`).
+    Ignore,
+}
+
+/// Says whether there is a cluster of a name.
+#[derive(Clone)]
+pub struct KnownClusters(Arc<dyn Fn(&str) -> bool + Send + Sync>);
+
+impl KnownClusters {
+    /// By asking `known`.
+    pub fn new(known: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(known))
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        (self.0)(name)
+    }
+}
+
+impl std::fmt::Debug for KnownClusters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("KnownClusters").finish()
+    }
 }
 
 /// The context of one conversion. Problems are collected, not thrown: the conversion goes on with a
@@ -49,15 +108,21 @@ pub(crate) struct Cx {
     runtime_read: RefCell<HashSet<String>>,
     secrets: RefCell<Arc<Vec<Arc<Secret>>>>,
     /// The clusters that routes may name; `None` where that is not known.
-    pub(crate) clusters: Option<HashSet<String>>,
+    pub(crate) clusters: Option<KnownClusters>,
     /// Whether the route table at hand asks for the check (`validate_clusters`).
     pub(crate) check_clusters: Cell<bool>,
     /// Whether the bootstrap has an aggregated stream.
     pub(crate) has_ads: bool,
     /// The clusters that a control plane may be reached by; `None` where that is not known.
     pub(crate) primary_clusters: Option<Arc<HashSet<String>>>,
-    /// The resolver of the bootstrap, for clusters that say nothing of theirs.
-    pub(crate) resolver: RefCell<Option<Resolver>>,
+    /// What the bootstrap says for clusters that say nothing of theirs.
+    pub(crate) cluster_defaults: RefCell<Arc<ClusterDefaults>>,
+    /// Whether a control plane is named anywhere.
+    pub(crate) uses_control_plane: Cell<bool>,
+    /// Whether the message is a secret that a control plane sent: its files are watched.
+    pub(crate) is_sds: bool,
+    /// Whether the message is a resource that a control plane sent.
+    pub(crate) is_dynamic: bool,
 }
 
 impl Cx {
@@ -68,6 +133,8 @@ impl Cx {
             secrets: RefCell::new(options.secrets.clone()),
             has_ads: options.ads,
             primary_clusters: options.primary_clusters.clone(),
+            clusters: options.clusters.clone(),
+            cluster_defaults: RefCell::new(options.cluster_defaults.clone()),
             ..Self::default()
         }
     }
@@ -130,7 +197,8 @@ impl Cx {
     pub(crate) fn cluster_reference(&self, path: &Path<'_>, name: &str) {
         let Some(clusters) = &self.clusters else { return };
         if self.check_clusters.get() && !clusters.contains(name) {
-            self.error(path, format!("there is no cluster named {name:?} in static_resources.clusters"));
+            let place = if self.is_dynamic { "" } else { " in static_resources.clusters" };
+            self.error(path, format!("there is no cluster named {name:?}{place}"));
         }
     }
 

@@ -74,9 +74,9 @@ pub(crate) fn discovery(cx: &Cx, path: &Path<'_>, fields: &Fields<'_>) -> Option
 /// Endpoints that a control plane brings.
 fn eds(cx: &Cx, path: &Path<'_>, fields: &Fields<'_>) -> Option<Discovery> {
     if fields.assignment.is_some() {
-        cx.error(
+        cx.inert(
             &path.field("load_assignment"),
-            "a cluster of type EDS has no endpoints of its own; remove it",
+            "a cluster of type EDS gets its endpoints elsewhere, in Envoy too",
         );
     }
     let path = path.field("eds_cluster_config");
@@ -278,7 +278,7 @@ fn settings(
     if refresh_rate <= Duration::from_millis(1) {
         cx.error(&path.field("dns_refresh_rate"), "it must be more than 0.001s");
     }
-    let resolver = resolver.or_else(|| cx.resolver.borrow().clone()).unwrap_or_default();
+    let resolver = resolver.or_else(|| cx.cluster_defaults.borrow().resolver.clone()).unwrap_or_default();
     DnsSettings {
         refresh_rate,
         failure_refresh,

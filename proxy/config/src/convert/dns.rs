@@ -9,16 +9,7 @@ use super::cx::{Cx, inert, refuse};
 use super::scalar::{type_of, unpack};
 use crate::model::SocketAddress;
 
-/// A resolver's settings.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Resolver {
-    /// Name servers; empty for the system's.
-    pub(crate) servers: Vec<SocketAddress>,
-    /// TCP instead of UDP.
-    pub(crate) use_tcp: bool,
-    /// Search domains are not tried.
-    pub(crate) no_default_search_domain: bool,
-}
+pub(crate) use crate::model::DnsResolver as Resolver;
 
 /// Name servers.
 pub(crate) fn servers(cx: &Cx, path: &Path<'_>, messages: &[core_pb::Address]) -> Vec<SocketAddress> {

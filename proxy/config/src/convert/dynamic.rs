@@ -34,9 +34,8 @@ pub(crate) fn resources(
     };
     let ads = ads_config
         .as_ref()
-        .and_then(|message| api_config_source(cx, &path.field("ads_config"), message))
-        // The field says already that the stream is aggregated: the shorter names mean the same here.
-        .map(|source| Arc::new(crate::model::ApiConfigSource { aggregated: true, ..source }));
+        .and_then(|message| api_config_source(cx, &path.field("ads_config"), message, true))
+        .map(Arc::new);
     DynamicResources { lds: source("lds_config", lds_config), cds: source("cds_config", cds_config), ads }
 }
 

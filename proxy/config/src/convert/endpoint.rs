@@ -9,16 +9,30 @@ use outrider_proto::pb::envoy::config::endpoint::v3 as pb;
 use super::address::{Names, required};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::json;
-use super::scalar::{enumeration, u32_of};
+use super::scalar::{enumeration, timeout, u32_of};
 use crate::model::{Endpoint, EndpointHealth, Endpoints, LocalityEndpoints};
 
-/// A `ClusterLoadAssignment`.
+/// A `ClusterLoadAssignment` of a cluster.
 pub(crate) fn assignment(
     cx: &Cx,
     path: &Path<'_>,
     message: &pb::ClusterLoadAssignment,
     names: Names,
 ) -> Endpoints {
+    let stale = message.policy.as_ref().is_some_and(|policy| policy.endpoint_stale_after.is_some());
+    if stale {
+        let path = path.field("policy");
+        cx.inert(&path.field("endpoint_stale_after"), "endpoints of the cluster itself do not grow stale");
+    }
+    Endpoints { stale_after: None, ..convert(cx, path, message, names) }
+}
+
+/// A `ClusterLoadAssignment` that a control plane sent: addresses are IP literals and Unix sockets.
+pub(crate) fn dynamic(cx: &Cx, path: &Path<'_>, message: &pb::ClusterLoadAssignment) -> Endpoints {
+    convert(cx, path, message, Names::Refused)
+}
+
+fn convert(cx: &Cx, path: &Path<'_>, message: &pb::ClusterLoadAssignment, names: Names) -> Endpoints {
     let pb::ClusterLoadAssignment {
         // The cluster's own name counts; xDS uses this one as the resource's name.
         cluster_name: _cluster_name,
@@ -27,7 +41,7 @@ pub(crate) fn assignment(
         policy,
     } = message;
     inert!(cx, path, "only endpoint_name refers to it, and that is refused"; named_endpoints);
-    let mut overprovisioning = 140;
+    let (mut overprovisioning, mut stale_after) = (140, None);
     if let Some(message) = policy {
         let path = path.field("policy");
         let pb::cluster_load_assignment::Policy {
@@ -37,7 +51,7 @@ pub(crate) fn assignment(
             weighted_priority_health,
         } = message;
         refuse!(cx, path, UNSUPPORTED; drop_overloads, weighted_priority_health);
-        inert!(cx, path, "endpoints of a file do not grow stale"; endpoint_stale_after);
+        stale_after = timeout(cx, &path, "endpoint_stale_after", endpoint_stale_after, None);
         overprovisioning = u32_of(overprovisioning_factor).unwrap_or(overprovisioning);
     }
     let at = path.field("endpoints");
@@ -48,7 +62,7 @@ pub(crate) fn assignment(
             .map(|(i, message)| locality(cx, &at.index(i), message, names))
             .collect(),
         overprovisioning_factor: overprovisioning,
-        ..Endpoints::default()
+        stale_after,
     }
 }
 
@@ -63,7 +77,6 @@ fn locality(cx: &Cx, path: &Path<'_>, message: &pb::LocalityLbEndpoints, names: 
         proximity,
         lb_config,
     } = message;
-    inert!(cx, path, "read by extensions alone, and none of those supported reads it"; metadata);
     inert!(cx, path, "not implemented, in Envoy neither"; proximity);
     let core_pb::Locality { region, zone, sub_zone } = locality.clone().unwrap_or_default();
     if *priority > 128 {
@@ -89,7 +102,7 @@ fn locality(cx: &Cx, path: &Path<'_>, message: &pb::LocalityLbEndpoints, names: 
         Some(LbConfig::LedsClusterLocalityConfig(_)) => {
             cx.refuse(
                 &path.field("leds_cluster_locality_config"),
-                "endpoint discovery comes with xDS; write lb_endpoints",
+                "endpoints one by one (LEDS) are not supported; write lb_endpoints",
             );
         }
         None => {}
@@ -101,6 +114,7 @@ fn locality(cx: &Cx, path: &Path<'_>, message: &pb::LocalityLbEndpoints, names: 
         priority: *priority,
         weight: u32_of(load_balancing_weight),
         endpoints,
+        metadata: json::metadata(metadata.as_ref()),
     }
 }
 

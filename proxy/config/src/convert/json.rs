@@ -20,7 +20,8 @@ pub(crate) fn metadata(
     (!filter_metadata.is_empty()).then(|| Arc::new(Metadata { namespaces: namespaces.collect() }))
 }
 
-fn members(message: &Struct) -> BTreeMap<Arc<str>, MetadataValue> {
+/// The fields of a structure.
+pub(crate) fn members(message: &Struct) -> BTreeMap<Arc<str>, MetadataValue> {
     message.fields.iter().map(|(name, value)| (name.as_str().into(), metadata_value(value))).collect()
 }
 

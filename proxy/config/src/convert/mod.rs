@@ -58,5 +58,5 @@ mod xds;
 mod tests;
 
 pub use bootstrap::bootstrap;
-pub use cx::{Ledger, Options};
-pub use resource::{Outcome, cluster, endpoints, listener, route_configuration, secret};
+pub use cx::{KnownClusters, Ledger, Options, UnknownFields};
+pub use resource::{Outcome, Resource, ResourceKind, ResourceReader, from_any};

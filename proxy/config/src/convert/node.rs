@@ -26,7 +26,7 @@ pub(crate) fn node(cx: &Cx, path: &Path<'_>, message: Option<&pb::Node>, options
         user_agent_version_type,
     } = message;
     inert!(cx, path, "a control plane is told Outrider's own, as Envoy tells its own";
-        user_agent_name, extensions, user_agent_version_type);
+        extensions, user_agent_version_type);
     let first =
         |option: &str, field: &str| if option.is_empty() { field.to_owned() } else { option.to_owned() };
     let pb::Locality { region, zone, sub_zone } = locality.clone().unwrap_or_default();
@@ -41,7 +41,7 @@ pub(crate) fn node(cx: &Cx, path: &Path<'_>, message: Option<&pb::Node>, options
             zone: zone.clone(),
             sub_zone: sub_zone.clone(),
         }),
-        user_agent_name: "outrider".to_owned(),
+        user_agent_name: first(user_agent_name, "outrider"),
         extensions: Vec::new(),
         client_features: client_features.clone(),
         listening_addresses: listening_addresses.clone(),

@@ -1,55 +1,213 @@
 //! Single resources: what a config_dump lists, and what xDS brings.
 
+use std::sync::Arc;
+
 use outrider_proto::pb::envoy::config::cluster::v3::Cluster as ClusterMessage;
 use outrider_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrider_proto::pb::envoy::config::listener::v3::Listener as ListenerMessage;
 use outrider_proto::pb::envoy::config::route::v3::RouteConfiguration as RouteMessage;
 use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret as SecretMessage;
-use outrider_proto::{Path, Problem};
+use outrider_proto::prost::Message;
+use outrider_proto::{Inspected, Inspector, Path, Problem, any};
 
-use super::address::{Bind, Names};
-use super::cx::{Cx, Ledger, Options};
+use super::cx::{Cx, Ledger, Options, UnknownFields};
 use crate::model::{Cluster, Endpoints, Listener, RouteConfiguration, Secret};
 
 /// The outcome of one resource: the model or its problems, and the ledger.
 pub type Outcome<T> = (Result<T, Vec<Problem>>, Ledger);
 
-/// Runs `convert`, whose `None` comes with a problem; were it to come without, that would be one.
-fn run<T>(path: &Path<'_>, options: &Options, convert: impl FnOnce(&Cx) -> Option<T>) -> Outcome<T> {
-    let cx = Cx::new(options);
-    let value = convert(&cx);
-    if value.is_none() && !cx.has_problems() {
-        cx.error(path, "the resource cannot be used");
+/// The kinds of resources that a control plane sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResourceKind {
+    /// CDS
+    Cluster,
+    /// EDS
+    Endpoints,
+    /// LDS
+    Listener,
+    /// RDS
+    RouteConfiguration,
+    /// SDS
+    Secret,
+}
+
+impl ResourceKind {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Cluster, Self::Endpoints, Self::Listener, Self::RouteConfiguration, Self::Secret];
+
+    /// The type URL of its resources.
+    pub const fn type_url(self) -> &'static str {
+        match self {
+            Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::RouteConfiguration => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        }
     }
-    let (result, ledger) = cx.finish(value);
-    (result.and_then(|value| value.ok_or_else(Vec::new)), ledger)
+
+    /// The kind of this type URL, whatever its host.
+    pub fn of_type_url(type_url: &str) -> Option<Self> {
+        let name = any::type_name(type_url);
+        Self::ALL.into_iter().find(|kind| any::type_name(kind.type_url()) == name)
+    }
 }
 
-/// Converts a listener; problems name paths below `path`.
-pub fn listener(message: &ListenerMessage, path: &Path<'_>, options: &Options) -> Outcome<Listener> {
-    run(path, options, |cx| super::listener::listener(cx, path, message))
+/// A resource that a control plane sent, converted.
+#[derive(Debug, Clone)]
+pub enum Resource {
+    /// A cluster.
+    Cluster(Arc<Cluster>),
+    /// The endpoints of a cluster.
+    Endpoints {
+        /// The resource's name: the `service_name` of the cluster that they are for, or its name.
+        cluster_name: Arc<str>,
+        /// The endpoints.
+        endpoints: Arc<Endpoints>,
+    },
+    /// A listener.
+    Listener(Arc<Listener>),
+    /// A route table.
+    RouteConfiguration(Arc<RouteConfiguration>),
+    /// A secret.
+    Secret(Arc<Secret>),
 }
 
-/// Converts a cluster; problems name paths below `path`.
-pub fn cluster(message: &ClusterMessage, path: &Path<'_>, options: &Options) -> Outcome<Cluster> {
-    run(path, options, |cx| super::cluster::cluster(cx, path, message, &Bind::default()))
+impl Resource {
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        match self {
+            Self::Cluster(cluster) => &cluster.name,
+            Self::Endpoints { cluster_name, .. } => cluster_name,
+            Self::Listener(listener) => &listener.name,
+            Self::RouteConfiguration(routes) => &routes.name,
+            Self::Secret(secret) => &secret.name,
+        }
+    }
 }
 
-/// Converts a route table; problems name paths below `path`.
-pub fn route_configuration(
-    message: &RouteMessage,
-    path: &Path<'_>,
-    options: &Options,
-) -> Outcome<RouteConfiguration> {
-    run(path, options, |cx| Some(super::route::route_configuration(cx, path, message)))
+/// Converts resources from their bytes: what the API does not know is found, its own rules are checked, and what is left
+/// is decided field by field. Keeps the rules of the types that it has met, so it is kept itself.
+#[derive(Debug, Default)]
+pub struct ResourceReader {
+    inspector: Inspector,
 }
 
-/// Converts a secret; problems name paths below `path`.
-pub fn secret(message: &SecretMessage, path: &Path<'_>, options: &Options) -> Outcome<Secret> {
-    run(path, options, |cx| super::secret::secret(cx, path, message))
+impl ResourceReader {
+    /// Converts the encoding of a resource (the `value` of its `Any`). `name` is what it is called outside of it; empty where
+    /// it has no name there. Problems name paths that begin with the resource's own fields.
+    pub fn read(
+        &mut self,
+        kind: ResourceKind,
+        name: &str,
+        bytes: &[u8],
+        options: &Options,
+    ) -> Outcome<Resource> {
+        match kind {
+            ResourceKind::Cluster => {
+                self.convert(kind, bytes, options, |cx, path, message: &ClusterMessage| {
+                    super::cluster::cluster(cx, path, message)
+                        .map(|cluster| Resource::Cluster(Arc::new(cluster)))
+                })
+            }
+            ResourceKind::Endpoints => {
+                self.convert(kind, bytes, options, |cx, path, message: &ClusterLoadAssignment| {
+                    Some(Resource::Endpoints {
+                        cluster_name: Arc::from(message.cluster_name.as_str()),
+                        endpoints: Arc::new(super::endpoint::dynamic(cx, path, message)),
+                    })
+                })
+            }
+            ResourceKind::Listener => {
+                self.convert(kind, bytes, options, |cx, path, message: &ListenerMessage| {
+                    let listener = if message.name.is_empty() && !name.is_empty() {
+                        let message = ListenerMessage { name: name.to_owned(), ..message.clone() };
+                        super::listener::listener(cx, path, &message)?
+                    } else {
+                        super::listener::listener(cx, path, message)?
+                    };
+                    Some(Resource::Listener(Arc::new(listener)))
+                })
+            }
+            ResourceKind::RouteConfiguration => {
+                self.convert(kind, bytes, options, |cx, path, message: &RouteMessage| {
+                    let routes = super::route::dynamic(cx, path, message);
+                    Some(Resource::RouteConfiguration(Arc::new(routes)))
+                })
+            }
+            ResourceKind::Secret => {
+                self.convert(kind, bytes, options, |cx, path, message: &SecretMessage| {
+                    super::secret::secret(cx, path, message).map(|secret| Resource::Secret(Arc::new(secret)))
+                })
+            }
+        }
+    }
+
+    /// Gives the memory back that only types not met before, and faults, needed. To be called when a batch is through.
+    pub fn release(&mut self) {
+        self.inspector.release();
+    }
+
+    fn convert<M: Message + Default>(
+        &mut self,
+        kind: ResourceKind,
+        bytes: &[u8],
+        options: &Options,
+        convert: impl FnOnce(&Cx, &Path<'_>, &M) -> Option<Resource>,
+    ) -> Outcome<Resource> {
+        let name = any::type_name(kind.type_url());
+        let refused = |error: &dyn std::fmt::Display| {
+            let problem = Problem {
+                path: String::new(),
+                line: None,
+                source: String::new(),
+                message: error.to_string(),
+            };
+            (Err(vec![problem]), Ledger::default())
+        };
+        let Inspected { unknown, problems: broken, resolved } = match self.inspector.inspect(name, bytes) {
+            Ok(inspected) => inspected,
+            Err(error) => return refused(&error),
+        };
+        let message = match M::decode(resolved.as_deref().unwrap_or(bytes)) {
+            Ok(message) => message,
+            Err(error) => return refused(&format!("malformed {name}: {error}")),
+        };
+        let root = Path::root();
+        let mut cx = Cx::new(options);
+        cx.is_dynamic = true;
+        cx.is_sds = kind == ResourceKind::Secret;
+        let value = convert(&cx, &root, &message);
+        if value.is_none() && !cx.has_problems() && broken.is_empty() {
+            cx.error(&root, "the resource cannot be used");
+        }
+        let (result, mut ledger) = cx.finish(value);
+        let mut problems = broken;
+        for problem in result.as_ref().err().into_iter().flatten() {
+            // The API's own rule has already said so, in fewer words.
+            if !problems.iter().any(|known| known.path == problem.path) {
+                problems.push(problem.clone());
+            }
+        }
+        match options.unknown_fields {
+            UnknownFields::Ignore => {}
+            UnknownFields::Warn => ledger.unknown = unknown,
+            UnknownFields::Reject => problems.extend(unknown.into_iter().map(|path| Problem {
+                path,
+                line: None,
+                source: String::new(),
+                message: "Envoy's API has no such field (--reject-unknown-dynamic-fields)".to_owned(),
+            })),
+        }
+        match result {
+            Ok(Some(value)) if problems.is_empty() => (Ok(value), ledger),
+            _ => (Err(problems), ledger),
+        }
+    }
 }
 
-/// Converts endpoints as EDS brings them: addresses are IP literals. Problems name paths below `path`.
-pub fn endpoints(message: &ClusterLoadAssignment, path: &Path<'_>, options: &Options) -> Outcome<Endpoints> {
-    run(path, options, |cx| Some(super::endpoint::assignment(cx, path, message, Names::Refused)))
+/// Converts one resource; who has many keeps a [`ResourceReader`].
+pub fn from_any(kind: ResourceKind, bytes: &[u8], options: &Options) -> Outcome<Resource> {
+    ResourceReader::default().read(kind, "", bytes, options)
 }

@@ -20,12 +20,21 @@ use crate::model::{
 /// The reason why metadata of routes changes nothing.
 const METADATA: &str = "read by extensions alone, and none of those supported reads it";
 
-/// A route table.
+/// A route table that a control plane sent: its clusters may come later (`validate_clusters` is false by default).
+pub(crate) fn dynamic(cx: &Cx, path: &Path<'_>, message: &pb::RouteConfiguration) -> RouteConfiguration {
+    table(cx, path, message, false)
+}
+
+/// A route table that stands in a connection manager.
 pub(crate) fn route_configuration(
     cx: &Cx,
     path: &Path<'_>,
     message: &pb::RouteConfiguration,
 ) -> RouteConfiguration {
+    table(cx, path, message, true)
+}
+
+fn table(cx: &Cx, path: &Path<'_>, message: &pb::RouteConfiguration, validate: bool) -> RouteConfiguration {
     let pb::RouteConfiguration {
         name,
         virtual_hosts,
@@ -51,7 +60,7 @@ pub(crate) fn route_configuration(
     refuse!(cx, path, UNSUPPORTED; cluster_specifier_plugins, vhost_header, route_specifiers);
     refuse_per_filter(cx, path, typed_per_filter_config);
     inert!(cx, path, METADATA; metadata);
-    let validate_clusters = bool_of(validate_clusters).unwrap_or(true);
+    let validate_clusters = bool_of(validate_clusters).unwrap_or(validate);
     cx.check_clusters.set(validate_clusters);
     let mirrors = route_action::mirrors(cx, &path.field("request_mirror_policies"), request_mirror_policies);
     let max_direct_response_body = u32_of(max_direct_response_body_size_bytes).unwrap_or(4096);

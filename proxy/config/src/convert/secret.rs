@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use outrider_proto::Path;
-use outrider_proto::pb::envoy::config::core::v3::DataSource as DataSourceMessage;
+use outrider_proto::pb::envoy::config::core::v3::{DataSource as DataSourceMessage, WatchedDirectory};
 use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::scalar::data_source;
 use super::validation;
-use super::xds::config_source;
+use super::xds::{config_source, directory};
 use crate::model::{
     CertificateValidation, DataSource, DynamicSecret, Secret, SecretKind, SecretRef, TlsCertificate,
 };
@@ -43,7 +43,21 @@ pub(crate) fn secret(cx: &Cx, path: &Path<'_>, message: &pb::Secret) -> Option<S
             return None;
         }
     };
-    Some(Secret { name: Arc::from(name.as_str()), kind })
+    let watched = match r#type {
+        Some(Type::TlsCertificate(message)) => Some(("tls_certificate", &message.watched_directory)),
+        Some(Type::ValidationContext(message)) => Some(("validation_context", &message.watched_directory)),
+        _ => None,
+    };
+    let watched = watched.filter(|_| cx.is_sds).and_then(|(field, message)| Some((field, message.as_ref()?)));
+    let watched_directory = watched.map(|(field, message)| directory(cx, &path.field(field), message));
+    Some(Secret { name: Arc::from(name.as_str()), kind, watched_directory })
+}
+
+/// Notes that a directory is named whose files are not watched.
+pub(crate) fn not_watched(cx: &Cx, path: &Path<'_>, watched_directory: &Option<WatchedDirectory>) {
+    if !cx.is_sds {
+        inert!(cx, path, "Envoy watches files of xDS secrets alone, not of other resources"; watched_directory);
+    }
 }
 
 /// A certificate with its key; `None`, and an error, when one of them is missing.
@@ -63,7 +77,7 @@ pub(crate) fn certificate(cx: &Cx, path: &Path<'_>, message: &pb::TlsCertificate
     refuse!(cx, path, "key providers are not supported; write private_key"; private_key_provider);
     refuse!(cx, path, "encrypted keys are not supported; decrypt the key"; password);
     refuse!(cx, path, UNSUPPORTED; signed_certificate_timestamp, tls_params);
-    inert!(cx, path, "Envoy watches files of xDS secrets alone, not of static resources"; watched_directory);
+    not_watched(cx, path, watched_directory);
     if pkcs12.is_some() || private_key_provider.is_some() {
         return None;
     }

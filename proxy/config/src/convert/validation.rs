@@ -9,6 +9,7 @@ use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::matcher;
 use super::scalar::{bool_of, data_source, enumeration, u32_of};
+use super::secret::not_watched;
 use crate::model::{CertificateValidation, NeedsRoots, SanKind, SanMatcher};
 
 /// A validation context as it stands; [`check`] says whether it is whole.
@@ -40,7 +41,7 @@ pub(crate) fn context(
     refuse!(cx, path, "not implemented, in Envoy neither; name the system's bundle as trusted_ca"; system_root_certs);
     refuse!(cx, path, "custom validators are not supported; write trusted_ca and match_typed_subject_alt_names";
         custom_validator_config);
-    inert!(cx, path, "Envoy watches files of xDS secrets alone, not of static resources"; watched_directory);
+    not_watched(cx, path, watched_directory);
     if bool_of(require_signed_certificate_timestamp) == Some(true) {
         cx.refuse(
             &path.field("require_signed_certificate_timestamp"),

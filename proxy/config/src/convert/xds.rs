@@ -23,7 +23,11 @@ pub(crate) fn config_source(cx: &Cx, path: &Path<'_>, message: &pb::ConfigSource
         config_source_specifier,
     } = message;
     refuse!(cx, path, XDSTP; authorities);
-    version(cx, path, "resource_api_version", *resource_api_version);
+    if enumeration::<pb::ApiVersion>(cx, path, "resource_api_version", *resource_api_version)
+        == pb::ApiVersion::V2
+    {
+        cx.inert(&path.field("resource_api_version"), "resources are of version 3 in any case, in Envoy too");
+    }
     let kind = match config_source_specifier {
         Some(Kind::Ads(pb::AggregatedConfigSource {})) => {
             if !cx.has_ads {
@@ -33,14 +37,7 @@ pub(crate) fn config_source(cx: &Cx, path: &Path<'_>, message: &pb::ConfigSource
         }
         Some(Kind::ApiConfigSource(message)) => {
             let path = path.field("api_config_source");
-            let api = api_config_source(cx, &path, message)?;
-            if api.aggregated {
-                cx.error(
-                    &path.field("api_type"),
-                    "aggregated streams are made in dynamic_resources.ads_config; write ads: {} here",
-                );
-            }
-            ConfigSourceKind::Api(Arc::new(api))
+            ConfigSourceKind::Api(Arc::new(api_config_source(cx, &path, message, false)?))
         }
         Some(Kind::Path(path)) => {
             ConfigSourceKind::Path { path: Arc::from(path.as_str()), watched_directory: None }
@@ -74,26 +71,20 @@ pub(crate) fn config_source(cx: &Cx, path: &Path<'_>, message: &pb::ConfigSource
     Some(ConfigSource { kind, initial_fetch_timeout })
 }
 
-fn directory(cx: &Cx, path: &Path<'_>, message: &pb::WatchedDirectory) -> Arc<str> {
+/// The directory that is watched for moves.
+pub(crate) fn directory(cx: &Cx, path: &Path<'_>, message: &pb::WatchedDirectory) -> Arc<str> {
     let path = path.field("watched_directory");
     let pb::WatchedDirectory { path: directory, watch_modify } = message;
     refuse!(cx, path, "files are replaced by moves, not written in place; remove it"; watch_modify);
     Arc::from(directory.as_str())
 }
 
-/// Only version 3 is spoken; nothing said means that, too.
-fn version(cx: &Cx, path: &Path<'_>, field: &str, value: i32) {
-    match enumeration::<pb::ApiVersion>(cx, path, field, value) {
-        pb::ApiVersion::Auto | pb::ApiVersion::V3 => {}
-        pb::ApiVersion::V2 => cx.refuse(&path.field(field), "version 2 is gone, in Envoy too; write V3"),
-    }
-}
-
-/// An `ApiConfigSource`; `None`, and an error, when it is none that we have.
+/// An `ApiConfigSource` of the aggregated stream, or of one type's; `None`, and an error, when it is none that we have.
 pub(crate) fn api_config_source(
     cx: &Cx,
     path: &Path<'_>,
     message: &pb::ApiConfigSource,
+    aggregated: bool,
 ) -> Option<ApiConfigSource> {
     use pb::api_config_source::ApiType;
     let pb::ApiConfigSource {
@@ -107,11 +98,19 @@ pub(crate) fn api_config_source(
         set_node_on_first_message_only,
         config_validators,
     } = message;
-    let (delta, aggregated) = match enumeration::<ApiType>(cx, path, "api_type", *api_type) {
-        ApiType::Grpc => (false, false),
-        ApiType::DeltaGrpc => (true, false),
-        ApiType::AggregatedGrpc => (false, true),
-        ApiType::AggregatedDeltaGrpc => (true, true),
+    cx.uses_control_plane.set(true);
+    let delta = match enumeration::<ApiType>(cx, path, "api_type", *api_type) {
+        ApiType::Grpc => false,
+        ApiType::DeltaGrpc => true,
+        ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc => {
+            let why = if aggregated {
+                "the field says already that the stream is aggregated; write GRPC or DELTA_GRPC"
+            } else {
+                "the aggregated stream is made in dynamic_resources.ads_config; write ads: {} here"
+            };
+            cx.error(&path.field("api_type"), why);
+            return None;
+        }
         ApiType::Rest => {
             cx.refuse(&path.field("api_type"), "REST is not supported; use GRPC or DELTA_GRPC");
             return None;
@@ -121,7 +120,12 @@ pub(crate) fn api_config_source(
             return None;
         }
     };
-    version(cx, path, "transport_api_version", *transport_api_version);
+    // Nothing said means version 3, too.
+    if enumeration::<pb::ApiVersion>(cx, path, "transport_api_version", *transport_api_version)
+        == pb::ApiVersion::V2
+    {
+        cx.refuse(&path.field("transport_api_version"), "version 2 is gone, in Envoy too; write V3");
+    }
     refuse!(cx, path, UNSUPPORTED; config_validators);
     inert!(cx, path, "a setting of REST, and this is gRPC"; refresh_delay, request_timeout);
     if !cluster_names.is_empty() {

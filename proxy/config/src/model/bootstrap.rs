@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AccessLog, Cluster, DynamicResources, Listener, Secret, SocketAddress, SocketOption};
+use super::{
+    AccessLog, Cluster, ClusterDefaults, DynamicResources, Listener, Secret, SocketAddress, SocketOption,
+};
 
 /// What a bootstrap file says.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +23,8 @@ pub struct Bootstrap {
     pub secrets: Vec<Arc<Secret>>,
     /// Where the rest comes from.
     pub dynamic: DynamicResources,
+    /// What it says for clusters, static or not.
+    pub cluster_defaults: Arc<ClusterDefaults>,
     /// Static runtime layers merged into one, key to value as text.
     pub runtime: BTreeMap<String, RuntimeValue>,
     /// How stats are named and kept.

@@ -1,9 +1,12 @@
 //! Clusters and their endpoints.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{BackOff, ConfigSource, Metadata, SocketAddress, SocketOption, TcpKeepalive, UpstreamTls};
+use super::{
+    BackOff, ConfigSource, Metadata, MetadataValue, SocketAddress, SocketOption, TcpKeepalive, UpstreamTls,
+};
 
 /// A cluster.
 #[derive(Debug, Clone)]
@@ -26,6 +29,8 @@ pub struct Cluster {
     pub per_connection_buffer_limit: usize,
     /// TLS to the hosts; `None` for plain.
     pub tls: Option<Arc<UpstreamTls>>,
+    /// In place of `tls` for hosts whose metadata matches: the first that does.
+    pub tls_matches: Vec<TransportSocketMatch>,
     /// HTTP to the hosts.
     pub http: UpstreamHttp,
     /// Limits of the default priority.
@@ -46,6 +51,51 @@ pub struct Cluster {
     pub panic_threshold: f64,
     /// In panic, fail instead.
     pub fail_traffic_on_panic: bool,
+}
+
+/// The namespace of a host's metadata that [`TransportSocketMatch`] reads.
+pub const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
+
+/// `Cluster.TransportSocketMatch`
+#[derive(Debug, Clone)]
+pub struct TransportSocketMatch {
+    /// Its name in stats.
+    pub name: Arc<str>,
+    /// What the namespace [`TRANSPORT_SOCKET_MATCH`] of a host must have; empty for any host.
+    pub criteria: BTreeMap<Arc<str>, MetadataValue>,
+    /// TLS to such hosts; `None` for plain.
+    pub tls: Option<Arc<UpstreamTls>>,
+}
+
+/// What the bootstrap says for clusters that do not say it themselves, whoever sends them.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterDefaults {
+    /// `cluster_manager.upstream_bind_config`
+    pub bind: UpstreamBind,
+    /// The resolver of names; `None` for the system's.
+    pub resolver: Option<DnsResolver>,
+}
+
+/// `BindConfig`
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamBind {
+    /// The local address; `None` leaves it to the kernel.
+    pub source: Option<SocketAddress>,
+    /// `IP_FREEBIND`; `None` when not said.
+    pub freebind: Option<bool>,
+    /// Options of the sockets.
+    pub options: Vec<SocketOption>,
+}
+
+/// Which name servers are asked, and how.
+#[derive(Debug, Clone, Default)]
+pub struct DnsResolver {
+    /// Name servers; empty for the system's.
+    pub servers: Vec<SocketAddress>,
+    /// TCP instead of UDP.
+    pub use_tcp: bool,
+    /// Search domains are not tried.
+    pub no_default_search_domain: bool,
 }
 
 /// Where a cluster's hosts come from.
@@ -134,8 +184,6 @@ pub struct Endpoints {
     pub overprovisioning_factor: u32,
     /// Without an update for this long the endpoints are dropped; `None`: they stay. Only of EDS.
     pub stale_after: Option<Duration>,
-    /// The health of a priority is weighed by its hosts' weights instead of their number.
-    pub weighted_priority_health: bool,
 }
 
 /// The endpoints of one locality and priority.
@@ -153,6 +201,8 @@ pub struct LocalityEndpoints {
     pub weight: Option<u32>,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// What transport socket matches read where an endpoint's own matches none; `None` for none.
+    pub metadata: Option<Arc<Metadata>>,
 }
 
 /// One endpoint.

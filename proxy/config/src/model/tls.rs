@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{DataSource, SecretRef, ValidationRef};
+use super::{DataSource, DataSourceKind, SecretRef, ValidationRef};
 use outrider_core::matcher::StringMatcher;
 
 /// TLS versions that we speak.
@@ -135,6 +135,33 @@ pub struct Secret {
     pub name: Arc<str>,
     /// What it is.
     pub kind: SecretKind,
+    /// The directory whose moves announce that its files have changed; `None`: the directories of [`Self::files`]. Only of
+    /// secrets that come from elsewhere; files of others are not watched.
+    pub watched_directory: Option<Arc<str>>,
+}
+
+impl Secret {
+    /// The files that it is in.
+    pub fn files(&self) -> Vec<&Arc<str>> {
+        let sources: Vec<&DataSource> = match &self.kind {
+            SecretKind::Certificate(certificate) => {
+                let TlsCertificate { chain, key, ocsp_staple } = certificate;
+                [chain, key].into_iter().chain(ocsp_staple).collect()
+            }
+            SecretKind::Validation(validation) => {
+                validation.trusted_ca.iter().chain(&validation.crl).collect()
+            }
+            SecretKind::TicketKeys(keys) => keys.iter().collect(),
+            SecretKind::Generic(source) => vec![source],
+        };
+        let mut files = Vec::with_capacity(sources.len());
+        for source in sources {
+            if let DataSourceKind::File(name) = &source.kind {
+                files.push(name);
+            }
+        }
+        files
+    }
 }
 
 /// Kinds of secrets.

@@ -9,7 +9,6 @@ use outrider_upstream::ClusterShared;
 use outrider_xds::{Kind, Refusal, Resource};
 
 use super::controller::{Controller, version_of};
-use super::decode;
 use super::streams::StreamId;
 use crate::control::Control;
 
@@ -73,9 +72,9 @@ impl Controller {
             );
             return Ok(());
         }
-        let (cluster, _ledger) = decode::cluster(resource, &self.options)?;
+        let cluster = self.decoder.cluster(resource)?;
         self.control.records.warming(Kind::Cluster, &resource.name, version_of(resource));
-        self.put_cluster(Arc::new(cluster), Some(resource.body.clone()));
+        self.put_cluster(cluster, Some(resource.body.clone()));
         if let Some(reason) = self.build_cluster(&resource.name) {
             return Err(vec![Refusal::new(&*resource.name, "", reason)]);
         }
@@ -212,8 +211,7 @@ impl Controller {
 
     /// Takes endpoints of EDS.
     pub(super) fn endpoints(&mut self, stream: StreamId, resource: &Resource) -> Result<(), Vec<Refusal>> {
-        let (found, _ledger) = decode::endpoints(resource, &self.options)?;
-        let found = Arc::new(found);
+        let found = self.decoder.endpoints(resource)?;
         let Some(endpoints) = self.clusters.endpoints.get_mut(&(stream, resource.name.clone())) else {
             return Ok(());
         };

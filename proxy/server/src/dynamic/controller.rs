@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use outrider_config::convert;
 use outrider_config::model::{ConfigSource, DynamicResources, DynamicSecret};
 use outrider_proto::pb::envoy::config::core::v3::Node;
 use outrider_proto::prost::Message as _;
@@ -17,6 +16,7 @@ use outrider_xds::{Event, Handle, Kind, Refusal, Resource, Update};
 use tokio::sync::{mpsc, watch};
 
 use super::clusters::Clusters;
+use super::decode::Decoder;
 use super::listeners::WaitingListeners;
 use super::records::Version;
 use super::stats::SubscriptionStats;
@@ -40,7 +40,7 @@ pub(crate) struct Controller {
     pub(super) streams: Streams,
     pub(super) clusters: Clusters,
     pub(super) listeners: WaitingListeners,
-    pub(super) options: convert::Options,
+    pub(super) decoder: Decoder,
     pub(super) wanted_secrets: Vec<(StreamId, Arc<DynamicSecret>)>,
     events: mpsc::Receiver<(StreamId, Event)>,
     cds: Option<(StreamId, SubscriptionStats)>,
@@ -62,19 +62,13 @@ impl Controller {
         let dynamic = control.model.dynamic.clone();
         let clusters = WorkerClusters::new(control.clusters.clone());
         let streams = Streams::new(dynamic.ads.clone(), node, clusters, control.registry.clone(), queue);
-        let options = convert::Options {
-            runtime: Arc::new(control.model.runtime.clone()),
-            secrets: Arc::new(control.model.secrets.clone()),
-            ads: dynamic.ads.is_some(),
-            ..convert::Options::default()
-        };
         let controller = Self {
             clusters: Clusters::new(&control),
             listeners: WaitingListeners::default(),
+            decoder: Decoder::new(control.clone()),
             control,
             streams,
             wanted_secrets: Vec::new(),
-            options,
             events,
             cds: None,
             lds: None,
@@ -189,6 +183,7 @@ impl Controller {
         for name in removed.iter().filter(|_| kind != Kind::Listener) {
             self.removed(stream, kind, name);
         }
+        self.decoder.release();
         self.count(kind, &version, &refusals, !update.refused.is_empty());
         if let Some(handle) = self.streams.get(stream) {
             handle.verdict(token, refusals);

@@ -1,58 +1,90 @@
 //! From a resource's bytes to what can be put in force.
 
-use outrider_config::convert::{self, Ledger};
+use std::sync::Arc;
+
+use outrider_config::convert::{self, ResourceKind, ResourceReader, UnknownFields};
 use outrider_config::model;
-use outrider_proto::pb::envoy::config::cluster::v3::Cluster;
-use outrider_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use outrider_proto::pb::envoy::config::listener::v3::Listener;
-use outrider_proto::pb::envoy::config::route::v3::RouteConfiguration;
-use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
-use outrider_proto::prost::Message;
-use outrider_proto::{Path, Problem};
 use outrider_xds::{Refusal, Resource};
 
-/// A converted resource, and what of it has no effect.
-pub(super) type Decoded<T> = Result<(T, Ledger), Vec<Refusal>>;
+use crate::control::Control;
 
-fn decode<M: Message + Default, T>(
-    resource: &Resource,
-    convert: impl FnOnce(&M, &Path<'_>) -> convert::Outcome<T>,
-) -> Decoded<T> {
-    let message = M::decode(&*resource.body)
-        .map_err(|error| vec![Refusal::new(&*resource.name, "", format!("it cannot be decoded: {error}"))])?;
-    let (result, ledger) = convert(&message, &Path::root());
-    let refusals = |problems: Vec<Problem>| {
-        let refusal = |problem: Problem| Refusal::new(&*resource.name, problem.path, problem.message);
-        problems.into_iter().map(refusal).collect()
-    };
-    result.map(|value| (value, ledger)).map_err(refusals)
+/// A converted resource.
+pub(super) type Decoded<T> = Result<Arc<T>, Vec<Refusal>>;
+
+/// Converts what a control plane sends.
+pub(super) struct Decoder {
+    reader: ResourceReader,
+    options: convert::Options,
+    control: Arc<Control>,
 }
 
-pub(super) fn cluster(resource: &Resource, options: &convert::Options) -> Decoded<model::Cluster> {
-    decode(resource, |message: &Cluster, path| convert::cluster(message, path, options))
-}
+impl Decoder {
+    pub(super) fn new(control: Arc<Control>) -> Self {
+        let flags = &control.options;
+        let unknown_fields = match (flags.reject_unknown_dynamic_fields, flags.ignore_unknown_dynamic_fields)
+        {
+            (true, _) => UnknownFields::Reject,
+            (false, true) => UnknownFields::Ignore,
+            (false, false) => UnknownFields::Warn,
+        };
+        let options = convert::Options { unknown_fields, ..convert::Options::default() };
+        Self { reader: ResourceReader::default(), options: options.for_resources(&control.model), control }
+    }
 
-pub(super) fn listener(resource: &Resource, options: &convert::Options) -> Decoded<model::Listener> {
-    decode(resource, |message: &Listener, path| {
-        // The resource's name is the listener's, also where the message has none.
-        let mut message = message.clone();
-        if message.name.is_empty() {
-            message.name = resource.name.to_string();
+    /// To be called when all resources of an answer are through: gives back what only they needed.
+    pub(super) fn release(&mut self) {
+        self.reader.release();
+    }
+
+    pub(super) fn cluster(&mut self, resource: &Resource) -> Decoded<model::Cluster> {
+        match self.read(ResourceKind::Cluster, resource)? {
+            convert::Resource::Cluster(cluster) => Ok(cluster),
+            _ => Err(other(resource)),
         }
-        convert::listener(&message, path, options)
-    })
+    }
+
+    pub(super) fn listener(&mut self, resource: &Resource) -> Decoded<model::Listener> {
+        match self.read(ResourceKind::Listener, resource)? {
+            convert::Resource::Listener(listener) => Ok(listener),
+            _ => Err(other(resource)),
+        }
+    }
+
+    pub(super) fn routes(&mut self, resource: &Resource) -> Decoded<model::RouteConfiguration> {
+        match self.read(ResourceKind::RouteConfiguration, resource)? {
+            convert::Resource::RouteConfiguration(routes) => Ok(routes),
+            _ => Err(other(resource)),
+        }
+    }
+
+    pub(super) fn endpoints(&mut self, resource: &Resource) -> Decoded<model::Endpoints> {
+        match self.read(ResourceKind::Endpoints, resource)? {
+            convert::Resource::Endpoints { endpoints, .. } => Ok(endpoints),
+            _ => Err(other(resource)),
+        }
+    }
+
+    pub(super) fn secret(&mut self, resource: &Resource) -> Decoded<model::Secret> {
+        match self.read(ResourceKind::Secret, resource)? {
+            convert::Resource::Secret(secret) => Ok(secret),
+            _ => Err(other(resource)),
+        }
+    }
+
+    fn read(&mut self, kind: ResourceKind, resource: &Resource) -> Result<convert::Resource, Vec<Refusal>> {
+        let (result, ledger) = self.reader.read(kind, &resource.name, &resource.body, &self.options);
+        for field in &ledger.unknown {
+            tracing::warn!(name = &*resource.name, "unknown field {field} is left out");
+            self.control.server_stats.dynamic_unknown_fields().inc();
+        }
+        result.map_err(|problems| {
+            let refusals = problems.into_iter();
+            refusals.map(|problem| Refusal::new(&*resource.name, problem.path, problem.message)).collect()
+        })
+    }
 }
 
-pub(super) fn routes(resource: &Resource, options: &convert::Options) -> Decoded<model::RouteConfiguration> {
-    decode(resource, |message: &RouteConfiguration, path| {
-        convert::route_configuration(message, path, options)
-    })
-}
-
-pub(super) fn endpoints(resource: &Resource, options: &convert::Options) -> Decoded<model::Endpoints> {
-    decode(resource, |message: &ClusterLoadAssignment, path| convert::endpoints(message, path, options))
-}
-
-pub(super) fn secret(resource: &Resource, options: &convert::Options) -> Decoded<model::Secret> {
-    decode(resource, |message: &Secret, path| convert::secret(message, path, options))
+/// A reader gives what it is asked for.
+fn other(resource: &Resource) -> Vec<Refusal> {
+    vec![Refusal::new(&*resource.name, "", "it is of another type")]
 }

@@ -9,7 +9,6 @@ use outrider_http::routing::RouteTable;
 use outrider_xds::{Kind, Refusal, Resource};
 
 use super::controller::{Controller, version_of};
-use super::decode;
 use super::records::Version;
 use super::routes::RouteKey;
 use super::streams::StreamId;
@@ -52,8 +51,8 @@ impl Controller {
             );
             return Ok(());
         }
-        let (listener, _ledger) = decode::listener(resource, &self.options)?;
-        self.put_listener(Arc::new(listener), Some(resource))?;
+        let listener = self.decoder.listener(resource)?;
+        self.put_listener(listener, Some(resource))?;
         self.listeners.bodies.insert(resource.name.clone(), resource.body.clone());
         Ok(())
     }
@@ -207,8 +206,8 @@ impl Controller {
         if keys.is_empty() {
             return Ok(());
         }
-        let (table, _ledger) = decode::routes(resource, &self.options)?;
-        let table = RouteTable::build(&Arc::new(table), &self.control.clusters, &self.control.registry);
+        let table = self.decoder.routes(resource)?;
+        let table = RouteTable::build(&table, &self.control.clusters, &self.control.registry);
         let table = table.map_err(|error| vec![Refusal::new(&*resource.name, "", error.to_string())])?;
         let table = Arc::new(table);
         for key in &keys {
@@ -236,8 +235,7 @@ impl Controller {
 
     /// Takes a secret of SDS.
     pub(super) fn secret(&mut self, stream: StreamId, resource: &Resource) -> Result<(), Vec<Refusal>> {
-        let (secret, _ledger) = decode::secret(resource, &self.options)?;
-        let secret = Arc::new(secret);
+        let secret = self.decoder.secret(resource)?;
         // Its body holds keys: it is not kept.
         let version = Version { body: Bytes::new(), ..version_of(resource) };
         self.control.records.warming(Kind::Secret, &resource.name, version);

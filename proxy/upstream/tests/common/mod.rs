@@ -73,6 +73,7 @@ pub(crate) fn config(name: &str, discovery: Discovery) -> model::Cluster {
         connect_timeout: Duration::from_secs(5),
         per_connection_buffer_limit: 1 << 20,
         tls: None,
+        tls_matches: Vec::new(),
         http: model::UpstreamHttp::default(),
         breaker_default: model::CircuitBreaker::default(),
         breaker_high: model::CircuitBreaker::default(),

@@ -1,9 +1,11 @@
 //! Conversions of whole bootstraps, written as users write them.
 
 mod clusters;
+mod dynamic;
 mod first;
 mod listeners;
 mod mutations;
+mod resources;
 mod rest;
 mod routes;
 mod tls;

@@ -123,7 +123,7 @@ bootstrap_extensions: [{name: i, typed_config: {"@type": type.googleapis.com/env
     assert_eq!(model.admin.expect("an admin interface").access_logs[0].sink, LogSink::File("/a.log".into()));
     assert_eq!(model.max_downstream_connections, Some(100));
     let inert: Vec<&str> = ledger.inert.iter().map(|(path, _)| path.as_str()).collect();
-    assert_eq!(inert, ["watchdog", "bootstrap_extensions[0]", "node.user_agent_name", "admin.profile_path"]);
+    assert_eq!(inert, ["watchdog", "bootstrap_extensions[0]", "admin.profile_path"]);
 }
 
 #[test]
