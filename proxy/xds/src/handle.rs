@@ -79,6 +79,9 @@ impl Handle {
     }
 
     /// Gives up the resource `name`. Updates that are already queued may still hold it.
+    ///
+    /// Asked for again, it is sent again. In state of the world there is one gap, which the protocol leaves: when both
+    /// requests cross a response, the control plane hears neither (their nonce is stale) and sees no change.
     pub fn unsubscribe(&self, kind: Kind, name: &str) {
         self.0.core.borrow_mut().unsubscribe(kind, name);
         self.0.wake();

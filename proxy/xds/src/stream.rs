@@ -100,7 +100,8 @@ impl Driver {
                     self.shared.traffic.notify_one();
                 }
                 () = self.events.closed(), if !waiting => return,
-                () = sleep_until(deadline), if deadline.is_some() => {}
+                // What a timer held back may be sent.
+                () = sleep_until(deadline), if deadline.is_some() => self.shared.traffic.notify_one(),
                 () = self.shared.upkeep.notified() => {}
             }
         }

@@ -14,6 +14,8 @@
 //!   refused is a NACK with the version before, although its good resources are in force: so the control plane knows
 //!   that the client is not at the new version, and sends it again to a client that comes back. A changed subscription
 //!   is not sent between a response and its answer, because it would carry a nonce that is stale.
+//! - State of the world: there are control planes (go-control-plane is one) that answer a NACK with the same response at
+//!   once. From its second refusal on the NACK waits, so that the two do not turn as fast as they can. (Envoy's do.)
 //! - Delta: `initial_resource_versions` names what was accepted, resource by resource.
 //! - A response to a stream that is gone is decided as any other, but not answered. The next stream's first request of
 //!   its kind waits for that, because it says what is in force.
@@ -46,6 +48,12 @@ pub use view::{ErrorState, KindView, ResourceView, Status};
 
 use subscription::Subscription;
 use timers::Timers;
+
+/// How long the NACK of a version waits that was refused before; twice as long each time, up to [`HOLD_MOST`].
+const HOLD: Duration = Duration::from_millis(50);
+
+/// See [`HOLD`].
+const HOLD_MOST: Duration = Duration::from_secs(1);
 
 /// The time: for timers, and for people.
 #[derive(Debug, Clone, Copy)]
@@ -237,8 +245,9 @@ impl Core {
     /// The stream is gone. What it delivered is still to be decided; nothing of that will be answered.
     pub fn disconnected(&mut self) {
         self.stream = None;
-        for sub in self.kinds.values_mut() {
+        for (kind, sub) in &mut self.kinds {
             sub.stream_ended();
+            self.timers.stop_hold(*kind);
         }
     }
 
@@ -256,6 +265,11 @@ impl Core {
             return;
         }
         sub.nonce.clone_from(&update.nonce);
+        if !self.options.delta && sub.repeats > 0 {
+            let wait = HOLD.saturating_mul(1 << (sub.repeats - 1).min(8)).min(HOLD_MOST);
+            sub.holding = true;
+            self.timers.start_hold(update.kind, now.instant.checked_add(wait));
+        }
         let mut refused = update.refused;
         refused.extend(refusals);
         stream.answers.push_back(Answer {
@@ -297,6 +311,7 @@ impl Core {
                     }
                     self.events.push_back(Event::FetchTimedOut { kind, name });
                 }
+                timers::Timer::Hold => sub.holding = false,
                 timers::Timer::Ttl(name) => {
                     let sequence = self.sequence + 1;
                     self.sequence = sequence;

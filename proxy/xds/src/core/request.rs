@@ -58,10 +58,11 @@ impl Core {
         })
     }
 
-    /// Paused by the consumer, or by an update of another kind that is being decided.
+    /// Paused by the consumer, by an update of another kind that is being decided, or a NACK that waits.
     fn held_back(&self, kind: Kind) -> bool {
         self.kinds.values().any(|sub| {
-            (sub.kind == kind && sub.paused > 0) || sub.in_flight > 0 && sub.kind.holds_back().contains(&kind)
+            (sub.kind == kind && (sub.paused > 0 || sub.holding))
+                || sub.in_flight > 0 && sub.kind.holds_back().contains(&kind)
         })
     }
 

@@ -45,6 +45,10 @@ pub(super) struct Subscription {
     /// State of the world: what is wanted changed since this stream began, so `version` may stand for a response to
     /// less than that. A control plane that hears it from a new stream would take it for all.
     pub(super) narrow: bool,
+    /// How many times in a row the same version was refused again.
+    pub(super) repeats: u32,
+    /// Its NACK waits for a timer.
+    pub(super) holding: bool,
     /// How many times [`super::Core::pause`] was called and not taken back.
     pub(super) paused: u32,
     /// What the last response with a refusal was refused for; cleared by one that is taken whole.
@@ -56,6 +60,8 @@ pub(super) struct Subscription {
 pub(super) struct Entry {
     /// Asked for by name.
     pub(super) requested: bool,
+    /// Came under an alias that was asked for.
+    aliased: bool,
     /// Verdicts on responses before this moment say nothing of this entry: it was forgotten in between.
     since: u64,
     /// The response (or removal) that decided last.
@@ -75,6 +81,7 @@ impl Entry {
     fn new(requested: bool, since: u64) -> Self {
         Self {
             requested,
+            aliased: false,
             since,
             decided: 0,
             version: None,
@@ -112,6 +119,8 @@ impl Subscription {
             removed: BTreeSet::new(),
             again: BTreeSet::new(),
             narrow: false,
+            repeats: 0,
+            holding: false,
             paused: 0,
             error: None,
         }
@@ -124,8 +133,7 @@ impl Subscription {
 
     /// Is `name` wanted?
     pub(super) fn wants(&self, name: &str) -> bool {
-        // What is known without being asked for came under an alias that was.
-        self.all || self.resources.contains_key(name)
+        self.all || self.resources.get(name).is_some_and(|entry| entry.requested || entry.aliased)
     }
 
     /// Is there anything to ask for?
@@ -179,8 +187,9 @@ impl Subscription {
     pub(super) fn give_up(&mut self, name: &str) -> bool {
         let Some(entry) = self.resources.get_mut(name).filter(|entry| entry.requested) else { return false };
         let came = !matches!(entry.status, Status::Requested | Status::TimedOut | Status::Absent);
-        if self.all && came {
-            // It may be one of all. If it is not, the control plane says that it is gone.
+        if self.all && came || entry.status == Status::Received {
+            // It may be one of all: if it is not, the control plane says that it is gone. Or it is about to be decided,
+            // and is forgotten then.
             entry.requested = false;
         } else {
             self.resources.remove(name);
@@ -220,6 +229,7 @@ impl Subscription {
     pub(super) fn stream_ended(&mut self) {
         self.nonce.clear();
         self.in_flight = 0;
+        self.holding = false;
         self.sent = false;
         self.named = false;
         self.clear_changes();
@@ -242,7 +252,9 @@ impl Subscription {
 
     /// A response brings `name`, which is wanted.
     pub(super) fn received(&mut self, name: &Arc<str>, token: Token) {
-        let entry = self.resources.entry(name.clone()).or_insert_with(|| Entry::new(false, token.0));
+        let aliased = !self.all;
+        let new = || Entry { aliased, ..Entry::new(false, token.0) };
+        let entry = self.resources.entry(name.clone()).or_insert_with(new);
         entry.status = Status::Received;
     }
 
@@ -295,6 +307,10 @@ impl Subscription {
                 entry.updated = Some(now.wall);
                 entry.error = None;
             }
+            if !self.wants(&decided.entry) {
+                // Given up while it was being decided.
+                self.resources.remove(&decided.entry);
+            }
         }
         for refusal in &update.refused {
             // Refused before the consumer saw it: nothing of that name is in the list above, or only its first copy.
@@ -312,12 +328,15 @@ impl Subscription {
         self.answered = token;
         if refused.is_empty() && update.refused.is_empty() {
             self.error = None;
+            self.repeats = 0;
             if ours {
                 self.version = update.version.clone();
             }
         } else {
             let all: Vec<_> = update.refused.iter().chain(refused).cloned().collect();
             let details = status::message(self.kind, &all);
+            let again = self.error.as_ref().is_some_and(|error| error.version == update.version);
+            self.repeats = if again { self.repeats.saturating_add(1) } else { 0 };
             self.error = Some(ErrorState { version: update.version.clone(), details, at: now.wall });
         }
         true

@@ -253,6 +253,30 @@ fn a_nack_names_the_bad_keeps_the_version_and_the_good_is_in_force() {
 }
 
 #[test]
+fn a_version_that_is_sent_again_after_its_refusal_is_refused_more_and_more_slowly() {
+    let mut bench = Bench::connected(false);
+    bench.subscribe(Kind::Cluster, &["*"]);
+    bench.sotw();
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        bench.respond(Kind::Cluster, "1", vec![any(Kind::Cluster, "bad", "")]);
+        bench.decide(&["bad"]);
+        let start = bench.now.instant;
+        while !bench.core.has_request() {
+            bench.now.instant = bench.core.next_deadline().unwrap();
+            bench.core.tick(bench.now);
+        }
+        assert!(bench.sotw().error_detail.is_some());
+        waits.push((bench.now.instant - start).as_millis());
+    }
+    assert_eq!(waits, [0, 50, 100, 200, 400, 800, 1000, 1000]);
+    // Another version is answered at once.
+    bench.respond(Kind::Cluster, "2", vec![any(Kind::Cluster, "bad", "")]);
+    bench.decide(&["bad"]);
+    bench.sotw();
+}
+
+#[test]
 fn a_whole_response_removes_what_it_leaves_out_and_an_endpoint_response_does_not() {
     let mut bench = Bench::connected(false);
     bench.subscribe(Kind::Cluster, &["*"]);

@@ -13,6 +13,8 @@ pub(super) enum Timer {
     Fetch(Option<Arc<str>>),
     /// The resource's own time to live.
     Ttl(Arc<str>),
+    /// A repeated NACK waits.
+    Hold,
 }
 
 /// All running timers; each exists at most once.
@@ -41,6 +43,16 @@ impl Timers {
     /// The resource is gone, or lives without a limit.
     pub(super) fn stop_ttl(&mut self, kind: Kind, name: &Arc<str>) {
         self.stop(kind, Timer::Ttl(name.clone()));
+    }
+
+    /// Starts the wait of a NACK that says nothing new.
+    pub(super) fn start_hold(&mut self, kind: Kind, at: Option<Instant>) {
+        self.start(kind, Timer::Hold, at);
+    }
+
+    /// There is nothing left that waits.
+    pub(super) fn stop_hold(&mut self, kind: Kind) {
+        self.stop(kind, Timer::Hold);
     }
 
     /// When the next timer is due.
