@@ -81,6 +81,9 @@ pub(crate) struct LoadArgs {
     /// Instead of the table: profile this scenario with perf and print the top symbols.
     #[arg(long, value_name = "SCENARIO")]
     pub(crate) perf: Option<String>,
+    /// Instead of the table: count this scenario's instructions and allocations per request with valgrind.
+    #[arg(long, value_name = "SCENARIO")]
+    pub(crate) instructions: Option<String>,
     /// How perf unwinds: fp (build Outrider with RUSTFLAGS="-C force-frame-pointers=yes"), dwarf, or none.
     #[arg(long, default_value = "fp")]
     pub(crate) call_graph: String,

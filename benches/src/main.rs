@@ -2,11 +2,13 @@
 //! work, `soak` keeps one Outrider busy for minutes and watches its memory. The micro benchmarks are
 //! criterion targets under `benches/`. README.md beside this crate says what each figure means.
 
+mod callgrind;
 mod certs;
 mod cli;
 mod config;
 mod drivers;
 mod helpers;
+mod instructions;
 mod load;
 mod preflight;
 mod process;
@@ -35,6 +37,7 @@ pub(crate) use say;
 
 fn main() -> ExitCode {
     let result = match cli::Cli::parse().command {
+        cli::Command::Load(args) if args.instructions.is_some() => instructions::run(&args),
         cli::Command::Load(args) if args.perf.is_some() => profile::run(&args),
         cli::Command::Load(args) => load::run(&args),
         cli::Command::Soak(args) => soak::run(&args),

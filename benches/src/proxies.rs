@@ -55,6 +55,8 @@ pub(crate) struct Proxy {
     pub(crate) program: PathBuf,
     /// What it says about its version.
     pub(crate) version: String,
+    /// What runs it, with options; its own command line follows.
+    pub(crate) wrapper: Option<Vec<String>>,
 }
 
 impl Proxy {
@@ -69,16 +71,21 @@ impl Proxy {
         };
         fs::write(&file, text)?;
         let file = file.display().to_string();
-        let args: Vec<String> = match self.kind {
+        let mut args: Vec<String> = match self.kind {
             Kind::Haproxy => vec!["-db".into(), "-f".into(), file],
             Kind::Envoy | Kind::Outrider => {
                 let words = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"];
                 words.iter().map(|&w| w.to_owned()).chain([file]).collect()
             }
         };
+        let mut program = self.program.clone();
+        if let Some((wrapper, options)) = self.wrapper.as_deref().and_then(<[String]>::split_first) {
+            let own = std::mem::replace(&mut program, wrapper.into()).display().to_string();
+            args.splice(0..0, options.iter().cloned().chain([own]));
+        }
         let mut process = Process::spawn(Spawn {
             name: self.kind.name(),
-            program: &self.program,
+            program: &program,
             args,
             cpus: cpu,
             log: dir.join(format!("{stem}.log")),

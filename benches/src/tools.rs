@@ -56,7 +56,7 @@ impl Tools {
             };
             let Some(program) = program else { continue };
             let version = version_of(kind, &program)?;
-            proxies.push(Proxy { kind, program, version });
+            proxies.push(Proxy { kind, program, version, wrapper: None });
         }
         let (proxy_cpu, load_cpus) = choose_cpus(common)?;
         let must = |name: &str| find(name).ok_or_else(|| anyhow!("{name} is not installed"));
@@ -93,7 +93,7 @@ fn workspace() -> PathBuf {
 }
 
 /// Looks a program up in PATH and in the directories that PATH of ordinary users lacks.
-fn find(name: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let extra = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
     env::split_paths(&path).chain(extra).map(|dir| dir.join(name)).find(|file| file.is_file())
