@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 pub use outrider_upstream::BodyError;
+use outrider_upstream::PendingTunnel;
 
 use crate::stream::{Stream, StreamGuard};
 
@@ -90,21 +91,7 @@ pub enum ResponseBody {
     /// Anything else.
     Boxed(Pin<Box<dyn Body<Data = Bytes, Error = BodyError>>>),
     /// The response is an upgrade: after its head the connection belongs to this.
-    Upgrade(Box<UpstreamUpgrade>),
-}
-
-/// The upstream side of an upgrade (101, or 2xx to a CONNECT).
-pub struct UpstreamUpgrade {
-    /// Resolves to the upgraded connection.
-    pub io: Pin<Box<dyn Future<Output = Result<hyper::upgrade::Upgraded, hyper::Error>>>>,
-    /// Held until the upgrade ends: pool lease, permits.
-    pub guard: Box<dyn std::any::Any>,
-}
-
-impl std::fmt::Debug for UpstreamUpgrade {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UpstreamUpgrade").finish_non_exhaustive()
-    }
+    Upgrade(Box<PendingTunnel>),
 }
 
 impl std::fmt::Debug for ResponseBody {

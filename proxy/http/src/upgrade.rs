@@ -6,9 +6,9 @@ use std::task::{Context, Poll, ready};
 
 use hyper_util::rt::TokioIo;
 use outrider_net::io::IoStream;
+use outrider_upstream::PendingTunnel;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::body::UpstreamUpgrade;
 use crate::stream::{Stream, StreamGuard};
 
 const BUFFER: usize = 16 * 1024;
@@ -17,11 +17,11 @@ const BUFFER: usize = 16 * 1024;
 #[derive(Debug)]
 pub(crate) struct PendingUpgrade {
     guard: StreamGuard,
-    upstream: Box<UpstreamUpgrade>,
+    upstream: Box<PendingTunnel>,
 }
 
 impl PendingUpgrade {
-    pub(crate) const fn new(guard: StreamGuard, upstream: Box<UpstreamUpgrade>) -> Self {
+    pub(crate) const fn new(guard: StreamGuard, upstream: Box<PendingTunnel>) -> Self {
         Self { guard, upstream }
     }
 
@@ -43,17 +43,15 @@ impl PendingUpgrade {
         let stats = &stream.hcm.shared.stats;
         stats.downstream_cx_upgrades_total().inc();
         stats.downstream_cx_upgrades_active().inc();
-        let UpstreamUpgrade { io, guard: lease } = *upstream;
-        match io.await {
-            Ok(upgraded) => {
-                if relay(stream, downstream, TokioIo::new(upgraded)).await == Relayed::UpstreamEnded {
+        match upstream.open().await {
+            Some(tunnel) => {
+                if relay(stream, downstream, tunnel).await == Relayed::UpstreamEnded {
                     stream.response_complete();
                     stream.request_complete();
                 }
             }
-            Err(_) => stream.response_broken(),
+            None => stream.response_broken(),
         }
-        drop(lease);
         stats.downstream_cx_upgrades_active().dec();
     }
 }

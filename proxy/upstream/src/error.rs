@@ -179,9 +179,10 @@ impl SendErrorKind {
 }
 
 impl SendError {
-    /// An error whose request may have been sent.
-    pub fn sent(cause: hyper::Error) -> Self {
-        Self { kind: SendErrorKind::of(&cause), request: None, cause: Some(cause), pool: None }
+    /// The error of a request whose response broke off.
+    pub fn sent(cause: crate::incoming::IncomingError) -> Self {
+        let (kind, cause) = cause.into_parts();
+        Self { kind, request: None, cause, pool: None }
     }
 }
 

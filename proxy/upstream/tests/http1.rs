@@ -291,10 +291,9 @@ fn an_upgraded_connection_counts_until_it_is_closed() {
         let mut request = get("/");
         request.headers_mut().insert("connection", "upgrade".parse().unwrap());
         request.headers_mut().insert("upgrade", "echo".parse().unwrap());
-        let response = lease.send(request).await.unwrap();
+        let mut response = lease.send(request).await.unwrap();
         assert_eq!(response.status(), 101);
-        let upgraded = hyper::upgrade::on(response).await.unwrap();
-        let mut stream = hyper_util::rt::TokioIo::new(upgraded);
+        let mut stream = lease.into_tunnel(&mut response).open().await.unwrap();
         let mut two = [0; 2];
         stream.read_exact(&mut two).await.unwrap();
         assert_eq!(&two, b"hi");
@@ -302,7 +301,7 @@ fn an_upgraded_connection_counts_until_it_is_closed() {
         stream.read_exact(&mut two).await.unwrap();
         assert_eq!(&two, b"yo");
         assert_eq!(bench.stat("upstream_cx_active"), 1);
-        drop((stream, lease));
+        drop(stream);
         bench.until_stat("upstream_cx_active", 0).await;
     });
 }

@@ -11,11 +11,12 @@ use http::request::Parts;
 use http::uri::{Authority, Scheme as UriScheme};
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use outrider_core::LocalReply;
 use outrider_core::reply::details;
 use outrider_core::stream::{Attempt, Protocol};
-use outrider_upstream::{AcquireContext, BodyError, Host, Lease, PoolErrorKind, SendError, UpstreamBody};
+use outrider_upstream::{
+    AcquireContext, BodyError, Host, Incoming, Lease, PoolErrorKind, SendError, UpstreamBody,
+};
 
 use super::call::{self, Call};
 use super::envoy_headers::{CANARY, SERVICE_TIME};
@@ -24,7 +25,7 @@ use super::outcome::{Failure, Reset};
 use super::response::{BodyLimits, Tail, UpstreamResponse, grpc_outcome};
 use super::retry::grpc_status;
 use super::{heads, upgrade};
-use crate::body::{DownstreamBody, ResponseBody, UpstreamUpgrade};
+use crate::body::{DownstreamBody, ResponseBody};
 use crate::stream::{Scheme, Stream};
 
 const NOTHING: HeaderValue = HeaderValue::from_static("0");
@@ -334,10 +335,9 @@ fn add_service_time(call: &Call<'_>, headers: &mut http::HeaderMap) {
 }
 
 fn hand_over(mut response: Response<Incoming>, lease: Lease) -> Response<ResponseBody> {
-    let io = hyper::upgrade::on(&mut response);
-    let upgrade = UpstreamUpgrade { io: Box::pin(io), guard: Box::new(lease.into_guard()) };
+    let tunnel = Box::new(lease.into_tunnel(&mut response));
     let (parts, _) = response.into_parts();
-    Response::from_parts(parts, ResponseBody::Upgrade(Box::new(upgrade)))
+    Response::from_parts(parts, ResponseBody::Upgrade(tunnel))
 }
 
 /// A request's body as it goes upstream.

@@ -9,7 +9,7 @@ use http::{HeaderValue, Method, Request};
 use http_body::Body;
 use outrider_config::model::MirrorCluster;
 use outrider_upstream::stats::ResponseKind;
-use outrider_upstream::{AcquireContext, PickContext, UpstreamBody, WorkerCluster};
+use outrider_upstream::{AcquireContext, Incoming, PickContext, UpstreamBody, WorkerCluster};
 
 use super::again;
 use super::call::Call;
@@ -129,7 +129,7 @@ async fn send(
 }
 
 /// Reads a body to its end; whether it came there.
-async fn drained(mut body: hyper::body::Incoming) -> bool {
+async fn drained(mut body: Incoming) -> bool {
     use std::future::poll_fn;
     use std::pin::Pin;
 

@@ -9,12 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use outrider_core::ResponseFlags;
 use outrider_core::reply::details;
 use outrider_core::stream::Protocol;
 use outrider_upstream::stats::ResponseKind;
-use outrider_upstream::{Host, LeaseGuard, SendErrorKind, WorkerCluster};
+use outrider_upstream::{Host, Incoming, IncomingError, LeaseGuard, SendErrorKind, WorkerCluster};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::outcome::Reset;
@@ -176,8 +175,8 @@ impl Tail {
     }
 
     /// The upstream broke the response off.
-    fn broken(&self, error: &hyper::Error) -> BodyError {
-        let mut kind = SendErrorKind::of(error);
+    fn broken(&self, error: &IncomingError) -> BodyError {
+        let mut kind = error.kind();
         // A body of known length that ends early is a malformed message (Envoy's HTTP/1 codec says so).
         if self.protocol != Protocol::Http2 && kind == SendErrorKind::ConnectionTermination {
             kind = SendErrorKind::ProtocolError;

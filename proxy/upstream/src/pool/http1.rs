@@ -1,40 +1,135 @@
 //! HTTP/1.1 connections: one request at a time, idle ones last in first out.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Instant;
 
+use http::{Request, Response};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use outrider_config::model::HeaderCase;
 use tokio::task::AbortHandle;
 
 use super::connect::{Failure, Gone};
+use super::h1::{Connection, Rules, Sent, Tunnelled};
 use super::io::Counted;
-use super::{ConnMeta, Pool};
+use super::{ConnMeta, Pool, Unanswered};
 use crate::body::UpstreamBody;
 use crate::error::PoolErrorKind;
+use crate::incoming::Incoming;
 
 /// The longest head of a response, bytes: Envoy's default `max_response_headers_kb`.
 pub(super) const MAX_HEAD: usize = 60 * 1024;
 
-/// An HTTP/1.1 connection that nobody else uses. Dropped when idle, it closes gracefully.
+/// An HTTP/1.1 connection that nobody else uses. Dropped, it closes: gracefully when it is idle.
 pub(super) struct Http1Conn {
-    pub(super) sender: http1::SendRequest<UpstreamBody>,
     pub(super) meta: Rc<ConnMeta>,
     pub(super) idle_since: Instant,
+    codec: Codec,
+}
+
+enum Codec {
+    Own(Rc<Connection>),
+    /// Where the case of header names is to be kept: hyper alone knows what the client wrote.
+    Hyper(HyperConn),
+}
+
+struct HyperConn {
+    sender: http1::SendRequest<UpstreamBody>,
     // Nothing was sent on it yet. It takes a request before its task has ever run, and has said so.
-    pub(super) fresh: bool,
+    fresh: bool,
     task: AbortHandle,
 }
 
-impl Http1Conn {
+impl HyperConn {
     fn takes_more(&self) -> bool {
         self.fresh || self.sender.is_ready()
     }
+}
 
-    /// Closes at once, whatever runs.
-    fn abort(self) {
-        self.task.abort();
+impl Http1Conn {
+    /// Sends `request` and waits for the response's head.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<UpstreamBody>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let connection = match &mut self.codec {
+            Codec::Own(connection) => connection,
+            Codec::Hyper(conn) => {
+                conn.fresh = false;
+                // Rare, and large: it stays out of the futures of others.
+                let sending = Box::pin(conn.sender.try_send_request(request));
+                return Unanswered::of_hyper(sending.await);
+            }
+        };
+        let mut unsent = Some(request);
+        poll_fn(|cx| {
+            if let Some(request) = unsent.take()
+                && let Sent::Not(request) = connection.begin(request, cx)
+            {
+                return std::task::Poll::Ready(Err(Unanswered::Unsent(request)));
+            }
+            connection.poll_response(cx).map_err(|kind| Unanswered::Failed(kind, None))
+        })
+        .await
+    }
+
+    /// Whether we drive it ourselves.
+    pub(super) const fn is_own(&self) -> bool {
+        matches!(self.codec, Codec::Own(_))
+    }
+
+    /// Its transport, for a tunnel.
+    pub(super) fn tunnel(&self) -> Option<Tunnelled> {
+        match &self.codec {
+            Codec::Own(connection) => connection.take_transport(),
+            Codec::Hyper(_) => None,
+        }
+    }
+
+    /// Takes it for a request; `false` when it has ended.
+    fn take(&self) -> bool {
+        match &self.codec {
+            Codec::Own(connection) => connection.take(),
+            // The peer may have closed it since: its task knows, and the sender knows its task.
+            Codec::Hyper(conn) => !conn.sender.is_closed() && conn.takes_more(),
+        }
+    }
+
+    /// Leaves it to itself; `false` when it has ended.
+    pub(super) fn rest(&self) -> bool {
+        match &self.codec {
+            Codec::Own(connection) => connection.rest(),
+            Codec::Hyper(_) => true,
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        match &self.codec {
+            Codec::Own(connection) => connection.is_ready(),
+            Codec::Hyper(conn) => conn.takes_more(),
+        }
+    }
+
+    /// Waits until the codec has done the little that is left; `false` when it cannot.
+    async fn settle(&mut self) -> bool {
+        match &mut self.codec {
+            Codec::Own(connection) => {
+                poll_fn(|cx| connection.poll_settled(cx)).await && connection.is_ready()
+            }
+            Codec::Hyper(conn) => conn.sender.ready().await.is_ok(),
+        }
+    }
+}
+
+impl Drop for Http1Conn {
+    fn drop(&mut self) {
+        match &self.codec {
+            Codec::Own(connection) => connection.close(),
+            // An idle one closes when its sender is gone.
+            Codec::Hyper(conn) if conn.takes_more() || conn.sender.is_closed() => {}
+            Codec::Hyper(conn) => conn.task.abort(),
+        }
     }
 }
 
@@ -45,11 +140,32 @@ impl Pool {
         meta: ConnMeta,
         gone: Gone,
     ) -> Result<Http1Conn, Failure> {
-        let builder = self.http1_builder();
+        let cluster = self.cluster.borrow().clone();
+        let http = &cluster.config.http;
+        let codec = if http.http1.header_case == HeaderCase::Preserve {
+            Codec::Hyper(self.start_hyper1(io, gone).await?)
+        } else {
+            let rules = Rules {
+                title_case: http.http1.header_case == HeaderCase::ProperWords,
+                trailers: http.http1.enable_trailers,
+                most_fields: http.max_headers_count as usize,
+            };
+            Codec::Own(Connection::start(io, gone, rules))
+        };
+        Ok(Http1Conn { meta: Rc::new(meta), idle_since: Instant::now(), codec })
+    }
+
+    async fn start_hyper1(self: &Rc<Self>, io: Counted, gone: Gone) -> Result<HyperConn, Failure> {
+        let cluster = self.cluster.borrow().clone();
+        let mut builder = http1::Builder::new();
+        builder.max_header_size(MAX_HEAD).preserve_header_case(true);
+        // 100 is hyper's own limit, and kept on the stack.
+        if cluster.config.http.max_headers_count != 100 {
+            builder.max_headers(cluster.config.http.max_headers_count as usize);
+        }
         let failed =
             |error: hyper::Error| Failure { kind: PoolErrorKind::ConnectFailed, details: error.to_string() };
         let (sender, connection) = builder.handshake(TokioIo::new(io)).await.map_err(failed)?;
-        let cluster = self.cluster.borrow().clone();
         let task = tokio::task::spawn_local(async move {
             let _gone = gone;
             if let Err(error) = connection.with_upgrades().await {
@@ -59,37 +175,14 @@ impl Pool {
                 tracing::debug!(cluster = %cluster.config.name, %error, "upstream connection ended");
             }
         });
-        let meta = Rc::new(meta);
-        Ok(Http1Conn { sender, meta, idle_since: Instant::now(), fresh: true, task: task.abort_handle() })
-    }
-
-    fn http1_builder(&self) -> http1::Builder {
-        let cluster = self.cluster.borrow();
-        let http = &cluster.config.http;
-        let mut builder = http1::Builder::new();
-        builder.max_header_size(MAX_HEAD);
-        // 100 is hyper's own limit, and kept on the stack.
-        if http.max_headers_count != 100 {
-            builder.max_headers(http.max_headers_count as usize);
-        }
-        match http.http1.header_case {
-            HeaderCase::Lower => {}
-            HeaderCase::ProperWords => {
-                builder.title_case_headers(true);
-            }
-            HeaderCase::Preserve => {
-                builder.preserve_header_case(true);
-            }
-        }
-        builder
+        Ok(HyperConn { sender, fresh: true, task: task.abort_handle() })
     }
 
     /// The idle connection that was used last and is alive.
     pub(super) fn take_idle(&self) -> Option<Http1Conn> {
         loop {
             let conn = self.idle.borrow_mut().pop()?;
-            // The peer may have closed it since: its task knows, and the sender knows its task.
-            if !conn.sender.is_closed() && conn.takes_more() {
+            if conn.take() {
                 return Some(conn);
             }
         }
@@ -97,26 +190,24 @@ impl Pool {
 
     /// Takes a connection back after a request. `finished`: the response was read to its end.
     pub(super) fn release_http1(self: &Rc<Self>, mut conn: Http1Conn, finished: bool) {
-        if conn.sender.is_closed() {
-            return;
-        }
-        if conn.takes_more() {
+        if conn.is_ready() {
             self.idle_again(conn);
         } else if finished {
             // The codec has a little left to do: its end of the request, the last chunk's trailer.
             let pool = self.clone();
             tokio::task::spawn_local(async move {
-                if conn.sender.ready().await.is_ok() {
+                if conn.settle().await {
                     pool.idle_again(conn);
                 }
             });
-        } else {
-            conn.abort();
         }
     }
 
     fn idle_again(self: &Rc<Self>, mut conn: Http1Conn) {
         if !self.usable(&conn.meta) || (self.draining.get() && self.pending.borrow().is_empty()) {
+            return;
+        }
+        if !conn.rest() {
             return;
         }
         conn.idle_since = Instant::now();

@@ -14,9 +14,10 @@ use outrider_core::rng::{self, Rng};
 
 use super::connect::{Failure, Gone};
 use super::io::Counted;
-use super::{ConnMeta, Pool, http1};
+use super::{ConnMeta, Pool, Unanswered, http1};
 use crate::body::UpstreamBody;
 use crate::error::PoolErrorKind;
+use crate::incoming::Incoming;
 
 /// Streams at once where neither side says otherwise: Envoy's default.
 const DEFAULT_STREAMS: u32 = 1024;
@@ -65,6 +66,15 @@ impl Future for Driver {
 }
 
 impl Http2Conn {
+    /// Sends `request` and waits for the response's head.
+    pub(super) async fn send(
+        &self,
+        request: http::Request<UpstreamBody>,
+    ) -> Result<http::Response<Incoming>, Unanswered> {
+        let sending = self.sender.borrow_mut().try_send_request(request);
+        Unanswered::of_hyper(sending.await)
+    }
+
     /// Takes a stream's place, if there is one.
     fn enter(&self, configured: u32) -> bool {
         let streams = self.streams.get();

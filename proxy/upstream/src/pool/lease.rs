@@ -4,16 +4,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use hyper::body::Incoming;
 use outrider_core::stream::{Address, Protocol, TlsInfo};
 
 use super::http1::Http1Conn;
 use super::http2::Http2Conn;
-use super::{ConnMeta, Pool, Version, request};
+use super::{ConnMeta, Pool, Unanswered, Version, request};
 use crate::body::UpstreamBody;
 use crate::breaker::Resource;
 use crate::error::{SendError, SendErrorKind};
 use crate::host::Host;
+use crate::incoming::Incoming;
 
 /// How often a request is sent anew on another connection because the first closed before any of it was sent.
 const RESENDS: u32 = 3;
@@ -110,28 +110,20 @@ impl Lease {
         for _ in 0..RESENDS {
             self.prepare(&mut request);
             let sent = match &mut self.guard.held {
-                Some(Held::Http1(conn)) => {
-                    conn.fresh = false;
-                    conn.sender.try_send_request(request).await
-                }
-                Some(Held::Http2(conn)) => {
-                    let sending = conn.sender.borrow_mut().try_send_request(request);
-                    sending.await
-                }
+                Some(Held::Http1(conn)) => conn.send(request).await,
+                Some(Held::Http2(conn)) => conn.send(request).await,
                 None => return Err(not_sent(request)),
             };
-            let mut error = match sent {
+            request = match sent {
                 Ok(response) => return Ok(response),
-                Err(error) => error,
-            };
-            let Some(unsent) = error.take_message() else {
-                let error = SendError::sent(error.into_error());
-                if error.kind == SendErrorKind::ProtocolError {
-                    self.guard.cluster.stats().upstream_cx_protocol_error().inc();
+                Err(Unanswered::Unsent(request)) => request,
+                Err(Unanswered::Failed(kind, cause)) => {
+                    if kind == SendErrorKind::ProtocolError {
+                        self.guard.cluster.stats().upstream_cx_protocol_error().inc();
+                    }
+                    return Err(SendError { kind, request: None, cause, pool: None });
                 }
-                return Err(error);
             };
-            request = unsent;
             match self.guard.pool.clone().acquire().await {
                 Ok(fresh) => *self = fresh,
                 Err(error) => {
@@ -163,6 +155,10 @@ impl Lease {
 }
 
 impl LeaseGuard {
+    pub(super) const fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+
     /// Tells that the response was read to its end: a connection whose codec is not quite done yet is then
     /// waited for instead of closed.
     pub fn finished(&mut self) {

@@ -1,6 +1,7 @@
 //! Connection pools of one worker.
 
 mod connect;
+pub(crate) mod h1;
 mod http1;
 mod http2;
 mod io;
@@ -10,6 +11,7 @@ mod queue;
 mod request;
 mod sweep;
 pub(crate) mod tcp;
+mod tunnel;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -20,13 +22,16 @@ use outrider_core::stream::{Address, Protocol, TlsInfo};
 
 pub use lease::{Lease, LeaseGuard};
 pub use tcp::TcpLease;
+pub use tunnel::{PendingTunnel, Tunnel};
 
 pub(crate) use key::Pools;
 
+use crate::body::UpstreamBody;
 use crate::breaker::Resource;
 use crate::cluster::ClusterShared;
-use crate::error::{PoolError, PoolErrorKind};
+use crate::error::{PoolError, PoolErrorKind, SendErrorKind};
 use crate::host::{Host, HostState};
+use crate::incoming::Incoming;
 use http1::Http1Conn;
 use http2::Http2Conn;
 use key::PoolKey;
@@ -69,6 +74,35 @@ pub(crate) struct ConnMeta {
     pub(crate) life: Arc<io::Life>,
 }
 
+/// A request that a connection brought no response to.
+pub(super) enum Unanswered {
+    /// None of it was sent: here it is.
+    Unsent(http::Request<UpstreamBody>),
+    /// It may have been sent.
+    Failed(SendErrorKind, Option<hyper::Error>),
+}
+
+impl Unanswered {
+    fn of_hyper(
+        sent: Result<
+            http::Response<hyper::body::Incoming>,
+            hyper::client::conn::TrySendError<http::Request<UpstreamBody>>,
+        >,
+    ) -> Result<http::Response<Incoming>, Self> {
+        let mut error = match sent {
+            Ok(response) => return Ok(response.map(Incoming::hyper)),
+            Err(error) => error,
+        };
+        match error.take_message() {
+            Some(request) => Err(Self::Unsent(request)),
+            None => {
+                let error = error.into_error();
+                Err(Self::Failed(SendErrorKind::of(&error), Some(error)))
+            }
+        }
+    }
+}
+
 impl Pool {
     /// A connection for one request.
     pub(crate) async fn acquire(self: Rc<Self>) -> Result<Lease, PoolError> {
@@ -104,7 +138,8 @@ impl Pool {
 
     fn put_back(self: &Rc<Self>, held: Held) {
         match held {
-            Held::Http1(conn) => self.idle.borrow_mut().push(conn),
+            Held::Http1(conn) if conn.rest() => self.idle.borrow_mut().push(conn),
+            Held::Http1(_) => {}
             Held::Http2(conn) => conn.leave(),
         }
     }
