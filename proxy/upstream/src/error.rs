@@ -113,10 +113,13 @@ pub struct SendError {
     /// The request, when none of it was sent.
     pub request: Option<Box<http::Request<UpstreamBody>>>,
     /// What the codec said.
-    pub cause: Option<hyper::Error>,
+    pub cause: Option<Cause>,
     /// Why there was no other connection, when the first one closed before the request was sent.
     pub pool: Option<Box<PoolError>>,
 }
+
+/// What a codec or a transport said.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Kinds of [`SendError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,7 +214,7 @@ fn h2_kind(error: &hyper::Error) -> Option<SendErrorKind> {
     None
 }
 
-fn of_h2(error: &h2::Error) -> SendErrorKind {
+pub(crate) fn of_h2(error: &h2::Error) -> SendErrorKind {
     if error.reason() == Some(h2::Reason::REFUSED_STREAM) && error.is_remote() {
         return SendErrorKind::RefusedStream;
     }

@@ -123,7 +123,7 @@ async fn send(
         }
         Ok(response) => Ok(Answer { response, lease }),
         Err(error) => {
-            if error.cause.as_ref().is_some_and(was_reset) {
+            if error.cause.as_deref().is_some_and(|cause| was_reset(cause)) {
                 call.stream.info.borrow_mut().upstream.reset = true;
             }
             Err(failed(error))
@@ -132,8 +132,8 @@ async fn send(
 }
 
 /// Whether the peer's TCP said that the connection is reset.
-pub(crate) fn was_reset(error: &hyper::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
+pub(crate) fn was_reset(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
     while let Some(inner) = cause {
         if let Some(io) = inner.downcast_ref::<std::io::Error>() {
             return io.kind() == std::io::ErrorKind::ConnectionReset;

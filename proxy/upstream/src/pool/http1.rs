@@ -69,7 +69,7 @@ impl Http1Conn {
             {
                 return std::task::Poll::Ready(Err(Unanswered::Unsent(request)));
             }
-            connection.poll_response(cx).map_err(|kind| Unanswered::Failed(kind, None))
+            connection.poll_response(cx).map_err(Unanswered::Failed)
         })
         .await
     }

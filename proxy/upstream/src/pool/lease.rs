@@ -117,11 +117,11 @@ impl Lease {
             request = match sent {
                 Ok(response) => return Ok(response),
                 Err(Unanswered::Unsent(request)) => request,
-                Err(Unanswered::Failed(kind, cause)) => {
-                    if kind == SendErrorKind::ProtocolError {
+                Err(Unanswered::Failed(error)) => {
+                    if error.kind() == SendErrorKind::ProtocolError {
                         self.guard.cluster.stats().upstream_cx_protocol_error().inc();
                     }
-                    return Err(SendError { kind, request: None, cause, pool: None });
+                    return Err(SendError::sent(error));
                 }
             };
             match self.guard.pool.clone().acquire().await {

@@ -2,6 +2,7 @@
 
 mod connect;
 pub(crate) mod h1;
+pub(crate) mod h2;
 mod http1;
 mod http2;
 mod io;
@@ -29,9 +30,9 @@ pub(crate) use key::Pools;
 use crate::body::UpstreamBody;
 use crate::breaker::Resource;
 use crate::cluster::ClusterShared;
-use crate::error::{PoolError, PoolErrorKind, SendErrorKind};
+use crate::error::{PoolError, PoolErrorKind};
 use crate::host::{Host, HostState};
-use crate::incoming::Incoming;
+use crate::incoming::{Incoming, IncomingError};
 use http1::Http1Conn;
 use http2::Http2Conn;
 use key::PoolKey;
@@ -79,7 +80,7 @@ pub(super) enum Unanswered {
     /// None of it was sent: here it is.
     Unsent(http::Request<UpstreamBody>),
     /// It may have been sent.
-    Failed(SendErrorKind, Option<hyper::Error>),
+    Failed(IncomingError),
 }
 
 impl Unanswered {
@@ -97,7 +98,7 @@ impl Unanswered {
             Some(request) => Err(Self::Unsent(request)),
             None => {
                 let error = error.into_error();
-                Err(Self::Failed(SendErrorKind::of(&error), Some(error)))
+                Err(Self::Failed(IncomingError::of_hyper(error)))
             }
         }
     }

@@ -9,6 +9,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::h1::Tunnelled;
+use super::h2::H2Tunnel;
 use super::lease::{Held, Lease, LeaseGuard};
 use crate::incoming::Incoming;
 
@@ -19,7 +20,8 @@ pub struct PendingTunnel {
 }
 
 enum Source {
-    Own(Tunnelled),
+    Http1(Tunnelled),
+    Http2(Box<H2Tunnel>),
     Hyper(hyper::upgrade::OnUpgrade),
 }
 
@@ -30,7 +32,8 @@ pub struct Tunnel {
 }
 
 enum Io {
-    Own(Tunnelled),
+    Http1(Tunnelled),
+    Http2(Box<H2Tunnel>),
     Hyper(TokioIo<hyper::upgrade::Upgraded>),
 }
 
@@ -39,7 +42,8 @@ impl Lease {
     pub fn into_tunnel(self, response: &mut Response<Incoming>) -> PendingTunnel {
         let guard = self.into_guard();
         let source = match guard.held() {
-            Some(Held::Http1(conn)) if conn.is_own() => conn.tunnel().map(Source::Own),
+            Some(Held::Http1(conn)) if conn.is_own() => conn.tunnel().map(Source::Http1),
+            Some(Held::Http2(conn)) if conn.is_own() => response.body_mut().take_tunnel().map(Source::Http2),
             _ => Some(Source::Hyper(hyper::upgrade::on(response))),
         };
         PendingTunnel { source, guard }
@@ -62,7 +66,8 @@ impl PendingTunnel {
     /// Waits until the connection is free of HTTP; `None` when it is gone.
     pub async fn open(self) -> Option<Tunnel> {
         let io = match self.source? {
-            Source::Own(io) => Io::Own(io),
+            Source::Http1(io) => Io::Http1(io),
+            Source::Http2(io) => Io::Http2(io),
             Source::Hyper(upgrade) => Io::Hyper(TokioIo::new(upgrade.await.ok()?)),
         };
         Some(Tunnel { io, _guard: self.guard })
@@ -76,7 +81,8 @@ impl AsyncRead for Tunnel {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Io::Own(io) => Pin::new(io).poll_read(cx, buf),
+            Io::Http1(io) => Pin::new(io).poll_read(cx, buf),
+            Io::Http2(io) => Pin::new(io).poll_read(cx, buf),
             Io::Hyper(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
@@ -85,7 +91,8 @@ impl AsyncRead for Tunnel {
 impl AsyncWrite for Tunnel {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.io {
-            Io::Own(io) => Pin::new(io).poll_write(cx, buf),
+            Io::Http1(io) => Pin::new(io).poll_write(cx, buf),
+            Io::Http2(io) => Pin::new(io).poll_write(cx, buf),
             Io::Hyper(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
@@ -96,28 +103,32 @@ impl AsyncWrite for Tunnel {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut self.io {
-            Io::Own(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Io::Http1(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Io::Http2(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Io::Hyper(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.io {
-            Io::Own(io) => io.is_write_vectored(),
+            Io::Http1(io) => io.is_write_vectored(),
+            Io::Http2(io) => io.is_write_vectored(),
             Io::Hyper(io) => io.is_write_vectored(),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Io::Own(io) => Pin::new(io).poll_flush(cx),
+            Io::Http1(io) => Pin::new(io).poll_flush(cx),
+            Io::Http2(io) => Pin::new(io).poll_flush(cx),
             Io::Hyper(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Io::Own(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Http1(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Http2(io) => Pin::new(io).poll_shutdown(cx),
             Io::Hyper(io) => Pin::new(io).poll_shutdown(cx),
         }
     }

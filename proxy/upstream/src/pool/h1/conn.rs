@@ -207,10 +207,10 @@ impl Connection {
     pub(in crate::pool) fn poll_response(
         self: &Rc<Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Response<Incoming>, SendErrorKind>> {
+    ) -> Poll<Result<Response<Incoming>, IncomingError>> {
         let sending = self.poll_request(cx);
         if let Poll::Ready(Err(Failed::Body)) = sending {
-            return Poll::Ready(Err(SendErrorKind::LocalReset));
+            return Poll::Ready(Err(IncomingError::new(SendErrorKind::LocalReset)));
         }
         // A transport that takes no more may still bring the answer that explains it.
         let head = ready!(self.poll_head(cx))?;
@@ -260,29 +260,29 @@ impl Connection {
         inner.out.poll(&mut transport.io, cx)
     }
 
-    fn poll_head(&self, cx: &mut Context<'_>) -> Poll<Result<head::Head, SendErrorKind>> {
+    fn poll_head(&self, cx: &mut Context<'_>) -> Poll<Result<head::Head, IncomingError>> {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
         loop {
             let Some(transport) = &mut inner.transport else {
-                return Poll::Ready(Err(SendErrorKind::ConnectionTermination));
+                return Poll::Ready(Err(IncomingError::new(SendErrorKind::ConnectionTermination)));
             };
             let bytes = READ.with_borrow_mut(|scratch| {
                 let mut buf = ReadBuf::new(scratch);
-                ready!(Pin::new(&mut transport.io).poll_read(cx, &mut buf)).ok();
+                ready!(Pin::new(&mut transport.io).poll_read(cx, &mut buf))?;
                 let new = buf.filled();
+                if new.is_empty() {
+                    return Poll::Ready(Ok(Bytes::new()));
+                }
                 if inner.partial.is_empty() {
-                    return Poll::Ready(Bytes::copy_from_slice(new));
+                    return Poll::Ready(Ok(Bytes::copy_from_slice(new)));
                 }
-                if !new.is_empty() {
-                    inner.partial.extend_from_slice(new);
-                    return Poll::Ready(inner.partial.split().freeze());
-                }
-                Poll::Ready(Bytes::new())
+                inner.partial.extend_from_slice(new);
+                Poll::Ready(Ok(inner.partial.split().freeze()))
             });
-            let bytes = ready!(bytes);
+            let bytes = ready!(bytes).map_err(IncomingError::broken)?;
             if bytes.is_empty() {
-                return Poll::Ready(Err(SendErrorKind::ConnectionTermination));
+                return Poll::Ready(Err(IncomingError::new(SendErrorKind::ConnectionTermination)));
             }
             let spare = inner.spare.take().unwrap_or_default();
             match head::read(&bytes, &inner.method, self.rules.most_fields, spare) {
@@ -291,7 +291,7 @@ impl Connection {
                     return Poll::Ready(Ok(head));
                 }
                 Ok(None) if bytes.len() < MAX_HEAD => inner.partial = BytesMut::from(bytes),
-                _ => return Poll::Ready(Err(SendErrorKind::ProtocolError)),
+                _ => return Poll::Ready(Err(IncomingError::new(SendErrorKind::ProtocolError))),
             }
         }
     }
@@ -330,9 +330,13 @@ impl Connection {
                     inner.body = Body::Done;
                     return Poll::Ready(None);
                 }
-                _ => {
+                Ok(_) => {
                     inner.keep_alive = false;
                     return Poll::Ready(Some(Err(IncomingError::new(SendErrorKind::ConnectionTermination))));
+                }
+                Err(error) => {
+                    inner.keep_alive = false;
+                    return Poll::Ready(Some(Err(IncomingError::broken(error))));
                 }
             }
         }
