@@ -27,6 +27,28 @@ impl From<hyper::Error> for BodyError {
 /// A boxed body that stays on its worker.
 pub type BoxedBody = Pin<Box<dyn Body<Data = Bytes, Error = BodyError>>>;
 
+/// A request on its way upstream. Its head is boxed: it passes through many hands.
+#[derive(Debug)]
+pub struct Outbound {
+    /// Its head.
+    pub parts: Box<http::request::Parts>,
+    /// Its body.
+    pub body: UpstreamBody,
+}
+
+impl From<http::Request<UpstreamBody>> for Outbound {
+    fn from(request: http::Request<UpstreamBody>) -> Self {
+        let (parts, body) = request.into_parts();
+        Self { parts: Box::new(parts), body }
+    }
+}
+
+impl From<Outbound> for http::Request<UpstreamBody> {
+    fn from(Outbound { parts, body }: Outbound) -> Self {
+        Self::from_parts(*parts, body)
+    }
+}
+
 /// The body of a request that goes upstream. Its size hint is exact where the length is known:
 /// HTTP/1 framing (`content-length` or chunked) follows from it.
 #[derive(Default)]

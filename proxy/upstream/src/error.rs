@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use outrider_core::ResponseFlags;
 
-use crate::body::UpstreamBody;
+use crate::body::Outbound;
 use crate::host::Host;
 
 /// A cluster that cannot be made.
@@ -111,7 +111,7 @@ pub struct SendError {
     /// Of what kind: decides about flags and retries.
     pub kind: SendErrorKind,
     /// The request, when none of it was sent.
-    pub request: Option<Box<http::Request<UpstreamBody>>>,
+    pub request: Option<Box<Outbound>>,
     /// What the codec said.
     pub cause: Option<Cause>,
     /// Why there was no other connection, when the first one closed before the request was sent.

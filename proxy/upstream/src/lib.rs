@@ -19,7 +19,7 @@ pub mod snapshot;
 pub mod stats;
 pub mod worker;
 
-pub use body::{BodyError, UpstreamBody};
+pub use body::{BodyError, Outbound, UpstreamBody};
 pub use breaker::{Overflow, RetryPermit};
 pub use cluster::{ClusterShared, ClusterSlot};
 pub use error::{ClusterError, PickError, PoolError, PoolErrorKind, SendError, SendErrorKind};

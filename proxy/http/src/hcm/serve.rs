@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use http::request::Parts;
 use http::{HeaderMap, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use outrider_config::model::RouteMaxStreamDuration;
@@ -28,11 +29,15 @@ pub(crate) async fn request(
     request: http::Request<Incoming>,
 ) -> Result<http::Response<TrackedBody>, h2::Error> {
     let (stream, guard) = Stream::open(&conn);
-    let prepared = prepare(&stream, request);
+    let (parts, incoming) = request.into_parts();
+    // Boxed: it passes through many hands.
+    let mut parts = Box::new(parts);
+    let prepared = prepare(&stream, &mut parts, &incoming);
     let (answer, closes) = match prepared {
-        Ok((request, selected)) => {
+        Ok(selected) => {
+            let body = DownstreamBody::new(incoming, stream.clone());
             // Pinned here: passed by value it would be held twice, and it is kilobytes.
-            let forwarded = stream.or_abort(pin!(router::forward(&stream, request, &selected))).await;
+            let forwarded = stream.or_abort(pin!(router::forward(&stream, parts, body, &selected))).await;
             let Some(mut answer) = forwarded else { return Err(h2::Reason::CANCEL.into()) };
             if let Err(reply) = &mut answer
                 && stream.cut_short.get()
@@ -54,19 +59,15 @@ pub(crate) async fn request(
 }
 
 /// Everything up to the router.
-fn prepare(
-    stream: &Rc<Stream>,
-    request: http::Request<Incoming>,
-) -> Result<(http::Request<DownstreamBody>, Selected), Refusal> {
-    let (mut parts, incoming) = request.into_parts();
-    let settled = headers::request::apply(stream, &mut parts);
+fn prepare(stream: &Rc<Stream>, parts: &mut Parts, incoming: &Incoming) -> Result<Selected, Refusal> {
+    let settled = headers::request::apply(stream, parts);
     // A request that asks for more than HTTP has no end in HTTP, and one that is none has no end at all.
     let whole = !settled.as_ref().is_err_and(|refusal| refusal.malformed);
     if incoming.is_end_stream() && whole && stream.upgrade.borrow().is_none() {
         stream.request_complete();
     }
     let routed = match settled {
-        Ok(()) => route(stream, &parts).map_err(Refusal::from),
+        Ok(()) => route(stream, parts).map_err(Refusal::from),
         Err(refusal) => Err(refusal),
     };
     let config = &stream.hcm.shared.config;
@@ -76,17 +77,17 @@ fn prepare(
     match routed {
         Ok(selected) => {
             if config.log_on_new_request {
-                stream.keep_head(&parts);
+                stream.keep_head(parts);
                 stream.log("DownstreamStart");
             }
-            Ok((http::Request::from_parts(parts, DownstreamBody::new(incoming, stream.clone())), selected))
+            Ok(selected)
         }
         Err(refusal) => {
             let stats = &stream.hcm.shared.stats;
             if refusal.malformed {
                 stats.downstream_cx_protocol_error().inc();
             } else if stream.wants_head() {
-                stream.store_head(parts.method, parts.uri, parts.headers);
+                stream.keep_head(parts);
             }
             Err(refusal)
         }
@@ -94,7 +95,7 @@ fn prepare(
 }
 
 /// The route for a request whose head is in order.
-fn route(stream: &Rc<Stream>, parts: &http::request::Parts) -> Result<Selected, LocalReply> {
+fn route(stream: &Rc<Stream>, parts: &Parts) -> Result<Selected, LocalReply> {
     let shared = &stream.hcm.shared;
     let view = RequestView {
         head: stream.view(&parts.method, &parts.uri, &parts.headers),

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Response};
 use outrider_core::rng;
 use outrider_core::{LocalReply, ResponseFlags};
 use outrider_upstream::stats::ResponseKind;
-use outrider_upstream::{Host, RetryPermit, UpstreamBody};
+use outrider_upstream::{Host, Outbound, RetryPermit, UpstreamBody};
 use smallvec::SmallVec;
 
 use super::attempt::{self, Answer};
@@ -29,7 +29,7 @@ type Tried = Result<Answer, Failure>;
 /// Sends the request, again where that is due, and copies of it to mirrors.
 pub(crate) async fn with_retries(
     mut call: Call<'_>,
-    mut parts: Parts,
+    mut parts: Box<Parts>,
     body: DownstreamBody,
 ) -> Result<Response<ResponseBody>, LocalReply> {
     let replay = Replay::new(body, call.retries.is_some(), buffer_limit(&call));
@@ -192,11 +192,6 @@ fn buffer_limit(call: &Call<'_>) -> u64 {
 }
 
 /// A request with the same head.
-pub(crate) fn copy(parts: &Parts, body: UpstreamBody) -> Request<UpstreamBody> {
-    let mut request = Request::new(body);
-    request.method_mut().clone_from(&parts.method);
-    request.uri_mut().clone_from(&parts.uri);
-    request.headers_mut().clone_from(&parts.headers);
-    request.extensions_mut().clone_from(&parts.extensions);
-    request
+pub(crate) fn copy(parts: &Parts, body: UpstreamBody) -> Outbound {
+    Outbound { parts: Box::new(parts.clone()), body }
 }

@@ -9,13 +9,13 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, Scheme as UriScheme};
-use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderValue, Method, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use outrider_core::LocalReply;
 use outrider_core::reply::details;
 use outrider_core::stream::{Attempt, Protocol};
 use outrider_upstream::{
-    AcquireContext, BodyError, Host, Incoming, Lease, PoolErrorKind, SendError, UpstreamBody,
+    AcquireContext, BodyError, Host, Incoming, Lease, Outbound, PoolErrorKind, SendError, UpstreamBody,
 };
 
 use super::call::{self, Call};
@@ -38,27 +38,27 @@ pub(crate) struct Answer {
 
 /// Nearly every request: one try.
 pub(crate) async fn once(
-    call: Call<'_>,
-    parts: Parts,
+    call: &Call<'_>,
+    parts: Box<Parts>,
     body: DownstreamBody,
 ) -> Result<Response<ResponseBody>, LocalReply> {
     // An upgrade's request is open to its end, but has no body before that.
     let empty = body.is_end_stream()
         || (body.size_hint().exact() == Some(0) && call.stream.upgrade.borrow().is_some());
     let body = if empty { UpstreamBody::Empty } else { boxed(body) };
-    let host = call.first_host.clone();
-    match exchange(&call, &host, Request::from_parts(parts, body)).await {
-        Ok(answer) => match refused_websocket(&call, &answer) {
+    let host = &call.first_host;
+    match exchange(call, host, Outbound { parts, body }).await {
+        Ok(answer) => match refused_websocket(call, &answer) {
             Some(reply) => {
                 call.count_status(reply.status.as_u16(), call.kind);
                 host.count_response(Some(reply.status.as_u16()));
                 Err(reply)
             }
-            None => Ok(respond(&call, &host, answer)),
+            None => Ok(respond(call, host, answer)),
         },
         Err(failure) => {
-            call.count_expired(&failure, Some(&host));
-            Err(call.fail(&failure, Some(&host)))
+            call.count_expired(&failure, Some(host));
+            Err(call.fail(&failure, Some(host)))
         }
     }
 }
@@ -76,7 +76,7 @@ fn refused_websocket(call: &Call<'_>, answer: &Answer) -> Option<LocalReply> {
 pub(crate) async fn exchange(
     call: &Call<'_>,
     host: &Arc<Host>,
-    request: Request<UpstreamBody>,
+    request: Outbound,
 ) -> Result<Answer, Failure> {
     call.limits.begin_try();
     // Pinned here: passed by value it would be held twice.
@@ -89,15 +89,11 @@ pub(crate) async fn exchange(
     }
 }
 
-async fn send(
-    call: &Call<'_>,
-    host: &Arc<Host>,
-    mut request: Request<UpstreamBody>,
-) -> Result<Answer, Failure> {
+async fn send(call: &Call<'_>, host: &Arc<Host>, mut request: Outbound) -> Result<Answer, Failure> {
     note_host(call.stream, host);
     let logger = &call.stream.hcm.shared.logger;
     let begun = logger.reads_attempts().then(std::time::Instant::now);
-    let mut lease = acquire(call, host, &request).await.map_err(|error| {
+    let mut lease = acquire(call, host, &request.parts).await.map_err(|error| {
         let mut info = call.stream.info.borrow_mut();
         info.upstream.transport_failure = (!error.details.is_empty()).then(|| error.details.clone());
         if error.kind == PoolErrorKind::PendingOverflow {
@@ -114,7 +110,7 @@ async fn send(
     for route in call.route_stats() {
         route.counters.upstream_rq_total().inc();
     }
-    call::auto_rewrite_host(call, host, request.headers_mut());
+    call::auto_rewrite_host(call, host, &mut request.parts.headers);
     shape(call, &lease, &mut request);
     match lease.send(request).await {
         Ok(response) if has_two_lengths(&response, call, &lease) => {
@@ -157,13 +153,13 @@ fn note_attempt(stream: &Stream, host: &Host, lease: &Lease, waited: Duration) {
 async fn acquire(
     call: &Call<'_>,
     host: &Arc<Host>,
-    request: &Request<UpstreamBody>,
+    request: &Parts,
 ) -> Result<Lease, outrider_upstream::PoolError> {
     let http = &call.cluster.shared.config.http;
     // Looked at only where the cluster takes its SNI from requests.
     let sni = if http.auto_sni || http.auto_san_validation {
-        let named = http.override_auto_sni_header.as_ref().and_then(|name| request.headers().get(name));
-        let value = named.filter(|value| !value.is_empty()).or_else(|| request.headers().get(HOST));
+        let named = http.override_auto_sni_header.as_ref().and_then(|name| request.headers.get(name));
+        let value = named.filter(|value| !value.is_empty()).or_else(|| request.headers.get(HOST));
         value.and_then(|value| value.to_str().ok())
     } else {
         None
@@ -194,14 +190,15 @@ fn failed(error: SendError) -> Failure {
 }
 
 /// The form that the connection's protocol asks for, where the lease does not see to it.
-fn shape(call: &Call<'_>, lease: &Lease, request: &mut Request<UpstreamBody>) {
+fn shape(call: &Call<'_>, lease: &Lease, request: &mut Outbound) {
     let stream = call.stream;
+    let Outbound { parts: request, body } = request;
     let http2 = lease.protocol() == Protocol::Http2;
     if !http2 {
         stream.drops_trailers.set(!call.cluster.shared.config.http.http1.enable_trailers);
-        if request.body().is_end_stream() && may_have_body(request.method()) {
+        if body.is_end_stream() && may_have_body(&request.method) {
             // A method that usually has a body says that there is none (RFC 9110, section 8.6).
-            request.headers_mut().entry(CONTENT_LENGTH).or_insert(NOTHING);
+            request.headers.entry(CONTENT_LENGTH).or_insert(NOTHING);
         }
     }
     if let Some(kind) = &*stream.upgrade.borrow() {
@@ -213,10 +210,10 @@ fn shape(call: &Call<'_>, lease: &Lease, request: &mut Request<UpstreamBody>) {
     }
     // The scheme is the client's, whatever the transport is.
     if http2
-        && request.uri().authority().is_none()
-        && let Some(uri) = absolute(request.uri(), request.headers().get(HOST), stream.scheme.get())
+        && request.uri.authority().is_none()
+        && let Some(uri) = absolute(&request.uri, request.headers.get(HOST), stream.scheme.get())
     {
-        *request.uri_mut() = uri;
+        request.uri = uri;
     }
 }
 

@@ -5,11 +5,11 @@ use std::rc::Rc;
 
 use http::header::HOST;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request};
+use http::{HeaderValue, Method};
 use http_body::Body;
 use outrider_config::model::MirrorCluster;
 use outrider_upstream::stats::ResponseKind;
-use outrider_upstream::{AcquireContext, Incoming, PickContext, UpstreamBody, WorkerCluster};
+use outrider_upstream::{AcquireContext, Incoming, Outbound, PickContext, UpstreamBody, WorkerCluster};
 
 use super::again;
 use super::call::Call;
@@ -63,9 +63,9 @@ pub(crate) fn start(call: &Call<'_>, parts: &Parts, body: &Replay<DownstreamBody
     }
 }
 
-fn shadow(parts: &Parts, body: UpstreamBody, suffix: bool, own_address: IpAddr) -> Request<UpstreamBody> {
+fn shadow(parts: &Parts, body: UpstreamBody, suffix: bool, own_address: IpAddr) -> Outbound {
     let mut request = again::copy(parts, body);
-    let headers = request.headers_mut();
+    let headers = &mut request.parts.headers;
     if suffix
         && let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()).map(shadow_host)
         && let Ok(host) = HeaderValue::from_str(&host)
@@ -88,7 +88,7 @@ fn shadow_host(host: &str) -> String {
 
 async fn send(
     cluster: Rc<WorkerCluster>,
-    request: Request<UpstreamBody>,
+    request: Outbound,
     downstream_protocol: Option<outrider_core::stream::Protocol>,
 ) {
     let kind = ResponseKind { internal: Some(true), ..ResponseKind::default() };
@@ -97,7 +97,7 @@ async fn send(
         counts.count_response(503, kind);
         return;
     };
-    let authority = request.headers().get(HOST).cloned();
+    let authority = request.parts.headers.get(HOST).cloned();
     let context = AcquireContext {
         downstream_protocol,
         high_priority: false,

@@ -20,6 +20,7 @@ mod upgrade;
 
 use std::rc::Rc;
 
+use http::request::Parts;
 use http_body::Body;
 use outrider_core::LocalReply;
 
@@ -41,12 +42,12 @@ use call::Call;
 /// The reply that the proxy makes up itself, with the route's changes of response headers in it.
 pub(crate) async fn forward(
     stream: &Rc<Stream>,
-    request: http::Request<DownstreamBody>,
+    mut parts: Box<Parts>,
+    body: DownstreamBody,
     selected: &Selected,
 ) -> Result<http::Response<ResponseBody>, LocalReply> {
     let stats = &stream.hcm.shared.stats;
     stats.rq_total().inc();
-    let (mut parts, body) = request.into_parts();
     // An upgrade's request ends with its tunnel.
     if body.is_end_stream() && stream.upgrade.borrow().is_none() {
         stream.request_complete();
@@ -67,7 +68,7 @@ pub(crate) async fn forward(
     }
     let result = match prepared {
         Err(reply) => Err(reply),
-        Ok(call) if call.is_plain() => attempt::once(call, parts, body).await,
+        Ok(call) if call.is_plain() => attempt::once(&call, parts, body).await,
         // Rare, and large: it stays out of every request's future.
         Ok(call) => Box::pin(again::with_retries(call, parts, body)).await,
     };

@@ -2,7 +2,8 @@
 
 use base64::Engine;
 use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode};
 use hyper::ext::Protocol;
 use outrider_core::rng::{self, Rng};
 
@@ -17,11 +18,11 @@ pub(crate) fn is_websocket(kind: &UpgradeKind) -> bool {
 }
 
 /// Brings an upgrade request, which looks like HTTP/1.1's, into the form that an HTTP/2 upstream takes.
-pub(crate) fn for_http2<B>(request: &mut Request<B>, kind: &UpgradeKind) {
+pub(crate) fn for_http2(request: &mut Parts, kind: &UpgradeKind) {
     let UpgradeKind::Protocol(name) = kind else { return };
-    *request.method_mut() = Method::CONNECT;
-    request.extensions_mut().insert(Protocol::from(&**name));
-    let headers = request.headers_mut();
+    request.method = Method::CONNECT;
+    request.extensions.insert(Protocol::from(&**name));
+    let headers = &mut request.headers;
     headers.remove(CONNECTION);
     headers.remove(UPGRADE);
     // An upgrade's stream has no length.
@@ -30,8 +31,8 @@ pub(crate) fn for_http2<B>(request: &mut Request<B>, kind: &UpgradeKind) {
 
 /// Completes an upgrade request for an HTTP/1.1 upstream: a WebSocket client of HTTP/2 says its version but
 /// sends no key (RFC 8441, section 5), and HTTP/1.1 servers insist on one.
-pub(crate) fn for_http1<B>(request: &mut Request<B>, kind: &UpgradeKind) {
-    let headers = request.headers_mut();
+pub(crate) fn for_http1(request: &mut Parts, kind: &UpgradeKind) {
+    let headers = &mut request.headers;
     // Whoever says that there is no body says too much: what follows the head is the tunnel.
     if headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0") {
         headers.remove(CONTENT_LENGTH);
@@ -75,23 +76,25 @@ mod tests {
         UpgradeKind::Protocol("websocket".into())
     }
 
-    fn request() -> Request<()> {
-        Request::builder()
+    fn request() -> Parts {
+        http::Request::builder()
             .header("connection", "upgrade")
             .header("upgrade", "websocket")
             .header("host", "a")
             .uri("/chat")
             .body(())
             .expect("request")
+            .into_parts()
+            .0
     }
 
     #[test]
     fn an_upgrade_becomes_an_extended_connect_and_back() {
         let mut request = request();
         for_http2(&mut request, &websocket());
-        assert_eq!(request.method(), Method::CONNECT);
-        assert_eq!(request.extensions().get::<Protocol>().map(Protocol::as_str), Some("websocket"));
-        assert!(!request.headers().contains_key("upgrade"));
+        assert_eq!(request.method, Method::CONNECT);
+        assert_eq!(request.extensions.get::<Protocol>().map(Protocol::as_str), Some("websocket"));
+        assert!(!request.headers.contains_key("upgrade"));
         let mut response = Response::new(());
         assert!(accepted(&mut response, &websocket(), true));
         assert_eq!(response.status(), 101);
@@ -104,10 +107,10 @@ mod tests {
     fn an_http1_websocket_always_has_a_key() {
         let mut request = request();
         for_http1(&mut request, &websocket());
-        assert!(!request.headers().contains_key(SEC_WEBSOCKET_KEY), "what is no WebSocket is left alone");
-        request.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        assert!(!request.headers.contains_key(SEC_WEBSOCKET_KEY), "what is no WebSocket is left alone");
+        request.headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         for_http1(&mut request, &websocket());
-        assert_eq!(request.headers()[SEC_WEBSOCKET_KEY].len(), 24);
+        assert_eq!(request.headers[SEC_WEBSOCKET_KEY].len(), 24);
         let mut response = Response::new(());
         assert!(!accepted(&mut response, &websocket(), false), "200 is no upgrade in HTTP/1.1");
         assert!(accepted(&mut response, &UpgradeKind::Connect, false));

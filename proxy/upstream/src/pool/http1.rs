@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::{Request, Response};
+use http::Response;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use outrider_config::model::HeaderCase;
@@ -14,7 +14,7 @@ use super::connect::{Failure, Gone};
 use super::h1::{Connection, Rules, Sent, Tunnelled};
 use super::io::Counted;
 use super::{ConnMeta, Pool, Unanswered};
-use crate::body::UpstreamBody;
+use crate::body::{Outbound, UpstreamBody};
 use crate::error::PoolErrorKind;
 use crate::incoming::Incoming;
 
@@ -49,16 +49,13 @@ impl HyperConn {
 
 impl Http1Conn {
     /// Sends `request` and waits for the response's head.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<UpstreamBody>,
-    ) -> Result<Response<Incoming>, Unanswered> {
+    pub(super) async fn send(&mut self, request: Outbound) -> Result<Response<Incoming>, Unanswered> {
         let connection = match &mut self.codec {
             Codec::Own(connection) => connection,
             Codec::Hyper(conn) => {
                 conn.fresh = false;
                 // Rare, and large: it stays out of the futures of others.
-                let sending = Box::pin(conn.sender.try_send_request(request));
+                let sending = Box::pin(conn.sender.try_send_request(request.into()));
                 return Unanswered::of_hyper(sending.await);
             }
         };

@@ -15,7 +15,7 @@ use outrider_core::rng::{self, Rng};
 use super::connect::{Failure, Gone};
 use super::io::Counted;
 use super::{ConnMeta, Pool, Unanswered, h2, http1};
-use crate::body::UpstreamBody;
+use crate::body::{Outbound, UpstreamBody};
 use crate::cluster::ClusterShared;
 use crate::error::PoolErrorKind;
 use crate::incoming::Incoming;
@@ -101,15 +101,12 @@ impl Future for Driver {
 
 impl Http2Conn {
     /// Sends `request` and waits for the response's head.
-    pub(super) async fn send(
-        &self,
-        request: http::Request<UpstreamBody>,
-    ) -> Result<http::Response<Incoming>, Unanswered> {
+    pub(super) async fn send(&self, request: Outbound) -> Result<http::Response<Incoming>, Unanswered> {
         match &self.codec {
             Codec::Own(sender) => h2::exchange(sender, request).await,
             Codec::Hyper { sender, .. } => {
                 // Rare, and large: it stays out of the futures of others.
-                let sending = Box::pin(sender.borrow_mut().try_send_request(request));
+                let sending = Box::pin(sender.borrow_mut().try_send_request(request.into()));
                 Unanswered::of_hyper(sending.await)
             }
         }

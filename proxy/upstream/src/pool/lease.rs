@@ -4,12 +4,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use http::request::Parts;
 use outrider_core::stream::{Address, Protocol, TlsInfo};
 
 use super::http1::Http1Conn;
 use super::http2::Http2Conn;
 use super::{ConnMeta, Pool, Unanswered, Version, request};
-use crate::body::UpstreamBody;
+use crate::body::Outbound;
 use crate::breaker::Resource;
 use crate::error::{SendError, SendErrorKind};
 use crate::host::Host;
@@ -104,11 +105,11 @@ impl Lease {
     /// See [`SendErrorKind`].
     pub async fn send(
         &mut self,
-        request: http::Request<UpstreamBody>,
+        request: impl Into<Outbound>,
     ) -> Result<http::Response<Incoming>, SendError> {
-        let mut request = request;
+        let mut request = request.into();
         for _ in 0..RESENDS {
-            self.prepare(&mut request);
+            self.prepare(&mut request.parts);
             let sent = match &mut self.guard.held {
                 Some(Held::Http1(conn)) => conn.send(request).await,
                 Some(Held::Http2(conn)) => conn.send(request).await,
@@ -143,7 +144,7 @@ impl Lease {
         self.guard.held.as_ref().map(Held::meta)
     }
 
-    fn prepare(&self, request: &mut http::Request<UpstreamBody>) {
+    fn prepare(&self, request: &mut Parts) {
         match self.protocol() {
             Protocol::Http2 => request::for_http2(request, self.tls().is_some()),
             _ => {
@@ -188,6 +189,6 @@ impl std::fmt::Debug for LeaseGuard {
     }
 }
 
-fn not_sent(request: http::Request<UpstreamBody>) -> SendError {
+fn not_sent(request: Outbound) -> SendError {
     SendError { kind: SendErrorKind::NotSent, request: Some(Box::new(request)), cause: None, pool: None }
 }

@@ -27,7 +27,7 @@ pub use tunnel::{PendingTunnel, Tunnel};
 
 pub(crate) use key::Pools;
 
-use crate::body::UpstreamBody;
+use crate::body::{Outbound, UpstreamBody};
 use crate::breaker::Resource;
 use crate::cluster::ClusterShared;
 use crate::error::{PoolError, PoolErrorKind};
@@ -78,7 +78,7 @@ pub(crate) struct ConnMeta {
 /// A request that a connection brought no response to.
 pub(super) enum Unanswered {
     /// None of it was sent: here it is.
-    Unsent(http::Request<UpstreamBody>),
+    Unsent(Outbound),
     /// It may have been sent.
     Failed(IncomingError),
 }
@@ -95,7 +95,7 @@ impl Unanswered {
             Err(error) => error,
         };
         match error.take_message() {
-            Some(request) => Err(Self::Unsent(request)),
+            Some(request) => Err(Self::Unsent(request.into())),
             None => {
                 let error = error.into_error();
                 Err(Self::Failed(IncomingError::of_hyper(error)))

@@ -7,8 +7,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Response};
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
@@ -16,7 +15,7 @@ use super::chunked::{Decoder, Piece};
 use super::head::{self, Extent, Framing};
 use super::outgoing::{Failed, Outgoing};
 use super::tunnel::Tunnelled;
-use crate::body::UpstreamBody;
+use crate::body::Outbound;
 use crate::error::SendErrorKind;
 use crate::incoming::{Incoming, IncomingError};
 use crate::pool::connect::Gone;
@@ -47,7 +46,7 @@ pub(in crate::pool) enum Sent {
     /// It goes out.
     Begun,
     /// The connection has ended: none of it was sent.
-    Not(Request<UpstreamBody>),
+    Not(Outbound),
 }
 
 /// A connection. Shared by the pool or a lease, by the response's body, and by the task that watches it.
@@ -166,7 +165,7 @@ impl Connection {
     }
 
     /// Begins to send `request`.
-    pub(in crate::pool) fn begin(&self, request: Request<UpstreamBody>, cx: &mut Context<'_>) -> Sent {
+    pub(in crate::pool) fn begin(&self, request: Outbound, cx: &mut Context<'_>) -> Sent {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
         let Some(transport) = &mut inner.transport else { return Sent::Not(request) };
@@ -180,7 +179,7 @@ impl Connection {
             drop_later(ended);
             return Sent::Not(request);
         }
-        let (mut parts, body) = request.into_parts();
+        let Outbound { mut parts, body } = request;
         let framing = head::frame(&mut parts, &body);
         let title_case = self.rules.title_case;
         let outcome = if framing == Framing::None {
@@ -196,10 +195,9 @@ impl Connection {
         }
         inner.body = Body::Head;
         inner.read_size = READ_LEAST;
-        let Parts { method, mut headers, .. } = parts;
-        headers.clear();
-        inner.method = method;
-        inner.spare = Some(headers);
+        parts.headers.clear();
+        inner.spare = Some(std::mem::take(&mut parts.headers));
+        inner.method = std::mem::take(&mut parts.method);
         Sent::Begun
     }
 

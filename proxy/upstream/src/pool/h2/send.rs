@@ -14,7 +14,7 @@ use hyper::ext::Protocol;
 
 use super::tunnel::H2Tunnel;
 use super::upload::{Failed, Upload};
-use crate::body::UpstreamBody;
+use crate::body::{Outbound, UpstreamBody};
 use crate::error::{SendErrorKind, of_h2};
 use crate::incoming::{Incoming, IncomingError};
 use crate::pool::Unanswered;
@@ -62,10 +62,10 @@ impl Sender {
 /// Sends `request` and waits for the response's head.
 pub(in crate::pool) async fn exchange(
     sender: &Sender,
-    request: Request<UpstreamBody>,
+    request: Outbound,
 ) -> Result<Response<Incoming>, Unanswered> {
     let Ok(mut handle) = sender.handle() else { return Err(Unanswered::Unsent(request)) };
-    let (mut parts, body) = request.into_parts();
+    let Outbound { mut parts, body } = request;
     let connect = parts.method == Method::CONNECT;
     prepare(&mut parts.headers, &parts.method, &body);
     if let Some(protocol) = parts.extensions.remove::<Protocol>() {
@@ -73,7 +73,7 @@ pub(in crate::pool) async fn exchange(
     }
     let ends = body.is_end_stream() && !connect;
     let (mut response, stream) =
-        handle.send_request(Request::from_parts(parts, ()), ends).map_err(|error| failed(&error))?;
+        handle.send_request(Request::from_parts(*parts, ()), ends).map_err(|error| failed(&error))?;
     drop(handle);
     // A tunnel's stream stays open for what follows.
     let (mut upload, mut tunnel) =
