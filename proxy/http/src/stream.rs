@@ -157,6 +157,9 @@ pub struct Stream {
     request_end: Cell<Option<Instant>>,
     longest_end: Cell<Option<Instant>>,
     next_log: Cell<Option<Instant>>,
+    /// When a limit of the router's is reached, and whether it was.
+    limit: Cell<Option<Instant>>,
+    limit_due: Cell<bool>,
 }
 
 /// Finishes its stream when dropped: exactly once, however the stream ends.
@@ -214,6 +217,8 @@ impl Stream {
             longest_end: Cell::new(after(config.max_stream_duration)),
             next_log: Cell::new(after(config.log_interval)),
             hcm,
+            limit: Cell::new(None),
+            limit_due: Cell::new(false),
         });
         let stats = &conn.hcm.shared.stats;
         stats.downstream_rq_total().inc();
@@ -439,10 +444,34 @@ impl Stream {
         reply
     }
 
+    /// Has the connection's timer wake the task of `cx` at `at`: no timer is armed for each request. True when that
+    /// time has come.
+    pub(crate) fn limit_reached(&self, at: Option<Instant>, cx: &Context<'_>) -> bool {
+        if self.limit_due.take() && at.is_some_and(|at| at <= Instant::now()) {
+            return true;
+        }
+        if self.limit.replace(at) != at
+            && let Some(at) = at
+        {
+            self.conn.want(at);
+        }
+        self.register(cx);
+        false
+    }
+
+    /// No limit of the router's runs.
+    pub(crate) fn lift_limit(&self) {
+        self.limit.set(None);
+        self.limit_due.set(false);
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         let idle = self.idle_timeout.get().map(|timeout| self.last_active.get() + timeout);
         let request = if self.request_done.get() { None } else { self.request_end.get() };
-        [idle, request, self.longest_end.get(), self.next_log.get()].into_iter().flatten().min()
+        [idle, request, self.longest_end.get(), self.next_log.get(), self.limit.get()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Ends the stream if its time is over; otherwise says when to look again.
@@ -455,6 +484,11 @@ impl Stream {
         if passed(self.next_log.get()) {
             self.log("DownstreamPeriodic");
             self.next_log.set(self.hcm.shared.config.log_interval.map(|interval| now + interval));
+        }
+        if passed(self.limit.get()) {
+            self.limit.set(None);
+            self.limit_due.set(true);
+            self.wake();
         }
         if passed(self.longest_end.get()) {
             stats.downstream_rq_max_duration_reached().inc();
@@ -474,6 +508,11 @@ impl Stream {
     /// The client went away in the middle of its request: there is nobody to answer.
     pub(crate) fn client_leaves(&self) {
         self.client_left.set(true);
+        self.wake();
+    }
+
+    /// Wakes who waits for the end of the stream's time.
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }

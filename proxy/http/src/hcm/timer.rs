@@ -11,11 +11,15 @@ use super::conn::{Conn, Ending, Tick};
 
 /// A timer. Nothing is registered before its first use.
 #[derive(Debug, Default)]
-pub(crate) struct Timer(Option<Pin<Box<Sleep>>>);
+pub(crate) struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// It knows its task since it was set last: looking at it is all there is to do.
+    registered: bool,
+}
 
 impl Timer {
     pub(crate) const fn new() -> Self {
-        Self(None)
+        Self { sleep: None, registered: false }
     }
 
     /// Looks whether the timer went off or `conn` asks for it; if so, `tick` says what is due. Ready when the
@@ -26,21 +30,27 @@ impl Timer {
         conn: &Conn,
         mut tick: impl FnMut(Instant) -> Tick,
     ) -> Poll<Ending> {
-        let mut due = conn.recheck() || self.0.is_none();
+        let mut due = conn.recheck() || self.sleep.is_none();
         loop {
-            if !due && let Some(sleep) = &mut self.0 {
-                due = sleep.as_mut().poll(cx).is_ready();
+            if !due && let Some(sleep) = &mut self.sleep {
+                if self.registered {
+                    due = sleep.is_elapsed();
+                } else {
+                    due = sleep.as_mut().poll(cx).is_ready();
+                    self.registered = true;
+                }
             }
             if !due {
                 return Poll::Pending;
             }
             match tick(Instant::now()) {
                 Tick::End(ending) => return Poll::Ready(ending),
-                Tick::Wait(until) => match &mut self.0 {
+                Tick::Wait(until) => match &mut self.sleep {
                     Some(sleep) => sleep.as_mut().reset(until.into()),
-                    None => self.0 = Some(Box::pin(tokio::time::sleep_until(until.into()))),
+                    None => self.sleep = Some(Box::pin(tokio::time::sleep_until(until.into()))),
                 },
             }
+            self.registered = false;
             due = conn.recheck();
         }
     }

@@ -1,4 +1,4 @@
-//! Time limits around a future: one timer, registered only once the future had to wait.
+//! Time limits around a future. The connection's own timer watches them: none is armed for each request.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::timeout::Timeouts;
 use crate::stream::Stream;
@@ -94,20 +94,22 @@ impl<'a> Limits<'a> {
             return Ok(future.await);
         }
         let mut future = pin!(future);
-        let mut sleep = pin!(None::<Sleep>);
         poll_fn(|cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                self.stream.lift_limit();
                 return Poll::Ready(Ok(output));
             }
-            let Some((at, which)) = self.next(cx) else { return Poll::Pending };
-            match sleep.as_mut().as_pin_mut() {
-                None => sleep.set(Some(sleep_until(at))),
-                Some(running) if running.deadline() != at => running.reset(at),
-                Some(_) => {}
-            }
-            match sleep.as_mut().as_pin_mut() {
-                Some(running) => running.poll(cx).map(|()| Err(which)),
-                None => Poll::Pending,
+            let next = self.next(cx);
+            match next {
+                Some((at, which)) if self.stream.limit_reached(Some(at.into_std()), cx) => {
+                    self.stream.lift_limit();
+                    Poll::Ready(Err(which))
+                }
+                Some(_) => Poll::Pending,
+                None => {
+                    self.stream.limit_reached(None, cx);
+                    Poll::Pending
+                }
             }
         })
         .await

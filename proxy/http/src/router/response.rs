@@ -14,7 +14,7 @@ use outrider_core::reply::details;
 use outrider_core::stream::Protocol;
 use outrider_upstream::stats::ResponseKind;
 use outrider_upstream::{Host, Incoming, IncomingError, LeaseGuard, SendErrorKind, WorkerCluster};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::outcome::Reset;
 use super::retry::grpc_status;
@@ -28,7 +28,8 @@ pub struct UpstreamResponse {
     body: Incoming,
     /// `None` once the response is over.
     tail: Option<Tail>,
-    timer: Option<Pin<Box<Sleep>>>,
+    /// When the response has shown no life for too long.
+    idle_until: Option<Instant>,
     /// Why it broke off; told one poll later.
     broken: Option<BodyError>,
 }
@@ -69,7 +70,7 @@ enum Limit {
 
 impl UpstreamResponse {
     pub(crate) const fn new(body: Incoming, tail: Tail) -> Self {
-        Self { body, tail: Some(tail), timer: None, broken: None }
+        Self { body, tail: Some(tail), idle_until: None, broken: None }
     }
 
     fn end(&mut self, trailers: Option<&HeaderMap>) {
@@ -80,13 +81,11 @@ impl UpstreamResponse {
 
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
         let Some(tail) = &self.tail else { return Poll::Pending };
-        let Some((at, which)) = tail.next_limit(cx, self.timer.as_deref()) else { return Poll::Pending };
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        // An idle limit only ever moves back: it is looked at again when the timer fires.
-        if timer.deadline() > at || which != Limit::Idle && timer.deadline() != at {
-            timer.as_mut().reset(at);
+        let Some((at, which)) = tail.next_limit(cx, &mut self.idle_until) else { return Poll::Pending };
+        if !tail.stream.limit_reached(Some(at.into_std()), cx) {
+            return Poll::Pending;
         }
-        std::task::ready!(timer.as_mut().poll(cx));
+        tail.stream.lift_limit();
         let error = tail.expired(which);
         self.tail = None;
         Poll::Ready(error)
@@ -120,7 +119,7 @@ impl Tail {
         }
     }
 
-    fn next_limit(&self, cx: &Context<'_>, timer: Option<&Sleep>) -> Option<(Instant, Limit)> {
+    fn next_limit(&self, cx: &Context<'_>, idle_until: &mut Option<Instant>) -> Option<(Instant, Limit)> {
         let limits = &self.limits;
         let mut next = limits.until.map(|at| (at, Limit::MaxDuration));
         let mut consider = |at: Instant, which| {
@@ -136,8 +135,7 @@ impl Tail {
         if let Some(idle) = limits.idle
             && self.stream.request_done.get()
         {
-            let running = timer.map(Sleep::deadline).filter(|deadline| *deadline > Instant::now());
-            consider(running.unwrap_or_else(|| Instant::now() + idle), Limit::Idle);
+            consider(*idle_until.get_or_insert_with(|| Instant::now() + idle), Limit::Idle);
         }
         next
     }
@@ -240,10 +238,7 @@ impl Body for UpstreamResponse {
                         this.end(Some(trailers));
                         return Poll::Ready(pass.then_some(Ok(frame)));
                     }
-                    let idle = this.tail.as_ref().and_then(|tail| tail.limits.idle);
-                    if let (Some(idle), Some(timer)) = (idle, &mut this.timer) {
-                        timer.as_mut().reset(Instant::now() + idle);
-                    }
+                    this.idle_until = None;
                     if this.body.is_end_stream() {
                         this.end(None);
                     } else if frame.data_ref().is_some_and(Bytes::is_empty) {
