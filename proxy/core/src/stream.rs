@@ -266,11 +266,21 @@ pub struct StreamInfo {
 impl StreamInfo {
     /// A stream that begins now.
     pub fn new(conn: Rc<ConnInfo>, protocol: Option<Protocol>) -> Self {
+        Self::at(conn, protocol, Instant::now(), SystemTime::now())
+    }
+
+    /// A stream that begins at `start`, which is `start_time` by the wall clock.
+    pub fn at(
+        conn: Rc<ConnInfo>,
+        protocol: Option<Protocol>,
+        start: Instant,
+        start_time: SystemTime,
+    ) -> Self {
         Self {
             conn,
             remote: None,
-            start: Instant::now(),
-            start_time: SystemTime::now(),
+            start,
+            start_time,
             duration: None,
             timings: Timings::default(),
             protocol,

@@ -183,8 +183,9 @@ impl Stream {
     pub(crate) fn open(conn: &Rc<Conn>) -> (Rc<Self>, StreamGuard) {
         let hcm = conn.hcm.latest();
         let config = &hcm.shared.config;
-        let info = StreamInfo::new(conn.info.clone(), Some(conn.protocol.get()));
-        let start = info.start;
+        let start = conn.now();
+        let time = hcm.wall_clock(start);
+        let info = StreamInfo::at(conn.info.clone(), Some(conn.protocol.get()), start, time);
         let after = |duration: Option<Duration>| duration.map(|duration| start + duration);
         let stream = Rc::new(Self {
             info: RefCell::new(info),
@@ -302,7 +303,7 @@ impl Stream {
     pub(crate) fn request_complete(&self) {
         if !self.request_done.replace(true) {
             let mut info = self.info.borrow_mut();
-            let since = info.start.elapsed();
+            let since = self.conn.now().saturating_duration_since(info.start);
             info.timings.last_downstream_rx = Some(since);
             drop(info);
             let waker = self.request_waker.take();
@@ -324,7 +325,7 @@ impl Stream {
 
     /// The response's head goes out with `status`.
     pub(crate) fn response_head(&self, status: StatusCode, headers: &HeaderMap) {
-        let now = Instant::now();
+        let now = self.conn.now();
         self.last_active.set(now);
         let logger = &self.hcm.shared.logger;
         if logger.reads_response() {
@@ -354,7 +355,7 @@ impl Stream {
         if self.end.get() == End::Open {
             self.end.set(End::Complete);
             let mut info = self.info.borrow_mut();
-            let since = info.start.elapsed();
+            let since = self.conn.now().saturating_duration_since(info.start);
             info.timings.last_downstream_tx = Some(since);
         }
     }
@@ -374,9 +375,14 @@ impl Stream {
         self.end.set(End::Broken);
     }
 
+    /// How long it has run.
+    pub(crate) fn since_start(&self, start: Instant) -> Duration {
+        self.conn.now().saturating_duration_since(start)
+    }
+
     /// Something moved.
     pub(crate) fn touch(&self) {
-        self.last_active.set(Instant::now());
+        self.last_active.set(self.conn.now());
     }
 
     /// Whether the stream's time is over.
@@ -548,7 +554,7 @@ impl Stream {
         }
         // Nobody holds it: a stream is finished from the outermost of its futures.
         let Ok(mut info) = self.info.try_borrow_mut() else { return };
-        let duration = info.start.elapsed();
+        let duration = self.conn.now().saturating_duration_since(info.start);
         info.duration = Some(duration);
         match self.end.get() {
             End::Complete if self.request_done.get() => {}

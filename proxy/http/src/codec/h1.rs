@@ -121,6 +121,7 @@ pub(crate) async fn serve(conn: &Rc<Conn>, io: IoStream) -> Option<IoStream> {
         let mut terminated = std::pin::pin!(conn.drain.clone().terminated());
         let mut watched = false;
         poll_fn(|cx| {
+            conn.begin_turn();
             conn.register(cx);
             if let Poll::Ready(result) = Pin::new(&mut http).poll(cx) {
                 return Poll::Ready(Outcome::Done(result));

@@ -43,6 +43,8 @@ pub(crate) struct Conn {
     /// Set when the driver should look at the deadlines before its timer goes off.
     recheck: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    /// When the turn of the HTTP/1 driver that runs began.
+    turn: Cell<Instant>,
 }
 
 /// What the driver of a connection is to do.
@@ -93,7 +95,19 @@ impl Conn {
             armed: Cell::new(now + LONGEST_SLEEP),
             recheck: Cell::new(false),
             waker: RefCell::default(),
+            turn: Cell::new(now),
         })
+    }
+
+    /// The HTTP/1 driver has its turn.
+    pub(crate) fn begin_turn(&self) {
+        self.turn.set(Instant::now());
+    }
+
+    /// The time. All that happens to an HTTP/1 connection happens in its driver's turns, and they are short: the
+    /// clock is read once for each of them.
+    pub(crate) fn now(&self) -> Instant {
+        if self.h1.in_codec.get() { self.turn.get() } else { Instant::now() }
     }
 
     /// Whether this is HTTP/2.
@@ -134,7 +148,7 @@ impl Conn {
             }
         }
         if streams.is_empty() {
-            self.idle_since.set(Instant::now());
+            self.idle_since.set(self.now());
             if self.drain_deadline.get().is_some() {
                 self.look_again();
             }

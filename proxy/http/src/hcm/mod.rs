@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
@@ -128,8 +128,9 @@ pub struct HcmWorker {
     coding: Finder<'static>,
     length: Finder<'static>,
     scratch: RefCell<Box<[u8]>>,
+    /// `date` as it is now, and the wall clock and the monotonic one when they were last compared.
     date: RefCell<HeaderValue>,
-    date_second: Cell<u64>,
+    clocks: Cell<(SystemTime, Instant)>,
 }
 
 impl std::fmt::Debug for HcmWorker {
@@ -143,6 +144,7 @@ impl std::fmt::Debug for HcmWorker {
 impl HcmWorker {
     /// The worker's part of `shared`.
     pub fn new(shared: Arc<HcmShared>, clusters: Rc<WorkerClusters>) -> Rc<Self> {
+        let now = (SystemTime::now(), Instant::now());
         Rc::new(Self {
             clusters,
             routes: RefCell::new(Rc::new(shared.routes.load().clone())),
@@ -152,8 +154,8 @@ impl HcmWorker {
             coding: Finder::new(b"ransfer-"),
             length: Finder::new(b"ength:"),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
-            date: RefCell::new(HeaderValue::from_static("")),
-            date_second: Cell::new(u64::MAX),
+            date: RefCell::new(date_value(now.0)),
+            clocks: Cell::new(now),
             shared,
         })
     }
@@ -183,15 +185,24 @@ impl HcmWorker {
         self.shared.logger.reads_request() || mapper.is_some_and(|mapper| mapper.reads_request)
     }
 
-    /// The value of `date` now; made once a second.
-    pub(crate) fn date(&self) -> HeaderValue {
-        let now = SystemTime::now();
-        let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        if self.date_second.replace(second) != second
-            && let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(now))
-        {
-            *self.date.borrow_mut() = value;
+    /// The wall clock at `now`. It is read once a second and at each of its seconds' ends; in between the monotonic
+    /// clock is followed.
+    pub(crate) fn wall_clock(&self, now: Instant) -> SystemTime {
+        let (wall, read) = self.clocks.get();
+        let since = now.saturating_duration_since(read);
+        let into_second = wall.duration_since(UNIX_EPOCH).map_or(0, |wall| wall.subsec_nanos());
+        if u128::from(into_second) + since.as_nanos() < 1_000_000_000 {
+            return wall + since;
         }
+        let wall = SystemTime::now();
+        self.clocks.set((wall, now));
+        *self.date.borrow_mut() = date_value(wall);
+        wall
+    }
+
+    /// The value of `date` at `now`; made once a second.
+    pub(crate) fn date(&self, now: Instant) -> HeaderValue {
+        self.wall_clock(now);
         self.date.borrow().clone()
     }
 
@@ -221,6 +232,10 @@ impl ConnectionHandler for HcmWorker {
     fn as_any(self: Rc<Self>) -> Rc<dyn Any> {
         self
     }
+}
+
+fn date_value(now: SystemTime) -> HeaderValue {
+    HeaderValue::from_str(&httpdate::fmt_http_date(now)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 fn http1_builder(shared: &HcmShared) -> http1::Builder {

@@ -38,7 +38,7 @@ pub(crate) fn apply(stream: &Stream, parts: &mut Parts, tunnel: bool, close: boo
     let headers = &mut parts.headers;
     let seen = Seen::scan(headers);
     if !seen.has(Seen::DATE) {
-        headers.insert(DATE, stream.hcm.date());
+        headers.insert(DATE, stream.hcm.date(stream.conn.now()));
     }
     match config.server_header {
         ServerHeader::Overwrite => {

@@ -245,7 +245,7 @@ fn note_host(stream: &Stream, host: &Host) {
 
 fn note_connection(stream: &Stream, lease: &Lease) {
     let mut info = stream.info.borrow_mut();
-    info.timings.first_upstream_tx = Some(info.start.elapsed());
+    info.timings.first_upstream_tx = Some(stream.since_start(info.start));
     let upstream = &mut info.upstream;
     upstream.local = lease.local().cloned();
     upstream.protocol = Some(lease.protocol());
@@ -321,7 +321,7 @@ pub(crate) fn respond(call: &Call<'_>, host: &Arc<Host>, answer: Answer) -> Resp
 
 fn add_service_time(call: &Call<'_>, headers: &mut http::HeaderMap) {
     let mut info = call.stream.info.borrow_mut();
-    let since = info.start.elapsed();
+    let since = call.stream.since_start(info.start);
     info.timings.first_upstream_rx = Some(since);
     // Not of a response that came before the whole request was here; an upgrade's request never is.
     let Some(received) = info.timings.last_downstream_rx else { return };

@@ -99,7 +99,7 @@ impl Tail {
         let whole_request = stream.request_done.get();
         {
             let mut info = stream.info.borrow_mut();
-            let since = info.start.elapsed();
+            let since = stream.since_start(info.start);
             info.timings.last_upstream_rx = Some(since);
             if let (true, Some(received)) = (self.dynamic_stats, info.timings.last_downstream_rx) {
                 let ms = u64::try_from(since.saturating_sub(received).as_millis()).unwrap_or(u64::MAX);
