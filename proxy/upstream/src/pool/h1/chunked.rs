@@ -153,8 +153,11 @@ mod tests {
 
     use super::*;
 
-    /// Decodes `pieces`, given one after the other: the data, the trailers, and what was left over.
-    fn decode(pieces: &[&[u8]]) -> Result<(Vec<u8>, Option<Option<HeaderMap>>, Vec<u8>), Malformed> {
+    /// The data, the trailers at the end if that came, and what was left over.
+    type Decoded = (Vec<u8>, Option<Option<HeaderMap>>, Vec<u8>);
+
+    /// Decodes `pieces`, given one after the other.
+    fn decode(pieces: &[&[u8]]) -> Result<Decoded, Malformed> {
         let (mut decoder, mut data) = (Decoder::new(), Vec::new());
         for piece in pieces {
             let mut input = Bytes::copy_from_slice(piece);
