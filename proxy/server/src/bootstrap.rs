@@ -116,7 +116,10 @@ fn unreadable_files(model: &model::Bootstrap, loaded: &Loaded) -> Vec<Problem> {
         let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
         chains.filter_map(|chain| chain.tls.as_ref().map(|tls| &tls.common))
     });
-    let upstream = model.clusters.iter().filter_map(|cluster| cluster.tls.as_ref().map(|tls| &tls.common));
+    let upstream = model.clusters.iter().flat_map(|cluster| {
+        let matches = cluster.tls_matches.iter().filter_map(|one| one.tls.as_ref());
+        cluster.tls.iter().chain(matches).map(|tls| &tls.common)
+    });
     let sources = downstream.chain(upstream).flat_map(|tls| {
         let here = tls.certificates.iter().filter_map(model::SecretRef::here);
         let certificates = here.flat_map(|certificate| [&certificate.chain, &certificate.key]);

@@ -72,8 +72,7 @@ pub(crate) struct Later {
 }
 
 fn needs_more(cluster: &model::Cluster) -> bool {
-    matches!(cluster.discovery, model::Discovery::Eds { .. })
-        || cluster.tls.as_ref().is_some_and(|tls| !tls.dynamic_secrets().is_empty())
+    matches!(cluster.discovery, model::Discovery::Eds { .. }) || cluster.dynamic_secrets().next().is_some()
 }
 
 /// What the binary, which owns the allocator, does to give memory back to the kernel.

@@ -60,6 +60,7 @@ fn cluster(name: &str, hosts: &[SocketAddr]) -> Arc<Cluster> {
         breaker_high: CircuitBreaker::default(),
         per_host_max_connections: None,
         bind: None,
+        bind_other: None,
         socket_options: Vec::new(),
         keepalive: None,
         close_connections_on_host_health_failure: false,

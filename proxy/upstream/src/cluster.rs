@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use outrider_config::model::{self, Discovery, DynamicSecret, FindSecret, UpstreamProtocol};
+use outrider_core::Metadata;
 use outrider_core::stats::{Counter, Gauge, Registry, Scope, StatSlot};
 use outrider_core::stream::Address;
 use outrider_net::tls::{AlpnDefault, ClientTls};
@@ -36,8 +37,10 @@ pub struct ClusterShared {
     pub config: Arc<model::Cluster>,
     /// Its hosts now.
     pub hosts: ArcSwap<HostSet>,
-    /// TLS to its hosts; `None` for plain.
-    pub tls: Option<ArcSwap<ClientTls>>,
+    /// TLS to hosts that none of `tls_matches` is for; `None` for plain.
+    tls: Option<ArcSwap<ClientTls>>,
+    /// As in `config.tls_matches`.
+    tls_matches: Vec<Option<ArcSwap<ClientTls>>>,
     registry: Registry,
     // Made on first use: most clusters of a mesh's sidecar are never used.
     stats: OnceLock<Box<ClusterStats>>,
@@ -61,22 +64,22 @@ impl ClusterShared {
         registry: &Registry,
         secrets: FindSecret<'_>,
     ) -> Result<Self, ClusterError> {
-        if !config.tls_matches.is_empty() {
-            return Err(ClusterError::SocketMatches(config.name.clone()));
-        }
-        let tls = match &config.tls {
-            None => None,
+        let build = |tls: &Option<Arc<model::UpstreamTls>>| match tls {
+            None => Ok(None),
             Some(tls) => {
                 let scope = registry.scope(scope_of(&config));
-                Some(build_tls(&config, tls, secrets, &scope)?)
+                build_tls(&config, tls, secrets, &scope).map(|tls| Some(ArcSwap::new(tls)))
             }
         };
+        let tls = build(&config.tls)?;
+        let tls_matches = config.tls_matches.iter().map(|one| build(&one.tls)).collect::<Result<_, _>>()?;
         let original_dst = matches!(config.discovery, Discovery::OriginalDst(_)).then(Box::default);
         let tracked = config.breaker_default.track_remaining || config.breaker_high.track_remaining;
         let cluster = Self {
             config,
             hosts: ArcSwap::default(),
-            tls: tls.map(ArcSwap::new),
+            tls,
+            tls_matches,
             registry: registry.clone(),
             stats: OnceLock::new(),
             breakers: OnceLock::new(),
@@ -97,12 +100,37 @@ impl ClusterShared {
     /// # Errors
     /// It cannot be built with it; the one in force stays.
     pub fn renew_tls(&self, changed: &DynamicSecret, secrets: FindSecret<'_>) -> Result<(), ClusterError> {
-        let (Some(config), Some(tls)) = (&self.config.tls, &self.tls) else { return Ok(()) };
-        if config.dynamic_secrets().iter().any(|secret| ***secret == *changed) {
-            let scope = self.registry.scope(scope_of(&self.config));
-            tls.store(build_tls(&self.config, config, secrets, &scope)?);
+        let matches = self.config.tls_matches.iter().map(|one| &one.tls).zip(&self.tls_matches);
+        for (config, tls) in std::iter::once((&self.config.tls, &self.tls)).chain(matches) {
+            let (Some(config), Some(tls)) = (config, tls) else { continue };
+            if config.dynamic_secrets().iter().any(|secret| ***secret == *changed) {
+                let scope = self.registry.scope(scope_of(&self.config));
+                tls.store(build_tls(&self.config, config, secrets, &scope)?);
+            }
         }
         Ok(())
+    }
+
+    /// TLS to `host`, with its configuration; `None` for plain. The first of `transport_socket_matches` that the metadata of
+    /// the host has, else the first that its locality's has, else the cluster's own.
+    pub(crate) fn tls_for(&self, host: &Host) -> Option<(&ArcSwap<ClientTls>, &Arc<model::UpstreamTls>)> {
+        let matches = &self.config.tls_matches;
+        let found = if matches.is_empty() {
+            None
+        } else {
+            let of = |metadata: Option<&Metadata>| {
+                matches.iter().position(|one| match metadata {
+                    Some(metadata) => metadata.has(model::TRANSPORT_SOCKET_MATCH, &one.criteria),
+                    None => one.criteria.is_empty(),
+                })
+            };
+            of(host.metadata.as_deref()).or_else(|| of(host.locality.metadata.as_deref()))
+        };
+        let (tls, config) = match found {
+            None => (&self.tls, &self.config.tls),
+            Some(at) => (self.tls_matches.get(at)?, &matches.get(at)?.tls),
+        };
+        Some((tls.as_ref()?, config.as_ref()?))
     }
 
     /// Whether its hosts have been found, or will not be for now: before that it is not used.
@@ -209,11 +237,17 @@ impl ClusterShared {
     /// Whether connections of `self` serve just as well for `other`: nothing that shapes one differs.
     pub fn same_connections(&self, other: &Self) -> bool {
         let (a, b) = (&self.config, &other.config);
-        let tls = match (&a.tls, &b.tls) {
+        let same = |a: &Option<Arc<model::UpstreamTls>>, b: &Option<_>| match (a, b) {
             (None, None) => true,
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             _ => false,
         };
+        let tls = same(&a.tls, &b.tls)
+            && a.tls_matches.len() == b.tls_matches.len()
+            && a.tls_matches
+                .iter()
+                .zip(&b.tls_matches)
+                .all(|(a, b)| a.criteria == b.criteria && same(&a.tls, &b.tls));
         tls && a.http.protocol == b.http.protocol
             && a.http.http1 == b.http.http1
             && a.http.http2 == b.http.http2
@@ -221,6 +255,7 @@ impl ClusterShared {
             && a.http.auto_san_validation == b.http.auto_san_validation
             && a.http.max_headers_count == b.http.max_headers_count
             && a.bind == b.bind
+            && a.bind_other == b.bind_other
             && a.socket_options == b.socket_options
             && a.keepalive == b.keepalive
     }

@@ -26,9 +26,6 @@ pub enum ClusterError {
         /// The endpoint's address.
         address: String,
     },
-    /// It has transport sockets by metadata.
-    #[error("cluster {0}: transport_socket_matches are not supported yet")]
-    SocketMatches(Arc<str>),
     /// A cluster of this name exists and may not be replaced.
     #[error("cluster {0} is defined twice")]
     Duplicate(Arc<str>),

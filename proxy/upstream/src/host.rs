@@ -1,14 +1,16 @@
 //! Hosts: what a request can be sent to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use outrider_config::model::EndpointHealth;
+use outrider_config::model::{EndpointHealth, MetadataValue, TRANSPORT_SOCKET_MATCH};
 use outrider_core::Metadata;
 use outrider_core::stream::Address;
 
 use crate::priority::PriorityLoad;
+
+type Namespace = BTreeMap<Arc<str>, MetadataValue>;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -37,7 +39,7 @@ pub struct Host {
 }
 
 /// Region, zone and sub-zone.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Locality {
     /// `region`
     pub region: String,
@@ -45,6 +47,8 @@ pub struct Locality {
     pub zone: String,
     /// `sub_zone`
     pub sub_zone: String,
+    /// What is said of all its hosts.
+    pub metadata: Option<Arc<Metadata>>,
 }
 
 /// What changes while a host is used. Written by all workers.
@@ -199,7 +203,8 @@ impl HostSet {
         self.len() == 0
     }
 
-    /// Gives each of `hosts` the identity of the host of this set with the same address and hostname.
+    /// Gives each of `hosts` the identity of the host of this set with the same address and hostname, unless other
+    /// connections may be due to it now.
     pub fn adopt(&self, hosts: Vec<Host>) -> Vec<Arc<Host>> {
         let key = |host: &Host| (host.address.clone(), host.hostname.clone());
         let mut known: HashMap<(Address, Arc<str>), &Arc<Host>> =
@@ -208,7 +213,8 @@ impl HostSet {
             .into_iter()
             .map(|host| match known.remove(&key(&host)) {
                 Some(earlier) if earlier.same(&host) => earlier.clone(),
-                Some(earlier) => Arc::new(host.succeeding(earlier)),
+                Some(earlier) if earlier.same_socket(&host) => Arc::new(host.succeeding(earlier)),
+                Some(_) => Arc::new(host),
                 None => Arc::new(host),
             })
             .collect()
@@ -216,6 +222,15 @@ impl HostSet {
 }
 
 impl Host {
+    /// Whether transport socket matches say the same of both.
+    fn same_socket(&self, other: &Self) -> bool {
+        fn read(metadata: &Option<Arc<Metadata>>) -> Option<&Namespace> {
+            metadata.as_ref()?.namespaces.get(TRANSPORT_SOCKET_MATCH)
+        }
+        read(&self.metadata) == read(&other.metadata)
+            && read(&self.locality.metadata) == read(&other.locality.metadata)
+    }
+
     fn same(&self, other: &Self) -> bool {
         self.weight == other.weight
             && self.priority == other.priority

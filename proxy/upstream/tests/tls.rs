@@ -5,6 +5,7 @@
 mod common;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use common::{Bench, get, on_worker, until};
 use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use outrider_config::model::{
-    CertificateValidation, CommonTls, DataSource, DataSourceKind, DownstreamTls, TlsCertificate, TlsVersion,
+    CertificateValidation, CommonTls, DataSource, DataSourceKind, Discovery, DownstreamTls, Metadata,
+    MetadataValue, TRANSPORT_SOCKET_MATCH, TlsCertificate, TlsVersion, TransportSocketMatch,
     UpstreamProtocol, UpstreamTls, ValidationRef,
 };
 use outrider_core::stats::Registry;
@@ -214,5 +216,78 @@ fn with_auto_sni_the_authority_decides_name_and_pool_and_without_it_nothing_does
         ask(&bench, "a.example").await.unwrap();
         assert_eq!(ask(&bench, "b.example").await.unwrap_err().kind, PoolErrorKind::TlsFailed);
         assert_eq!(ask(&bench, "").await.unwrap_err().kind, PoolErrorKind::TlsFailed);
+    });
+}
+
+#[test]
+fn the_metadata_of_a_host_decides_whether_it_is_spoken_to_in_tls() {
+    on_worker(async {
+        let pki = Pki::new();
+        let (secure, _) = pki.serve(&[]).await;
+        let plain = common::Upstream::start(common::Speaks::Http1).await;
+        let istio = || BTreeMap::from([("tlsMode".into(), MetadataValue::Text("istio".into()))]);
+        let metadata = || {
+            let namespaces = BTreeMap::from([(TRANSPORT_SOCKET_MATCH.into(), istio())]);
+            Some(Arc::new(Metadata { namespaces }))
+        };
+        let matching = |change: &dyn Fn(&mut outrider_config::model::LocalityEndpoints)| {
+            let mut endpoints = common::endpoints(&[secure, plain.address]);
+            change(&mut endpoints.localities[0]);
+            let mut config = common::config("c", Discovery::Static(endpoints));
+            config.tls_matches = [(istio(), Some(Arc::new(pki.upstream()))), (BTreeMap::new(), None)]
+                .map(|(criteria, tls)| TransportSocketMatch { name: "m".into(), criteria, tls })
+                .into();
+            config
+        };
+        // In TLS by its own metadata, plain by that of the last match.
+        let bench = Bench::new(matching(&|locality| locality.endpoints[0].metadata = metadata()));
+        let answers = async |bench: &Bench| {
+            let cluster = bench.cluster();
+            let mut tls = Vec::new();
+            for _ in 0..2 {
+                let host = cluster.pick(&PickContext::default()).unwrap();
+                let mut lease = cluster.acquire(&host, &AcquireContext::default()).await.unwrap();
+                let response = lease.send(get("/")).await.unwrap();
+                assert_eq!(response.status(), 200);
+                tls.push((host.address.to_string(), lease.tls().is_some()));
+                response.into_body().collect().await.unwrap();
+                lease.into_guard().finished();
+            }
+            tls.sort();
+            tls
+        };
+        let mut expected = [(secure.to_string(), true), (plain.address.to_string(), false)];
+        expected.sort();
+        assert_eq!(answers(&bench).await, expected);
+        // The host says otherwise now: the connection that is open is not used for it any more.
+        let mut config = matching(&|_| ());
+        config.tls_matches.truncate(1);
+        config.tls_matches[0].tls = None;
+        let id = |bench: &Bench| {
+            let hosts = bench.cluster().shared.hosts.load_full();
+            hosts.iter().find(|host| host.address.to_string() == secure.to_string()).map(|host| host.id)
+        };
+        let before = id(&bench);
+        bench.manager.add(Arc::new(config)).unwrap();
+        assert!(before.is_some() && id(&bench) != before);
+        let host = bench.cluster().shared.hosts.load_full().iter().next().cloned().unwrap();
+        assert!(host.metadata.is_none());
+    });
+}
+
+#[test]
+fn the_metadata_of_a_locality_counts_where_a_hosts_own_says_nothing() {
+    on_worker(async {
+        let pki = Pki::new();
+        let (secure, _) = pki.serve(&[]).await;
+        let criteria = BTreeMap::from([("tlsMode".into(), MetadataValue::Text("istio".into()))]);
+        let namespaces = BTreeMap::from([(TRANSPORT_SOCKET_MATCH.into(), criteria.clone())]);
+        let mut endpoints = common::endpoints(&[secure]);
+        endpoints.localities[0].metadata = Some(Arc::new(Metadata { namespaces }));
+        let mut config = common::config("c", Discovery::Static(endpoints));
+        let tls = Some(Arc::new(pki.upstream()));
+        config.tls_matches = vec![TransportSocketMatch { name: "m".into(), criteria, tls }];
+        let bench = Bench::new(config);
+        assert!(bench.lease().await.unwrap().tls().is_some());
     });
 }

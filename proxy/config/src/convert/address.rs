@@ -223,6 +223,7 @@ impl Bind {
     /// cluster manager's, field by field).
     pub(crate) fn over(self, outer: &Self) -> Self {
         Self {
+            extra: if self.source.is_some() { self.extra } else { outer.extra.clone() },
             source: self.source.or_else(|| outer.source.clone()),
             freebind: self.freebind.or(outer.freebind),
             options: if self.options.is_empty() { outer.options.clone() } else { self.options },
@@ -253,11 +254,44 @@ pub(crate) fn bind(cx: &Cx, path: &Path<'_>, message: &pb::BindConfig) -> Bind {
         local_address_selector,
         validate_network_namespaces,
     } = message;
-    refuse!(cx, path, UNSUPPORTED; extra_source_addresses, additional_source_addresses, local_address_selector);
+    refuse!(cx, path, UNSUPPORTED; additional_source_addresses, local_address_selector);
     inert!(cx, path, "addresses in other network namespaces are refused anyway"; validate_network_namespaces);
     let source = source_address
         .as_ref()
         .and_then(|message| socket_address(cx, &path.field("source_address"), message, Names::Refused));
     let options = socket_options(cx, &path.field("socket_options"), options);
-    Bind { source, freebind: bool_of(freebind), options }
+    let extra = extra(cx, &path.field("extra_source_addresses"), extra_source_addresses, source.as_ref());
+    Bind { source, extra, freebind: bool_of(freebind), options }
+}
+
+/// The second source address: one alone, and of the other IP version, as in Envoy.
+fn extra(
+    cx: &Cx,
+    path: &Path<'_>,
+    messages: &[pb::ExtraSourceAddress],
+    source: Option<&SocketAddress>,
+) -> Option<SocketAddress> {
+    let message = messages.first()?;
+    if messages.len() > 1 {
+        cx.error(&path.index(1), "one extra address is enough: there are two IP versions");
+    }
+    let path = path.index(0);
+    let pb::ExtraSourceAddress { address, socket_options } = message;
+    refuse!(cx, path, "options of one source address are not supported; write them for both"; socket_options);
+    let at = path.field("address");
+    let Some(address) = address else {
+        cx.error(&at, "an address is needed");
+        return None;
+    };
+    let extra = socket_address(cx, &at, address, Names::Refused)?;
+    match (source, &extra) {
+        (Some(SocketAddress::Ip(source)), SocketAddress::Ip(extra))
+            if source.is_ipv4() == extra.is_ipv4() =>
+        {
+            cx.error(&at, "it has the IP version of source_address; it is for the other");
+        }
+        (None, _) => cx.error(&at, "it needs source_address beside it"),
+        _ => {}
+    }
+    Some(extra)
 }

@@ -173,6 +173,7 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster) -> Option
         per_host_max_connections,
         socket_options: bind.socket_options(),
         bind: bind.source,
+        bind_other: bind.extra,
         keepalive: connection_options(
             cx,
             &path.field("upstream_connection_options"),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    BackOff, ConfigSource, Metadata, MetadataValue, SocketAddress, SocketOption, TcpKeepalive, UpstreamTls,
+    BackOff, ConfigSource, DynamicSecret, Metadata, MetadataValue, SocketAddress, SocketOption, TcpKeepalive,
+    UpstreamTls,
 };
 
 /// A cluster.
@@ -41,6 +42,8 @@ pub struct Cluster {
     pub per_host_max_connections: Option<u32>,
     /// The local address that connections bind to.
     pub bind: Option<SocketAddress>,
+    /// In its place for hosts of the other IP version.
+    pub bind_other: Option<SocketAddress>,
     /// Options of upstream sockets.
     pub socket_options: Vec<SocketOption>,
     /// Keepalive of upstream connections.
@@ -51,6 +54,14 @@ pub struct Cluster {
     pub panic_threshold: f64,
     /// In panic, fail instead.
     pub fail_traffic_on_panic: bool,
+}
+
+impl Cluster {
+    /// The secrets that its transport sockets need and that come from elsewhere.
+    pub fn dynamic_secrets(&self) -> impl Iterator<Item = &Arc<DynamicSecret>> {
+        let contexts = self.tls.iter().chain(self.tls_matches.iter().filter_map(|one| one.tls.as_ref()));
+        contexts.flat_map(|tls| tls.dynamic_secrets())
+    }
 }
 
 /// The namespace of a host's metadata that [`TransportSocketMatch`] reads.
@@ -81,6 +92,8 @@ pub struct ClusterDefaults {
 pub struct UpstreamBind {
     /// The local address; `None` leaves it to the kernel.
     pub source: Option<SocketAddress>,
+    /// The local address for hosts of the other IP version.
+    pub extra: Option<SocketAddress>,
     /// `IP_FREEBIND`; `None` when not said.
     pub freebind: Option<bool>,
     /// Options of the sockets.

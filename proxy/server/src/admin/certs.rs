@@ -18,8 +18,10 @@ pub(super) fn certs(control: &Control, _: &Query) -> Reply {
         let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
         chains.filter_map(|chain| chain.tls.as_ref().map(|tls| &tls.common))
     });
-    let upstream =
-        control.model.clusters.iter().filter_map(|cluster| cluster.tls.as_ref().map(|tls| &tls.common));
+    let upstream = control.model.clusters.iter().flat_map(|cluster| {
+        let matches = cluster.tls_matches.iter().filter_map(|one| one.tls.as_ref());
+        cluster.tls.iter().chain(matches).map(|tls| &tls.common)
+    });
     let contexts: Vec<Value> = downstream.chain(upstream).map(context).collect();
     Reply::json(&json!({ "certificates": contexts }))
 }

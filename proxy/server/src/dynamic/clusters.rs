@@ -87,7 +87,7 @@ impl Controller {
         let entry = self.clusters.by_name.entry(name.clone()).or_default();
         entry.body = body;
         entry.unbuilt = Some(config.clone());
-        for secret in config.tls.iter().flat_map(|tls| tls.dynamic_secrets()) {
+        for secret in config.dynamic_secrets() {
             self.want_secret(secret);
         }
         if self.clusters.by_name.get(&name).is_some_and(|entry| entry.body.is_none())
@@ -102,8 +102,7 @@ impl Controller {
         let config = self.clusters.by_name.get(name)?.unbuilt.clone()?;
         let secrets = self.control.secrets.clone();
         let find = |wanted: &DynamicSecret| secrets.find(wanted);
-        let missing =
-            config.tls.iter().flat_map(|tls| tls.dynamic_secrets()).any(|wanted| find(wanted).is_none());
+        let missing = config.dynamic_secrets().any(|wanted| find(wanted).is_none());
         if missing {
             return None;
         }
@@ -185,9 +184,8 @@ impl Controller {
     /// Builds what a secret that came was missing for.
     pub(super) fn secret_came(&mut self, wanted: &DynamicSecret) {
         let waits = |entry: &&Entry| {
-            let secrets =
-                entry.unbuilt.iter().flat_map(|config| &config.tls).flat_map(|tls| tls.dynamic_secrets());
-            secrets.into_iter().any(|secret| **secret == *wanted)
+            let mut secrets = entry.unbuilt.iter().flat_map(|config| config.dynamic_secrets());
+            secrets.any(|secret| **secret == *wanted)
         };
         let waiting = self.clusters.by_name.iter().filter(|(_, entry)| waits(entry));
         for name in waiting.map(|(name, _)| name.clone()).collect::<Vec<_>>() {

@@ -169,13 +169,15 @@ fn locality_of(locality: &LocalityEndpoints) -> Arc<Locality> {
     // Most clusters of a file have none: they share it.
     static NOWHERE: LazyLock<Arc<Locality>> = LazyLock::new(Arc::default);
 
-    if locality.region.is_empty() && locality.zone.is_empty() && locality.sub_zone.is_empty() {
+    let named = !(locality.region.is_empty() && locality.zone.is_empty() && locality.sub_zone.is_empty());
+    if !named && locality.metadata.is_none() {
         return NOWHERE.clone();
     }
     Arc::new(Locality {
         region: locality.region.clone(),
         zone: locality.zone.clone(),
         sub_zone: locality.sub_zone.clone(),
+        metadata: locality.metadata.clone(),
     })
 }
 

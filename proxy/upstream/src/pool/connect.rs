@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use outrider_config::model::{SocketAddress, SocketOptionState};
+use arc_swap::ArcSwap;
+use outrider_config::model::{SocketAddress, SocketOptionState, UpstreamTls};
 use outrider_core::stream::{Address, Protocol, TlsInfo};
 use outrider_net::io::IoStream;
 use outrider_net::sockopt;
-use outrider_net::tls::{AlpnDefault, TlsError, TlsTarget};
+use outrider_net::tls::{AlpnDefault, ClientTls, TlsError, TlsTarget};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, UnixStream};
 
@@ -199,9 +200,9 @@ pub(super) async fn open(
 ) -> Result<(IoStream, Option<Rc<TlsInfo>>), Failure> {
     let opening = async {
         let io = socket(cluster, host).await?;
-        match &cluster.tls {
+        match cluster.tls_for(host) {
             None => Ok((io, None)),
-            Some(_) => secure(cluster, host, names, alpn, io).await,
+            Some(context) => secure(cluster, host, context, names, alpn, io).await,
         }
     };
     match tokio::time::timeout(cluster.config.connect_timeout, opening).await {
@@ -213,14 +214,13 @@ pub(super) async fn open(
 async fn secure(
     cluster: &ClusterShared,
     host: &Host,
+    context: (&ArcSwap<ClientTls>, &Arc<UpstreamTls>),
     names: Names<'_>,
     alpn: AlpnDefault,
     io: IoStream,
 ) -> Result<(IoStream, Option<Rc<TlsInfo>>), Failure> {
     let failed = |details: String| Failure { kind: PoolErrorKind::TlsFailed, details };
-    let (Some(tls), Some(config)) = (&cluster.tls, &cluster.config.tls) else {
-        return Err(failed("TLS_error:no context".into()));
-    };
+    let (tls, config) = context;
     let http = &cluster.config.http;
     let by_authority = names.authority.filter(|name| http.auto_sni && !is_ip(name));
     let by_host = Some(&*host.hostname).filter(|name| config.auto_host_sni && !name.is_empty());
@@ -265,9 +265,9 @@ async fn tcp(cluster: &ClusterShared, address: SocketAddr) -> Result<IoStream, F
     if let Some(keepalive) = &config.keepalive {
         sockopt::apply_keepalive(&SockRef::from(&socket), keepalive).map_err(local)?;
     }
-    if let Some(SocketAddress::Ip(bind)) = &config.bind
-        && bind.is_ipv4() == address.is_ipv4()
-    {
+    let fits =
+        |bind: &&SocketAddress| matches!(bind, SocketAddress::Ip(ip) if ip.is_ipv4() == address.is_ipv4());
+    if let Some(SocketAddress::Ip(bind)) = config.bind.iter().chain(&config.bind_other).find(fits) {
         if let Err(error) = socket.bind(*bind) {
             cluster.stats().bind_errors().inc();
             let details = format!("failed to bind to {bind}: {}", text_of(&error));

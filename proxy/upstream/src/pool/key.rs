@@ -74,9 +74,12 @@ impl Pools {
     pub(crate) fn of(&self, host: &Arc<Host>, context: &AcquireContext<'_>) -> Rc<Pool> {
         let cluster = self.cluster.borrow();
         let http = &cluster.config.http;
-        let protocol = protocol_of(http.protocol, context.downstream_protocol, cluster.tls.is_some());
+        let by_name = http.auto_sni || http.auto_san_validation;
+        // Only asked where it matters: which socket a host has can take a look at its metadata.
+        let tls = (by_name || http.protocol == UpstreamProtocol::Auto) && cluster.tls_for(host).is_some();
+        let protocol = protocol_of(http.protocol, context.downstream_protocol, tls);
         // The one thing of the request that a pool may depend on, and only when configured so.
-        let name = if (http.auto_sni || http.auto_san_validation) && cluster.tls.is_some() {
+        let name = if by_name && tls {
             context.sni_from.map(without_port).filter(|name| !name.is_empty())
         } else {
             None

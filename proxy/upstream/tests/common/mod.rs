@@ -79,6 +79,7 @@ pub(crate) fn config(name: &str, discovery: Discovery) -> model::Cluster {
         breaker_high: model::CircuitBreaker::default(),
         per_host_max_connections: None,
         bind: None,
+        bind_other: None,
         socket_options: Vec::new(),
         keepalive: None,
         close_connections_on_host_health_failure: false,

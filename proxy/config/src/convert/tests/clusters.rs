@@ -196,3 +196,23 @@ fn two_clusters_of_one_name() {
         ["static_resources.clusters[1].name: there is a cluster named \"a\" already"]
     );
 }
+
+#[test]
+fn a_source_address_for_each_ip_version() {
+    let bind = |text: &str| {
+        format!("static_resources: {{clusters: [{{name: c, upstream_bind_config: {{{text}}}}}]}}")
+    };
+    let v4 = "source_address: {address: 127.0.0.6, port_value: 0}";
+    let extra = |address: &str| {
+        format!("extra_source_addresses: [{{address: {{address: '{address}', port_value: 0}}}}]")
+    };
+    let (model, _) = good(&bind(&format!("{v4}, {}", extra("::6"))));
+    let cluster = &model.clusters[0];
+    let shown = [&cluster.bind, &cluster.bind_other].map(|one| one.as_ref().map(ToString::to_string));
+    assert_eq!(shown, [Some("127.0.0.6:0".to_owned()), Some("[::6]:0".to_owned())]);
+    let at = "static_resources.clusters[0].upstream_bind_config.extra_source_addresses[0].address";
+    let problems = bad(&bind(&format!("{v4}, {}", extra("127.0.0.7"))));
+    assert_eq!(problems, [format!("{at}: it has the IP version of source_address; it is for the other")]);
+    let problems = bad(&bind(&extra("::6")));
+    assert_eq!(problems, [format!("{at}: it needs source_address beside it")]);
+}

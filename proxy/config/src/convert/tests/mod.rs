@@ -4,6 +4,7 @@ mod clusters;
 mod dynamic;
 mod first;
 mod listeners;
+mod mesh;
 mod mutations;
 mod resources;
 mod rest;
