@@ -26,8 +26,10 @@ thread_local! {
 }
 
 /// One direction of a session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Direction {
+    /// The most that is read while something waits to be written, bytes.
+    limit: usize,
     /// What was read and could not be written at once.
     rest: Option<Box<Rest>>,
     pipe: Option<Box<Pipe>>,
@@ -66,6 +68,22 @@ pub(crate) enum Failed {
 }
 
 impl Direction {
+    /// A direction that holds at most `limit` bytes (the writing side's `per_connection_buffer_limit_bytes`; 0 is
+    /// no limit of its own).
+    pub(crate) const fn new(limit: usize) -> Self {
+        Self {
+            limit: if limit == 0 { usize::MAX } else { limit },
+            rest: None,
+            pipe: None,
+            bulk: false,
+            no_splice: false,
+            needs_flush: false,
+            state: State::Open,
+            bytes: 0,
+            paused: 0,
+        }
+    }
+
     /// Whether the end has been passed on.
     pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
@@ -114,7 +132,8 @@ impl Direction {
         to: &mut IoStream,
     ) -> Poll<Result<(), Failed>> {
         BUFFER.with_borrow_mut(|buffer| {
-            let mut buf = ReadBuf::new(buffer);
+            let most = buffer.len().min(self.limit);
+            let mut buf = ReadBuf::new(buffer.get_mut(..most).unwrap_or_default());
             match ready!(AsyncRead::poll_read(Pin::new(from), cx, &mut buf)) {
                 // A TLS peer that went without close_notify, as many do: what it sent still counts.
                 Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
@@ -187,7 +206,7 @@ impl Direction {
                     }
                 },
             };
-            match pipe.fill(socket) {
+            match pipe.fill(socket, self.limit) {
                 Ok(0) => {
                     self.state = State::Ended;
                     self.release_pipe();

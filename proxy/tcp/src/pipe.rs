@@ -54,10 +54,10 @@ impl Pipe {
         self.held == 0
     }
 
-    /// Moves what `from` has into the pipe. Only for an empty pipe: then 'would block' speaks of the socket.
-    pub(crate) fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
+    /// Moves what `from` has into the pipe, `most` bytes at most. Only for an empty pipe: then 'would block' speaks of the socket.
+    pub(crate) fn fill(&mut self, from: &TcpStream, most: usize) -> io::Result<usize> {
         let n = from.try_io(Interest::READABLE, || {
-            Ok(rustix::pipe::splice(from, None, &self.write, None, CAPACITY, flags())?)
+            Ok(rustix::pipe::splice(from, None, &self.write, None, CAPACITY.min(most), flags())?)
         })?;
         self.held += n;
         SPLICED.set(SPLICED.get() + n as u64);

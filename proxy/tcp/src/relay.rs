@@ -51,10 +51,12 @@ struct Limits {
 }
 
 impl Relay {
-    /// `idle`: the longest silence; `end`: when the session must be over.
+    /// `limits`: the most that is held towards the upstream and towards the client, bytes; `idle`: the longest
+    /// silence; `end`: when the session must be over.
     pub(crate) fn new(
         downstream: IoStream,
         upstream: IoStream,
+        (upstream_limit, downstream_limit): (usize, usize),
         idle: Option<Duration>,
         end: Option<Instant>,
         drain: DrainWatch,
@@ -67,8 +69,8 @@ impl Relay {
         Self {
             downstream,
             upstream,
-            to_upstream: Direction::default(),
-            to_downstream: Direction::default(),
+            to_upstream: Direction::new(upstream_limit),
+            to_downstream: Direction::new(downstream_limit),
             limits,
             terminated: Box::pin(drain.clone().terminated()),
             drain,

@@ -37,7 +37,7 @@ async fn start(idle: Option<Duration>, end: Option<Duration>) -> Running {
     let relay = tokio::task::spawn_local(async move {
         let (downstream, ours) = (IoStream::from_tcp(downstream), IoStream::from_tcp(ours));
         let end = end.map(|end| Instant::now() + end);
-        let mut relay = Relay::new(downstream, ours, idle, end, watch);
+        let mut relay = Relay::new(downstream, ours, (0, 0), idle, end, watch);
         let mut counted = (0, 0);
         let end = relay.run(|received, sent| counted = (counted.0 + received, counted.1 + sent)).await;
         assert_eq!(counted, (relay.to_upstream.bytes, relay.to_downstream.bytes));
@@ -231,6 +231,41 @@ fn draining_leaves_a_session_alone_and_termination_ends_it() {
 }
 
 #[test]
+fn no_more_is_held_than_the_limit_allows() {
+    local(async {
+        let (downstream, client) = UnixStream::pair().expect("a pair");
+        let (ours, upstream) = UnixStream::pair().expect("a pair");
+        let mut direction = crate::direction::Direction::new(100);
+        let (mut from, mut to) = (IoStream::from_unix(downstream), IoStream::from_unix(ours));
+        // The reader reads nothing: what its socket does not take waits in the direction.
+        let data = noise(8 << 20);
+        let mut written = 0;
+        for _ in 0..1_000_000 {
+            match client.try_write(&data) {
+                Ok(n) => written += n,
+                Err(_) => {
+                    let before = direction.bytes;
+                    let poll = std::future::poll_fn(|cx| {
+                        std::task::Poll::Ready(direction.poll(cx, &mut from, &mut to).is_pending())
+                    });
+                    assert!(poll.await, "the direction goes on");
+                    if direction.bytes == before {
+                        break;
+                    }
+                    client.writable().await.expect("room");
+                }
+            }
+        }
+        let mut taken = 0;
+        let mut sink = vec![0; 1 << 20];
+        while let Ok(n) = upstream.try_read(&mut sink) {
+            taken += n as u64;
+        }
+        assert!(written > 1000 && direction.bytes - taken <= 100, "{} and {taken}", direction.bytes);
+    });
+}
+
+#[test]
 fn other_transports_are_copied() {
     local(async {
         let (downstream, mut client) = UnixStream::pair().expect("a pair");
@@ -239,7 +274,7 @@ fn other_transports_are_copied() {
         let drain = watch.watch();
         let relay = tokio::task::spawn_local(async move {
             let (downstream, ours) = (IoStream::from_unix(downstream), IoStream::from_tcp(ours));
-            Relay::new(downstream, ours, None, None, drain).run(|_, _| {}).await
+            Relay::new(downstream, ours, (0, 0), None, None, drain).run(|_, _| {}).await
         });
         let data = noise(4 << 20);
         let expected = hash(&data);
@@ -314,7 +349,7 @@ fn tls_is_relayed_and_a_client_that_just_goes_loses_nothing() {
         let controller = DrainController::new();
         let drain = controller.watch();
         let relay = tokio::task::spawn_local(async move {
-            Relay::new(downstream, IoStream::from_tcp(ours), None, None, drain).run(|_, _| {}).await
+            Relay::new(downstream, IoStream::from_tcp(ours), (0, 0), None, None, drain).run(|_, _| {}).await
         });
         upstream.write_all(b"hello").await.expect("written");
         let mut hello = [0; 5];

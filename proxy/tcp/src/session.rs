@@ -22,7 +22,7 @@ pub(crate) async fn serve(worker: Rc<TcpProxyWorker>, downstream: Downstream) {
     let shared = &worker.shared;
     shared.stats.downstream_cx_total().inc();
     let end = shared.config.max_duration.map(|most| Instant::now() + most);
-    let Downstream { stream, info: conn, drain, session, .. } = downstream;
+    let Downstream { stream, info: conn, drain, session, buffer_limit } = downstream;
     let is_logged = !shared.logger.is_empty() || session.is_some();
     let mut log = is_logged.then(|| Box::new(StreamInfo::new(conn.clone(), None)));
     // Boxed, so that its memory is gone while the session lives.
@@ -37,7 +37,8 @@ pub(crate) async fn serve(worker: Rc<TcpProxyWorker>, downstream: Downstream) {
     {
         write_log(&worker, log, "TcpUpstreamConnected");
     }
-    let mut relay = Relay::new(stream, upstream, shared.config.idle_timeout, end, drain);
+    let limits = (guard.buffer_limit(), buffer_limit);
+    let mut relay = Relay::new(stream, upstream, limits, shared.config.idle_timeout, end, drain);
     let stats = &shared.stats;
     let run = relay.run(|received, sent| {
         stats.downstream_cx_rx_bytes_total().add(received);
@@ -70,6 +71,9 @@ pub(crate) async fn serve(worker: Rc<TcpProxyWorker>, downstream: Downstream) {
     let paused = u64::from(relay.to_upstream.paused);
     stats.downstream_flow_control_paused_reading_total().add(paused);
     stats.downstream_flow_control_resumed_reading_total().add(paused);
+    if relay.to_downstream.paused > 0 {
+        guard.paused(relay.to_downstream.paused.into());
+    }
     let (received, sent) = (relay.to_upstream.bytes, relay.to_downstream.bytes);
     // Streams close before their place among the connections is free.
     drop(relay);

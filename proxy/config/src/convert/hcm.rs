@@ -93,6 +93,12 @@ pub(crate) fn manager(
         original_ip_detection_extensions, early_header_mutation_extensions, forward_client_cert_matcher,
         path_normalization_options, proxy_status_config, typed_header_validation_config,
         forward_proto_config);
+    if *proxy_100_continue {
+        cx.inert(
+            &path.field("proxy_100_continue"),
+            "the upstream is asked, but 100 is answered when it takes the body, not when it says so",
+        );
+    }
     inert!(cx, path, "only HTTP/3 listeners read it, and those are refused"; http3_protocol_options);
     inert!(cx, path, "no overload action is supported, so the header is never due"; append_local_overload);
     inert!(cx, path, "only transport sockets that write PROXY protocol read it, and those are refused";

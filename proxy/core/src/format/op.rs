@@ -531,7 +531,9 @@ fn address(which: Which, part: AddressPart, cx: &FormatContext<'_>, out: &mut Ve
 
 fn address_of(address: &Address, part: AddressPart, out: &mut Vec<u8>) -> bool {
     match (address, part) {
-        (Address::Pipe(_), AddressPart::Port | AddressPart::Network(_)) => false,
+        // It has none, and that is not the same as having no address.
+        (Address::Pipe(_), AddressPart::Port) => true,
+        (Address::Pipe(_), AddressPart::Network(_)) => false,
         (Address::Pipe(path), _) => text(path, out),
         (Address::Ip(ip), AddressPart::Whole) => write!(out, "{ip}").is_ok(),
         (Address::Ip(ip), AddressPart::Host) => write!(out, "{}", ip.ip()).is_ok(),

@@ -4,9 +4,12 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use outrider_core::rng::{self, Rng};
 use outrider_net::io::IoStream;
 
 use super::io::CountedIo;
@@ -31,7 +34,9 @@ pub(crate) async fn serve(conn: &Rc<Conn>, io: IoStream) -> Option<IoStream> {
         let conn = conn.clone();
         move |request| serve::request(conn.clone(), request)
     });
-    let mut http = conn.hcm.h2.serve_connection(TokioIo::new(CountedIo::new(io, conn.clone())), service);
+    let mut builder = conn.hcm.h2.clone();
+    keep_alive(&mut builder, conn);
+    let mut http = builder.serve_connection(TokioIo::new(CountedIo::new(io, conn.clone())), service);
     let mut timer = Timer::new();
     let mut told = false;
     let mut terminated = std::pin::pin!(conn.drain.clone().terminated());
@@ -73,6 +78,16 @@ pub(crate) async fn serve(conn: &Rc<Conn>, io: IoStream) -> Option<IoStream> {
         Err(_) => conn.local_close.set(true),
     }
     None
+}
+
+/// Pings at an interval of the connection's own, so that those of many connections do not come together.
+fn keep_alive(builder: &mut http2::Builder<LocalExec>, conn: &Conn) {
+    let Some(keepalive) = conn.hcm.shared.config.http2.keepalive else { return };
+    let Some(interval) = keepalive.interval else { return };
+    let jitter = keepalive.interval_jitter_percent.clamp(0.0, 100.0) / 100.0;
+    let share = rng::with(|rng| rng.below(1 << 20)) as f64 / f64::from(1 << 20);
+    let interval = interval + Duration::from_secs_f64(interval.as_secs_f64() * jitter * share);
+    builder.keep_alive_interval(interval).keep_alive_timeout(keepalive.timeout);
 }
 
 fn is_protocol_error(error: &(dyn std::error::Error + 'static)) -> bool {

@@ -273,10 +273,5 @@ fn http2_builder(shared: &HcmShared) -> http2::Builder<LocalExec> {
     if options.allow_connect || config.upgrades.iter().any(|upgrade| upgrade.enabled) {
         builder.enable_connect_protocol();
     }
-    if let Some(keepalive) = options.keepalive
-        && let Some(interval) = keepalive.interval
-    {
-        builder.keep_alive_interval(interval).keep_alive_timeout(keepalive.timeout);
-    }
     builder
 }

@@ -273,9 +273,11 @@ fn pick(
     let original_dst = match &cluster.shared.config.discovery {
         Discovery::OriginalDst(settings) => {
             let named = settings.http_header.as_ref().and_then(|name| parts.headers.get(name));
-            named
-                .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-                .or_else(|| stream.info.borrow().conn.local.ip())
+            named.and_then(|value| value.to_str().ok()?.trim().parse().ok()).or_else(|| {
+                // Our own address is nobody's destination: that way lies a loop.
+                let conn = &stream.conn.info;
+                conn.local.ip().filter(|_| conn.local_restored)
+            })
         }
         _ => None,
     };

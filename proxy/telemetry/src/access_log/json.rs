@@ -77,6 +77,9 @@ fn formatted(format: &Format, cx: &FormatContext<'_>, omit_empty: bool, out: &mu
     } else {
         format.write(cx, omit_empty, out);
     }
+    if format.is_number() && out.len() == start {
+        return false;
+    }
     if !format.is_number() {
         let raw = out.split_off(start);
         string(&raw, out);

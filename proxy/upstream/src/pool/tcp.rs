@@ -40,6 +40,18 @@ pub struct TcpGuard {
 }
 
 impl TcpGuard {
+    /// The most that should wait to be written to the upstream, bytes.
+    pub fn buffer_limit(&self) -> usize {
+        self.token.cluster.config.per_connection_buffer_limit
+    }
+
+    /// Counts how often reading from the upstream waited for the client, and went on.
+    pub fn paused(&self, times: u64) {
+        let stats = self.token.cluster.stats();
+        stats.upstream_flow_control_paused_reading_total().add(times);
+        stats.upstream_flow_control_resumed_reading_total().add(times);
+    }
+
     /// Counts bytes that came from the upstream.
     pub fn received(&self, bytes: u64) {
         self.token.cluster.stats().upstream_cx_rx_bytes_total().add(bytes);

@@ -54,6 +54,8 @@ pub(crate) struct Case {
     pub(crate) stats: Vec<String>,
     /// Do not tell which upstream it was: the choice is random.
     pub(crate) blur: bool,
+    /// Tell what upstreams saw in the order of their names: which was first is a race.
+    pub(crate) by_name: bool,
     /// Leave out observations that contain one of these.
     pub(crate) ignore: Vec<String>,
 }
@@ -67,6 +69,7 @@ pub(crate) fn case(name: &str, act: impl Into<Act>) -> Case {
         logs: None,
         stats: Vec::new(),
         blur: false,
+        by_name: false,
         ignore: Vec::new(),
     }
 }
@@ -93,6 +96,12 @@ impl Case {
     /// Does not tell which upstream was chosen.
     pub(crate) const fn blur(mut self) -> Self {
         self.blur = true;
+        self
+    }
+
+    /// Tells what upstreams saw in the order of their names.
+    pub(crate) const fn by_name(mut self) -> Self {
+        self.by_name = true;
         self
     }
 

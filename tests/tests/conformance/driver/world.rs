@@ -166,7 +166,10 @@ impl World {
         said: &Transcript,
     ) -> Result<(Vec<String>, bool)> {
         let mut lines = said.lines.clone();
-        let seen = self.diary.since(marks.diary);
+        let mut seen = self.diary.since(marks.diary);
+        if case.by_name {
+            seen.sort_by(|a, b| a.upstream.cmp(&b.upstream));
+        }
         let mut settled = seen.iter().all(|s| s.ending != Ending::Open);
         for (i, seen) in seen.iter().enumerate() {
             lines.extend(seen_lines(i, seen, case.blur));
@@ -186,7 +189,8 @@ impl World {
             ports.values_mut().for_each(|name| "any".clone_into(name));
         }
         ports.extend(said.ports.iter().map(|port| (port.to_string(), "client".to_owned())));
-        let lines = lines.iter().map(|line| normal(line, &ports));
+        let dir = self.dir.display().to_string();
+        let lines = lines.iter().map(|line| normal(&line.replace(&dir, "<dir>"), &ports));
         let kept = lines.filter(|line| !case.ignore.iter().any(|part| line.contains(part)));
         Ok((kept.collect(), settled))
     }

@@ -10,6 +10,7 @@ mod internal;
 mod logs;
 mod mutations;
 mod pedantry;
+mod places;
 mod replies;
 mod responses;
 mod retries;
@@ -58,5 +59,7 @@ pub(crate) fn all() -> Vec<Group> {
         admin::admin(),
         admin::virtual_clusters(),
         replies::replies(),
+        places::places(),
+        places::mirrors(),
     ]
 }
