@@ -27,7 +27,7 @@ const QUEUE: usize = 8;
 pub struct Handle(Rc<Shared>);
 
 /// Starts a task on this thread's local runtime that keeps a stream as `config` says. It ends when the receiver is
-/// dropped or [`Handle::close`] is called.
+/// dropped or [`Handle::close`] is called. Each stream has a connection of its own.
 ///
 /// `scope` is that of the stats `connected_state`, `pending_requests` and `rate_limit_enforced`
 /// (`control_plane.`).

@@ -194,10 +194,11 @@ impl Driver {
         let mut reading: Option<Responses> = None;
         // Requests wait for the bucket until then.
         let mut limited: Option<Instant> = None;
+        let mut mute = false;
         loop {
             let (speak, listen) = {
                 let core = self.shared.core.borrow();
-                (core.has_request() && limited.is_none(), !core.has_event())
+                (!mute && limited.is_none() && core.has_request(), !core.has_event())
             };
             tokio::select! {
                 opened = &mut responses, if reading.is_none() => match opened {
@@ -210,18 +211,9 @@ impl Driver {
                 },
                 permit = requests.reserve(), if speak => {
                     let Ok(permit) = permit else {
-                        // The connection is gone; its error comes with the response.
-                        match reading.as_mut() {
-                            None => match responses.as_mut().await {
-                                Ok(_) => return StreamError::Closed,
-                                Err(error) => return error,
-                            },
-                            Some(_) => loop {
-                                if let Err(error) = self.next(reading.as_mut()).await {
-                                    return error;
-                                }
-                            },
-                        }
+                        // Nobody takes requests any more. Why, comes with the responses.
+                        mute = true;
+                        continue;
                     };
                     limited = self.limited();
                     if limited.is_none() && let Some(bytes) = self.take_request() {

@@ -4,14 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use outrider_proto::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    DeltaDiscoveryResponse, DiscoveryResponse, Resource as Wrapper,
 };
+use outrider_proto::pb::google::protobuf::Any;
 use proptest::prelude::*;
 use prost::Message;
 
-use super::tests::{Body, any, wrapper};
+use super::tests::Body;
 use super::*;
 use crate::Update;
+
+mod server;
+
+use server::Server;
 
 /// One kind that is subscribed to as a whole (and by name), one by name alone.
 const KINDS: [Kind; 2] = [Kind::Cluster, Kind::Endpoint];
@@ -61,209 +66,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => kind().prop_map(Step::Resume),
     ];
     prop::collection::vec(step, 1..120)
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Content {
-    text: String,
-    bad: bool,
-}
-
-/// What the server knows of one kind on one stream.
-#[derive(Debug, Default)]
-struct Watch {
-    asked: bool,
-    all: bool,
-    named: bool,
-    names: BTreeSet<String>,
-    /// The newest nonce.
-    nonce: String,
-    /// State of the world: the version and the subscription that were answered last.
-    answered: Option<(u64, bool, BTreeSet<String>)>,
-    /// Delta: what the client has; `None`: it was told that there is none.
-    has: BTreeMap<String, Option<String>>,
-}
-
-/// A control plane that answers as the protocol says and as go-control-plane does.
-#[derive(Debug, Default)]
-struct Server {
-    state: BTreeMap<Kind, BTreeMap<String, Content>>,
-    revision: BTreeMap<Kind, u64>,
-    watches: BTreeMap<Kind, Watch>,
-    nonces: u64,
-}
-
-impl Server {
-    fn change(&mut self, kind: Kind, name: &str, content: Option<bool>) {
-        let revision = self.revision.entry(kind).or_default();
-        *revision += 1;
-        let text = format!("r{revision}");
-        let state = self.state.entry(kind).or_default();
-        match content {
-            Some(bad) => state.insert(name.into(), Content { text, bad }),
-            None => state.remove(name),
-        };
-    }
-
-    fn wanted(&self, kind: Kind) -> BTreeMap<String, Content> {
-        let Some(watch) = self.watches.get(&kind) else { return BTreeMap::new() };
-        let of = |name: &String| watch.names.contains(name) || watch.all && !hidden(name);
-        let state = self.state.get(&kind).into_iter().flatten();
-        state.filter(|(name, _)| of(name)).map(|(name, content)| (name.clone(), content.clone())).collect()
-    }
-
-    fn take_sotw(&mut self, request: DiscoveryRequest) {
-        let kind = Kind::from_type_url(&request.type_url).unwrap();
-        let watch = self.watches.entry(kind).or_default();
-        if request.response_nonce != watch.nonce {
-            // Stale.
-            return;
-        }
-        let first = !watch.asked;
-        watch.asked = true;
-        let mut names: BTreeSet<String> = request.resource_names.into_iter().collect();
-        watch.named |= !names.is_empty();
-        let star = names.remove("*");
-        let all = star || !watch.named;
-        if all && !watch.all || !names.is_subset(&watch.names) {
-            watch.answered = None;
-        }
-        watch.all = all;
-        watch.names = names;
-        let revision = self.revision.get(&kind).copied().unwrap_or_default();
-        let current = format!("v{revision}");
-        if first && watch.all && request.version_info == current {
-            // The client has it all already.
-            watch.answered = Some((revision, watch.all, watch.names.clone()));
-        } else if request.version_info.is_empty() && request.error_detail.is_none() {
-            // It says that it has nothing.
-            watch.answered = None;
-        }
-    }
-
-    fn take_delta(&mut self, request: DeltaDiscoveryRequest) {
-        let kind = Kind::from_type_url(&request.type_url).unwrap();
-        let watch = self.watches.entry(kind).or_default();
-        if watch.asked {
-            assert!(request.initial_resource_versions.is_empty());
-        } else {
-            watch.all = request.resource_names_subscribe.is_empty();
-            let has = request.initial_resource_versions.into_iter();
-            watch.has = has.map(|(name, version)| (name, Some(version))).collect();
-        }
-        let first = !watch.asked;
-        watch.asked = true;
-        for name in request.resource_names_subscribe {
-            if name == "*" {
-                watch.all = true;
-                continue;
-            }
-            if !first {
-                // It may have forgotten what it had.
-                watch.has.remove(&name);
-            }
-            watch.names.insert(name);
-        }
-        for name in request.resource_names_unsubscribe {
-            if name == "*" {
-                watch.all = false;
-                let names = &watch.names;
-                watch.has.retain(|name, _| names.contains(name));
-                continue;
-            }
-            watch.names.remove(&name);
-            watch.has.remove(&name);
-            if watch.all {
-                // Whether it is one of all is to be said: by the resource, or by its removal.
-                watch.has.insert(name, Some(String::new()));
-            }
-        }
-    }
-
-    fn take(&mut self, request: Request) {
-        match request {
-            Request::Sotw(request) => self.take_sotw(request),
-            Request::Delta(request) => self.take_delta(request),
-        }
-    }
-
-    fn next_nonce(&mut self) -> String {
-        self.nonces += 1;
-        format!("n{}", self.nonces)
-    }
-
-    /// What the server has to say about `kind` now.
-    fn response(&mut self, kind: Kind, delta: bool) -> Option<Response> {
-        let wanted = self.wanted(kind);
-        let revision = self.revision.get(&kind).copied().unwrap_or_default();
-        let nonce = self.next_nonce();
-        let watch = self.watches.get_mut(&kind).filter(|watch| watch.asked)?;
-        if !delta {
-            let now = (revision, watch.all, watch.names.clone());
-            if watch.answered.as_ref() == Some(&now) || (!watch.all && watch.names.is_empty()) {
-                return None;
-            }
-            watch.answered = Some(now);
-            watch.nonce.clone_from(&nonce);
-            let resource = |(name, content): (&String, &Content)| any(kind, name, &text(content));
-            return Some(Response::Sotw(DiscoveryResponse {
-                version_info: format!("v{revision}"),
-                nonce,
-                type_url: kind.type_url().into(),
-                resources: wanted.iter().map(resource).collect(),
-                ..DiscoveryResponse::default()
-            }));
-        }
-        let news: Vec<_> = wanted
-            .iter()
-            .filter(|(name, content)| watch.has.get(*name).and_then(Option::as_ref) != Some(&content.text))
-            .collect();
-        let absent = |name: &&String| !wanted.contains_key(*name);
-        let mut gone: BTreeSet<String> = watch
-            .has
-            .iter()
-            .filter(|(_, has)| has.is_some())
-            .map(|(name, _)| name)
-            .filter(absent)
-            .cloned()
-            .collect();
-        gone.extend(watch.names.iter().filter(absent).filter(|n| !watch.has.contains_key(*n)).cloned());
-        let first = watch.nonce.is_empty();
-        if news.is_empty() && gone.is_empty() && !(first && watch.all) {
-            return None;
-        }
-        watch.nonce.clone_from(&nonce);
-        let resources = news
-            .iter()
-            .map(|(name, content)| {
-                let mut resource = wrapper(kind, name, &content.text);
-                resource.resource = Some(any(kind, name, &text(content)));
-                resource
-            })
-            .collect();
-        for (name, content) in news {
-            watch.has.insert(name.clone(), Some(content.text.clone()));
-        }
-        for name in &gone {
-            if watch.names.contains(name) {
-                watch.has.insert(name.clone(), None);
-            } else {
-                watch.has.remove(name);
-            }
-        }
-        Some(Response::Delta(DeltaDiscoveryResponse {
-            system_version_info: format!("v{revision}"),
-            nonce,
-            type_url: kind.type_url().into(),
-            resources,
-            removed_resources: gone.into_iter().collect(),
-            ..DeltaDiscoveryResponse::default()
-        }))
-    }
-}
-
-fn text(content: &Content) -> String {
-    format!("{}{}", if content.bad { "bad " } else { "" }, content.text)
 }
 
 /// The core, its consumer and the server, with the wire between them.
@@ -545,5 +347,67 @@ proptest! {
     #[test]
     fn delta_ends_in_the_servers_state(steps in steps()) {
         run(true, &steps);
+    }
+
+    /// Whatever stands in a response, it is answered once, and what cannot be read is refused.
+    #[test]
+    fn any_bytes_get_one_answer(
+        delta in any::<bool>(),
+        resources in prop::collection::vec(
+            (prop::sample::select(URLS.to_vec()), prop::collection::vec(any::<u8>(), 0..24), ".{0,3}"),
+            0..6,
+        ),
+    ) {
+        let mut core = Core::new(Options { delta, node: Node::default(), node_once: true });
+        core.subscribe_all(Now::read(), Kind::Cluster, Duration::ZERO);
+        core.connected(true);
+        core.next_request().unwrap();
+        let response = nonsense(delta, resources);
+        core.receive(Now::read(), response).unwrap();
+        if let Some(Event::Update(update)) = core.next_event() {
+            core.verdict(Now::read(), update.token, Vec::new());
+            let answer = core.next_request().unwrap();
+            let error = match answer {
+                Request::Sotw(request) => request.error_detail,
+                Request::Delta(request) => request.error_detail,
+            };
+            prop_assert_eq!(error.is_some(), !update.refused.is_empty());
+        } else {
+            core.next_request().unwrap();
+        }
+        prop_assert!(!core.has_request() && !core.has_event());
+    }
+}
+
+const URLS: [&str; 4] = [
+    "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+    "type.googleapis.com/envoy.service.discovery.v3.Resource",
+    "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+    "",
+];
+
+/// A response for clusters that holds these type URLs, bytes and names.
+fn nonsense(delta: bool, resources: Vec<(&'static str, Vec<u8>, String)>) -> Response {
+    let type_url = Kind::Cluster.type_url().to_owned();
+    let any =
+        |(url, value, _): &(&str, Vec<u8>, String)| Any { type_url: (*url).into(), value: value.clone() };
+    if delta {
+        let removed_resources = resources.iter().take(1).map(|(_, _, name)| name.clone()).collect();
+        let resource = |parts: &(&str, Vec<u8>, String)| Wrapper {
+            name: parts.2.clone(),
+            resource: (!parts.0.is_empty()).then(|| any(parts)),
+            aliases: parts.1.iter().take(2).map(ToString::to_string).collect(),
+            ..Wrapper::default()
+        };
+        let resources = resources.iter().map(resource).collect();
+        Response::Delta(DeltaDiscoveryResponse {
+            type_url,
+            resources,
+            removed_resources,
+            ..Default::default()
+        })
+    } else {
+        let resources = resources.iter().map(any).collect();
+        Response::Sotw(DiscoveryResponse { type_url, resources, ..Default::default() })
     }
 }
