@@ -34,7 +34,7 @@ const KEEP_BUFFER: usize = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StreamError {
     /// The HTTP/2 stream or its connection broke.
-    #[error("{0}")]
+    #[error(transparent)]
     Http(#[from] hyper::Error),
     /// The server is no gRPC server.
     #[error("answered with HTTP {0} instead of gRPC")]

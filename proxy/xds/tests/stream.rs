@@ -16,7 +16,7 @@ use outrider_proto::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryResponse, DiscoveryResponse, Resource as Wrapper,
 };
 use outrider_xds::{Event, Kind, RateLimit, Status as ResourceStatus};
-use support::plane::{Plane, any, disconnected, rude, until};
+use support::plane::{Plane, any, disconnected, rude, silent, until};
 use support::{Client, config, names, run, soon};
 use tonic::Status;
 
@@ -132,6 +132,20 @@ fn a_control_plane_that_talks_nonsense_is_left_and_tried_again() {
             // The state is untouched, and the handle of use.
             assert_eq!(client.handle.view(Kind::Cluster).unwrap().resources, []);
         }
+    });
+}
+
+#[test]
+fn a_control_plane_that_falls_silent_is_noticed_by_pings() {
+    run(async {
+        let address = silent().await;
+        let mut settings = config(false, 1);
+        settings.services[0].http2.keepalive_interval = Some(Duration::from_millis(50));
+        settings.services[0].http2.keepalive_timeout = Duration::from_millis(50);
+        let mut client = Client::start(settings, &[address]);
+        client.handle.subscribe_all(Kind::Cluster, Duration::ZERO);
+        let (_, why) = disconnected(&mut client).await;
+        assert!(why.contains("keep-alive timed out"), "{why}");
     });
 }
 

@@ -214,3 +214,16 @@ pub async fn rude(status: u16, body: &'static [u8]) -> SocketAddr {
     });
     address
 }
+
+/// A server that takes connections and says nothing.
+pub async fn silent() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move { tokio::io::copy(&mut stream, &mut tokio::io::sink()).await });
+        }
+    });
+    address
+}
