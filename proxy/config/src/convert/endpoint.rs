@@ -1,5 +1,6 @@
 //! Endpoints.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use outrider_proto::Path;
@@ -10,7 +11,21 @@ use super::address::{Names, required};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::json;
 use super::scalar::{enumeration, timeout, u32_of};
-use crate::model::{Endpoint, EndpointHealth, Endpoints, LocalityEndpoints};
+use crate::model::{Endpoint, EndpointHealth, Endpoints, LocalityEndpoints, Metadata};
+
+/// The metadata of the last endpoint: neighbours nearly always have the same, and then share it.
+type Last<'m> = RefCell<Option<(&'m core_pb::Metadata, Arc<Metadata>)>>;
+
+fn shared<'m>(message: &'m core_pb::Metadata, last: &Last<'m>) -> Option<Arc<Metadata>> {
+    if let Some((other, metadata)) = &*last.borrow()
+        && *other == message
+    {
+        return Some(metadata.clone());
+    }
+    let metadata = json::metadata(Some(message))?;
+    last.replace(Some((message, metadata.clone())));
+    Some(metadata)
+}
 
 /// A `ClusterLoadAssignment` of a cluster.
 pub(crate) fn assignment(
@@ -19,20 +34,21 @@ pub(crate) fn assignment(
     message: &pb::ClusterLoadAssignment,
     names: Names,
 ) -> Endpoints {
-    let stale = message.policy.as_ref().is_some_and(|policy| policy.endpoint_stale_after.is_some());
-    if stale {
-        let path = path.field("policy");
-        cx.inert(&path.field("endpoint_stale_after"), "endpoints of the cluster itself do not grow stale");
-    }
-    Endpoints { stale_after: None, ..convert(cx, path, message, names) }
+    convert(cx, path, message, names, false)
 }
 
 /// A `ClusterLoadAssignment` that a control plane sent: addresses are IP literals and Unix sockets.
 pub(crate) fn dynamic(cx: &Cx, path: &Path<'_>, message: &pb::ClusterLoadAssignment) -> Endpoints {
-    convert(cx, path, message, Names::Refused)
+    convert(cx, path, message, Names::Refused, true)
 }
 
-fn convert(cx: &Cx, path: &Path<'_>, message: &pb::ClusterLoadAssignment, names: Names) -> Endpoints {
+fn convert(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &pb::ClusterLoadAssignment,
+    names: Names,
+    eds: bool,
+) -> Endpoints {
     let pb::ClusterLoadAssignment {
         // The cluster's own name counts; xDS uses this one as the resource's name.
         cluster_name: _cluster_name,
@@ -41,7 +57,7 @@ fn convert(cx: &Cx, path: &Path<'_>, message: &pb::ClusterLoadAssignment, names:
         policy,
     } = message;
     inert!(cx, path, "only endpoint_name refers to it, and that is refused"; named_endpoints);
-    let (mut overprovisioning, mut stale_after) = (140, None);
+    let mut overprovisioning = 140;
     if let Some(message) = policy {
         let path = path.field("policy");
         let pb::cluster_load_assignment::Policy {
@@ -51,22 +67,35 @@ fn convert(cx: &Cx, path: &Path<'_>, message: &pb::ClusterLoadAssignment, names:
             weighted_priority_health,
         } = message;
         refuse!(cx, path, UNSUPPORTED; drop_overloads, weighted_priority_health);
-        stale_after = timeout(cx, &path, "endpoint_stale_after", endpoint_stale_after, None);
+        let stale = timeout(cx, &path, "endpoint_stale_after", endpoint_stale_after, None).is_some();
+        if stale && eds {
+            cx.refuse(&path.field("endpoint_stale_after"), "endpoints stay until others come; remove it");
+        } else if stale {
+            cx.inert(
+                &path.field("endpoint_stale_after"),
+                "endpoints of the cluster itself do not grow stale",
+            );
+        }
         overprovisioning = u32_of(overprovisioning_factor).unwrap_or(overprovisioning);
     }
-    let at = path.field("endpoints");
+    let (at, last) = (path.field("endpoints"), Last::default());
     Endpoints {
         localities: endpoints
             .iter()
             .enumerate()
-            .map(|(i, message)| locality(cx, &at.index(i), message, names))
+            .map(|(i, message)| locality(cx, &at.index(i), message, names, &last))
             .collect(),
         overprovisioning_factor: overprovisioning,
-        stale_after,
     }
 }
 
-fn locality(cx: &Cx, path: &Path<'_>, message: &pb::LocalityLbEndpoints, names: Names) -> LocalityEndpoints {
+fn locality<'m>(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &'m pb::LocalityLbEndpoints,
+    names: Names,
+    last: &Last<'m>,
+) -> LocalityEndpoints {
     use pb::locality_lb_endpoints::{LbConfig, LbEndpointList};
     let pb::LocalityLbEndpoints {
         locality,
@@ -86,7 +115,7 @@ fn locality(cx: &Cx, path: &Path<'_>, message: &pb::LocalityLbEndpoints, names: 
     let mut endpoints: Vec<Endpoint> = lb_endpoints
         .iter()
         .enumerate()
-        .filter_map(|(i, message)| endpoint(cx, &at.index(i), message, names))
+        .filter_map(|(i, message)| endpoint(cx, &at.index(i), message, names, last))
         .collect();
     match lb_config {
         Some(LbConfig::LoadBalancerEndpoints(LbEndpointList { lb_endpoints })) => {
@@ -96,7 +125,7 @@ fn locality(cx: &Cx, path: &Path<'_>, message: &pb::LocalityLbEndpoints, names: 
                 lb_endpoints
                     .iter()
                     .enumerate()
-                    .filter_map(|(i, message)| endpoint(cx, &path.index(i), message, names)),
+                    .filter_map(|(i, message)| endpoint(cx, &path.index(i), message, names, last)),
             );
         }
         Some(LbConfig::LedsClusterLocalityConfig(_)) => {
@@ -118,7 +147,13 @@ fn locality(cx: &Cx, path: &Path<'_>, message: &pb::LocalityLbEndpoints, names: 
     }
 }
 
-fn endpoint(cx: &Cx, path: &Path<'_>, message: &pb::LbEndpoint, names: Names) -> Option<Endpoint> {
+fn endpoint<'m>(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &'m pb::LbEndpoint,
+    names: Names,
+    last: &Last<'m>,
+) -> Option<Endpoint> {
     use core_pb::HealthStatus;
     use pb::lb_endpoint::HostIdentifier;
     let pb::LbEndpoint { health_status, metadata, load_balancing_weight, host_identifier } = message;
@@ -155,6 +190,6 @@ fn endpoint(cx: &Cx, path: &Path<'_>, message: &pb::LbEndpoint, names: Names) ->
         hostname: Arc::from(hostname.as_str()),
         weight: weight.max(1),
         health,
-        metadata: json::metadata(metadata.as_ref()),
+        metadata: metadata.as_ref().and_then(|message| shared(message, last)),
     })
 }

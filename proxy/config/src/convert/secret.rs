@@ -9,7 +9,7 @@ use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::scalar::data_source;
 use super::validation;
-use super::xds::{config_source, directory};
+use super::xds::config_source;
 use crate::model::{
     CertificateValidation, DataSource, DynamicSecret, Secret, SecretKind, SecretRef, TlsCertificate,
 };
@@ -48,9 +48,13 @@ pub(crate) fn secret(cx: &Cx, path: &Path<'_>, message: &pb::Secret) -> Option<S
         Some(Type::ValidationContext(message)) => Some(("validation_context", &message.watched_directory)),
         _ => None,
     };
-    let watched = watched.filter(|_| cx.is_sds).and_then(|(field, message)| Some((field, message.as_ref()?)));
-    let watched_directory = watched.map(|(field, message)| directory(cx, &path.field(field), message));
-    Some(Secret { name: Arc::from(name.as_str()), kind, watched_directory })
+    if let (true, Some((field, Some(_)))) = (cx.is_sds, watched) {
+        cx.refuse(
+            &path.field(field).field("watched_directory"),
+            "files of secrets are read when the secret comes, not watched; remove it and send the secret anew",
+        );
+    }
+    Some(Secret { name: Arc::from(name.as_str()), kind })
 }
 
 /// Notes that a directory is named whose files are not watched.

@@ -72,7 +72,7 @@ pub(crate) fn config_source(cx: &Cx, path: &Path<'_>, message: &pb::ConfigSource
 }
 
 /// The directory that is watched for moves.
-pub(crate) fn directory(cx: &Cx, path: &Path<'_>, message: &pb::WatchedDirectory) -> Arc<str> {
+fn directory(cx: &Cx, path: &Path<'_>, message: &pb::WatchedDirectory) -> Arc<str> {
     let path = path.field("watched_directory");
     let pb::WatchedDirectory { path: directory, watch_modify } = message;
     refuse!(cx, path, "files are replaced by moves, not written in place; remove it"; watch_modify);

@@ -195,8 +195,6 @@ pub struct Endpoints {
     pub localities: Vec<LocalityEndpoints>,
     /// Percentage each priority is overprovisioned by. Default 140.
     pub overprovisioning_factor: u32,
-    /// Without an update for this long the endpoints are dropped; `None`: they stay. Only of EDS.
-    pub stale_after: Option<Duration>,
 }
 
 /// The endpoints of one locality and priority.

@@ -135,9 +135,6 @@ pub struct Secret {
     pub name: Arc<str>,
     /// What it is.
     pub kind: SecretKind,
-    /// The directory whose moves announce that its files have changed; `None`: the directories of [`Self::files`]. Only of
-    /// secrets that come from elsewhere; files of others are not watched.
-    pub watched_directory: Option<Arc<str>>,
 }
 
 impl Secret {

@@ -113,7 +113,7 @@ fn endpoints_of_a_mesh() {
     let (name, endpoints, ledger) = endpoints(
         r#"
 cluster_name: outbound|80||a
-policy: {overprovisioning_factor: 200, endpoint_stale_after: 30s}
+policy: {overprovisioning_factor: 200}
 endpoints:
 - locality: {region: r, zone: z}
   load_balancing_weight: 3
@@ -129,7 +129,6 @@ endpoints:
     );
     assert_eq!(&*name, "outbound|80||a");
     assert_eq!(endpoints.overprovisioning_factor, 200);
-    assert_eq!(endpoints.stale_after.map(|time| time.as_secs()), Some(30));
     let locality = &endpoints.localities[0];
     assert_eq!((locality.priority, locality.weight, locality.zone.as_str()), (1, Some(3), "z"));
     let [first, second] = &locality.endpoints[..] else { panic!() };
@@ -167,6 +166,10 @@ fn endpoints_that_cannot_be_are_refused_by_their_path() {
         (
             "cluster_name: a\nendpoints: [{leds_cluster_locality_config: {leds_collection_name: x, leds_config: {ads: {}}}}]".to_owned(),
             "endpoints[0].leds_cluster_locality_config: endpoints one by one".to_owned(),
+        ),
+        (
+            "cluster_name: a\npolicy: {endpoint_stale_after: 30s}".to_owned(),
+            "policy.endpoint_stale_after: endpoints stay".to_owned(),
         ),
         // A rule of the API itself.
         ("cluster_name: ''".to_owned(), "cluster_name: value length must be at least 1".to_owned()),
@@ -294,11 +297,13 @@ fn set_router(listener: &mut outrider_proto::pb::envoy::config::listener::v3::Li
 
 #[test]
 fn a_secret_and_its_files() {
-    let yaml = "{name: s, tls_certificate: {certificate_chain: {filename: /t/c.pem}, private_key: {filename: /t/k.pem}, watched_directory: {path: /t}}}";
+    let yaml = "{name: s, tls_certificate: {certificate_chain: {filename: /t/c.pem}, private_key: {filename: /t/k.pem}}}";
     let (Resource::Secret(secret), ledger) = good(ResourceKind::Secret, yaml) else { panic!() };
-    assert_eq!(secret.watched_directory.as_deref(), Some("/t"));
-    assert_eq!(secret.files().len(), 2);
+    assert_eq!(secret.files().iter().map(|name| &***name).collect::<Vec<_>>(), ["/t/c.pem", "/t/k.pem"]);
     assert_eq!(ledger, Ledger::default());
+    let watched = yaml.replace("}}}", "}, watched_directory: {path: /t}}}");
+    let problems = bad(ResourceKind::Secret, &watched, &ads());
+    assert!(problems[0].starts_with("tls_certificate.watched_directory: files of secrets"), "{problems:?}");
 }
 
 #[test]
