@@ -13,6 +13,7 @@ pub mod binary;
 pub mod bootstrap;
 pub mod ca;
 pub mod client;
+pub mod control_plane;
 pub mod h1;
 pub mod io;
 pub mod oracle;

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 pub use self::tls::{TlsFacts, TlsOptions};
@@ -80,6 +80,19 @@ impl Conn {
     /// When nobody listens.
     pub async fn plain(port: u16) -> Result<Self> {
         Self::with_prefix(port, b"", None).await
+    }
+
+    /// Connects from an address of this machine.
+    ///
+    /// # Errors
+    /// When nobody listens, or the address is none of this machine's.
+    pub async fn from(source: Ipv4Addr, port: u16) -> Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        let tcp = socket.connect((Ipv4Addr::LOCALHOST, port).into()).await;
+        let tcp = tcp.with_context(|| format!("connecting to port {port} from {source}"))?;
+        let local = tcp.local_addr()?;
+        Ok(Self { reader: Reader::new(Io::Plain(tcp)), local, tls: None })
     }
 
     /// Connects, sends `prefix` bare (a PROXY header, say), then shakes hands if TLS is asked for.

@@ -6,3 +6,4 @@ mod drain;
 mod limits;
 mod sockets;
 mod start;
+mod xds;
