@@ -152,8 +152,8 @@ async fn updates_of_every_kind_lose_no_request_and_no_connection() -> Result<()>
             changed
         };
         let (asking, changing) = tokio::join!(asking, changing);
-        changing?;
         asking?;
+        changing?;
         ensure!(mesh.proxy.stat("listener_manager.total_filter_chains_draining").await? == Some(0));
         Ok(())
     })
