@@ -78,6 +78,11 @@ impl TcpProxyShared {
         }))
     }
 
+    /// The clusters that it sends to.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<ClusterSlot>> {
+        self.clusters.iter().map(|(_, slot)| slot)
+    }
+
     /// The cluster for a new session: drawn by weight.
     pub(crate) fn draw(&self) -> Option<&Arc<ClusterSlot>> {
         let (total, last) = self.clusters.last()?;

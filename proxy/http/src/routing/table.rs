@@ -155,6 +155,18 @@ impl RouteTable {
         &self.config
     }
 
+    /// The clusters that its routes and mirrors name; those that a header names are not known.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<ClusterSlot>> {
+        let routes = self.hosts.iter().flat_map(|host| &host.routes);
+        routes.flat_map(|route| {
+            let (clusters, mirrors) = match &route.action {
+                Action::Forward { clusters, mirrors } => (&**clusters, &**mirrors),
+                Action::Redirect | Action::Direct(_) => Default::default(),
+            };
+            clusters.iter().chain(mirrors.iter().flatten())
+        })
+    }
+
     /// The route for a request; `None` for 404 `route_not_found`.
     pub fn route(table: &TableHandle, request: &RequestView<'_>) -> Option<Selected> {
         let number = table.domains.find(request.head.authority)?;

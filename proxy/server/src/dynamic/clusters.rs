@@ -51,6 +51,11 @@ impl Clusters {
         }
     }
 
+    /// Whether the cluster is in force.
+    pub(super) fn is_active(&self, name: &str) -> bool {
+        self.by_name.get(name).is_some_and(|entry| entry.active.is_some())
+    }
+
     /// Whether a cluster waits for what it needs.
     pub(super) fn is_warming(&self) -> bool {
         self.by_name.values().any(|entry| entry.warming.is_some() || entry.unbuilt.is_some())
@@ -60,6 +65,7 @@ impl Clusters {
 impl Controller {
     /// Takes a cluster of CDS.
     pub(super) fn cluster(&mut self, resource: &Resource) -> Result<(), Vec<Refusal>> {
+        self.held.stays(&resource.name);
         let known = self.clusters.by_name.get(&resource.name);
         if known.is_some_and(|known| known.body.as_ref() == Some(&resource.body)) {
             return Ok(());

@@ -14,10 +14,12 @@ use outrider_proto::prost::Message as _;
 use outrider_upstream::WorkerClusters;
 use outrider_xds::{Event, Handle, Kind, Refusal, Resource, Update};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::clusters::Clusters;
 use super::decode::Decoder;
 use super::listeners::WaitingListeners;
+use super::order::Held;
 use super::records::Version;
 use super::stats::SubscriptionStats;
 use super::streams::{QUEUE, StreamId, Streams};
@@ -42,6 +44,7 @@ pub(crate) struct Controller {
     pub(super) listeners: WaitingListeners,
     pub(super) decoder: Decoder,
     pub(super) wanted_secrets: Vec<(StreamId, Arc<DynamicSecret>)>,
+    pub(super) held: Held,
     events: mpsc::Receiver<(StreamId, Event)>,
     cds: Option<(StreamId, SubscriptionStats)>,
     lds: Option<(StreamId, SubscriptionStats)>,
@@ -69,6 +72,7 @@ impl Controller {
             control,
             streams,
             wanted_secrets: Vec::new(),
+            held: Held::default(),
             events,
             cds: None,
             lds: None,
@@ -95,6 +99,7 @@ impl Controller {
             tokio::select! {
                 Some((stream, event)) = self.events.recv() => self.take(stream, event),
                 Ok(()) = changes.changed() => {}
+                () = until(self.held.next()) => {}
             }
             self.settle();
         }
@@ -103,6 +108,7 @@ impl Controller {
     /// Promotes what is warm, and goes to the next stage when all that this one waits for is there.
     fn settle(&mut self) {
         self.promote_clusters();
+        self.release_held();
         self.promote_listeners();
         if self.stage == Stage::Clusters && self.answered && !self.clusters.is_warming() {
             self.stage = Stage::Listeners;
@@ -180,8 +186,11 @@ impl Controller {
                 refusals.extend(bad);
             }
         }
-        for name in removed.iter().filter(|_| kind != Kind::Listener) {
-            self.removed(stream, kind, name);
+        if kind == Kind::Cluster && !removed.is_empty() {
+            let named = self.named_clusters();
+            removed.iter().for_each(|name| self.let_go(name, &named));
+        } else if kind != Kind::Listener {
+            removed.iter().for_each(|name| self.removed(stream, kind, name));
         }
         self.decoder.release();
         self.count(kind, &version, &refusals, !update.refused.is_empty());
@@ -204,7 +213,7 @@ impl Controller {
 
     fn removed(&mut self, stream: StreamId, kind: Kind, name: &Arc<str>) {
         match kind {
-            Kind::Cluster => self.remove_cluster(name),
+            Kind::Cluster => self.let_go(name, &self.named_clusters()),
             Kind::Listener => self.remove_listener(name),
             Kind::Endpoint => self.lose_endpoints(stream, name),
             // Tables and secrets stay in force until nobody uses them.
@@ -233,6 +242,13 @@ impl Controller {
     pub(super) fn stream(&mut self, source: &ConfigSource, kind: Kind) -> Option<(StreamId, Handle)> {
         let id = self.streams.of(&source.kind, kind)?;
         Some((id, self.streams.get(id)?.clone()))
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -211,7 +211,7 @@ impl Controller {
         let table = table.map_err(|error| vec![Refusal::new(&*resource.name, "", error.to_string())])?;
         let table = Arc::new(table);
         for key in &keys {
-            self.control.routes.store(key, table.clone());
+            self.put_table(key, &table);
         }
         self.control.records.warming(Kind::Route, &resource.name, version_of(resource));
         self.control.records.promoted(Kind::Route, &resource.name);

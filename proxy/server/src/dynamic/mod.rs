@@ -5,6 +5,7 @@ mod connector;
 mod controller;
 mod decode;
 mod listeners;
+mod order;
 mod records;
 mod routes;
 mod secrets;

@@ -1,0 +1,106 @@
+//! Make before break, whatever the order in which a control plane sends.
+//!
+//! A table whose clusters are not there yet does not replace one that works, and a cluster that a table in force still
+//! names does not go. Both wait for the other half of the change, and [`PATIENCE`] is how long: then the control plane
+//! is taken at its word.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrider_http::routing::RouteTable;
+use tokio::time::Instant;
+
+use super::controller::Controller;
+use super::routes::RouteKey;
+use crate::listeners::BuiltFilter;
+
+/// How long one half of a change waits for the other.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What waits for the other half of its change.
+#[derive(Default)]
+pub(super) struct Held {
+    tables: HashMap<RouteKey, (Arc<RouteTable>, Instant)>,
+    leaving: HashMap<Arc<str>, Instant>,
+}
+
+impl Held {
+    /// When the next of them has waited long enough.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let tables = self.tables.values().map(|(_, until)| *until);
+        tables.chain(self.leaving.values().copied()).min()
+    }
+
+    /// The cluster is wanted again.
+    pub(super) fn stays(&mut self, name: &str) {
+        self.leaving.remove(name);
+    }
+}
+
+impl Controller {
+    /// Puts a table in force, or holds it back while it would break what works.
+    pub(super) fn put_table(&mut self, key: &RouteKey, table: &Arc<RouteTable>) {
+        if self.control.routes.is_settled(key) && !is_complete(table) {
+            self.held.tables.insert(key.clone(), (table.clone(), Instant::now() + PATIENCE));
+        } else {
+            self.held.tables.remove(key);
+            self.control.routes.store(key, table.clone());
+        }
+    }
+
+    /// Removes a cluster, or lets it be while something in force names it (is in `named`).
+    pub(super) fn let_go(&mut self, name: &Arc<str>, named: &HashSet<Arc<str>>) {
+        if self.clusters.is_active(name) && named.contains(name) {
+            self.held.leaving.entry(name.clone()).or_insert_with(|| Instant::now() + PATIENCE);
+        } else {
+            self.remove_cluster(name);
+        }
+    }
+
+    /// Takes the second half of changes whose first has come, or is late.
+    pub(super) fn release_held(&mut self) {
+        let now = Instant::now();
+        let ready = |(table, until): &(Arc<RouteTable>, Instant)| *until <= now || is_complete(table);
+        let tables: Vec<_> =
+            self.held.tables.iter().filter(|(_, held)| ready(held)).map(|(key, _)| key.clone()).collect();
+        for key in tables {
+            if let Some((table, _)) = self.held.tables.remove(&key) {
+                self.control.routes.store(&key, table);
+            }
+        }
+        if self.held.leaving.is_empty() {
+            return;
+        }
+        let named = self.named_clusters();
+        let leaving = self.held.leaving.iter();
+        let gone: Vec<_> = leaving
+            .filter(|(name, until)| **until <= now || !named.contains(*name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            self.held.leaving.remove(&name);
+            self.remove_cluster(&name);
+        }
+    }
+
+    /// The clusters that listeners in force name.
+    pub(super) fn named_clusters(&self) -> HashSet<Arc<str>> {
+        let mut named = HashSet::new();
+        for active in self.control.listeners.active() {
+            for chain in &active.listener.chains {
+                match &chain.filter {
+                    BuiltFilter::Http(shared) => {
+                        named.extend(shared.routes.load().clusters().map(|slot| slot.name.clone()));
+                    }
+                    BuiltFilter::Tcp(shared) => named.extend(shared.clusters().map(|slot| slot.name.clone())),
+                }
+            }
+        }
+        named
+    }
+}
+
+fn is_complete(table: &RouteTable) -> bool {
+    table.clusters().all(|slot| slot.current.load().is_some())
+}
