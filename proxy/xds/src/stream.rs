@@ -152,6 +152,9 @@ impl Driver {
 
     /// One stream, from the connection to its end.
     async fn stream(&self, index: usize, service: &Service, link: Option<Link>) -> End {
+        let Some(method) = self.method() else {
+            return End::Broken("virtual hosts have no state-of-the-world service: use delta".into());
+        };
         let link = match link {
             Some(link) => Ok(link),
             None => Link::open(&*self.connector, service, index).await,
@@ -159,9 +162,6 @@ impl Driver {
         let mut link = match link {
             Ok(link) => link,
             Err(error) => return End::Broken(error.to_string()),
-        };
-        let Some(method) = self.method() else {
-            return End::Broken("the protocol has no such service".into());
         };
         let (requests, responses) = link.stream(service, method, self.config.max_message_bytes);
         self.shared.core.borrow_mut().connected(self.schedule.borrow().same_server());
