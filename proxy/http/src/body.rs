@@ -77,17 +77,13 @@ impl Body for DownstreamBody {
 }
 
 /// A response's body before it is counted.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large variant is the common one: a box would cost every proxied response an allocation"
-)]
 pub enum ResponseBody {
     /// None.
     Empty,
     /// These bytes.
     Full(Bytes),
-    /// From an upstream.
-    Upstream(crate::router::UpstreamResponse),
+    /// From an upstream. Boxed: it passes through many hands.
+    Upstream(Box<crate::router::UpstreamResponse>),
     /// Anything else.
     Boxed(Pin<Box<dyn Body<Data = Bytes, Error = BodyError>>>),
     /// The response is an upgrade: after its head the connection belongs to this.
@@ -120,7 +116,7 @@ impl Body for ResponseBody {
                 let bytes = std::mem::take(bytes);
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Self::Upstream(body) => Pin::new(body).poll_frame(cx),
+            Self::Upstream(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Boxed(body) => body.as_mut().poll_frame(cx),
         }
     }

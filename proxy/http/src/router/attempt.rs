@@ -316,7 +316,7 @@ pub(crate) fn respond(call: &Call<'_>, host: &Arc<Host>, answer: Answer) -> Resp
         tail.end(None);
         return Response::from_parts(parts, ResponseBody::Empty);
     }
-    Response::from_parts(parts, ResponseBody::Upstream(UpstreamResponse::new(body, tail)))
+    Response::from_parts(parts, ResponseBody::Upstream(Box::new(UpstreamResponse::new(body, tail))))
 }
 
 fn add_service_time(call: &Call<'_>, headers: &mut http::HeaderMap) {

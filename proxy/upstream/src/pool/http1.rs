@@ -61,10 +61,15 @@ impl Http1Conn {
         };
         let mut unsent = Some(request);
         poll_fn(|cx| {
-            if let Some(request) = unsent.take()
-                && let Sent::Not(request) = connection.begin(request, cx)
-            {
-                return std::task::Poll::Ready(Err(Unanswered::Unsent(request)));
+            if let Some(request) = unsent.take() {
+                match connection.begin(request, cx) {
+                    // It looked for bytes a moment ago, and is woken when there are some.
+                    Sent::Wholly => return std::task::Poll::Pending,
+                    Sent::Begun => {}
+                    Sent::Not(request) => {
+                        return std::task::Poll::Ready(Err(Unanswered::Unsent(request)));
+                    }
+                }
             }
             connection.poll_response(cx).map_err(Unanswered::Failed)
         })

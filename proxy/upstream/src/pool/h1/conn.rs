@@ -43,6 +43,8 @@ pub(in crate::pool) struct Rules {
 
 /// What came of a request that was to be sent.
 pub(in crate::pool) enum Sent {
+    /// All of it is out.
+    Wholly,
     /// It goes out.
     Begun,
     /// The connection has ended: none of it was sent.
@@ -198,7 +200,7 @@ impl Connection {
         parts.headers.clear();
         inner.spare = Some(std::mem::take(&mut parts.headers));
         inner.method = std::mem::take(&mut parts.method);
-        Sent::Begun
+        if inner.keep_alive && inner.out.is_done() { Sent::Wholly } else { Sent::Begun }
     }
 
     /// Sends the rest of the request, and reads the response's head.

@@ -170,81 +170,91 @@ pub(super) fn read(
         }
         let http_11 = response.version == Some(1);
         headers.reserve(response.headers.len());
+        let mut said = Said { closes: false, keeps: http_11, coding: None, length: None };
         for field in response.headers.iter() {
             let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed)?;
             let value =
                 HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| Malformed)?;
+            said.note(&name, field.value);
             headers.append(name, value);
         }
-        let extent = extent(&headers, status, request, http_11)?;
-        let keep_alive =
-            extent != Extent::Close && extent != Extent::Upgrade && keeps_alive(&headers, http_11);
+        let extent = said.extent(status, request, http_11)?;
+        let stays = extent != Extent::Close && extent != Extent::Upgrade;
+        let keep_alive = stays && said.keeps && !said.closes;
         return Ok(Some(Head { status, headers, extent, keep_alive, len: offset }));
     }
 }
 
-/// How a response's body is delimited (RFC 9112, section 6.3).
-fn extent(
-    headers: &HeaderMap,
-    status: StatusCode,
-    request: &Method,
-    http_11: bool,
-) -> Result<Extent, Malformed> {
-    match status.as_u16() {
-        101 => return Ok(Extent::Upgrade),
-        204 | 304 => return Ok(Extent::Length(0)),
-        _ if *request == Method::HEAD => return Ok(Extent::Length(0)),
-        200..=299 if *request == Method::CONNECT => return Ok(Extent::Upgrade),
-        _ => {}
-    }
-    if let Some(coding) = headers.get_all(TRANSFER_ENCODING).iter().next_back() {
-        if !http_11 {
-            return Err(Malformed);
+/// What a response's fields say of the message and of the connection.
+struct Said {
+    closes: bool,
+    keeps: bool,
+    /// There is a Transfer-Encoding, and whether `chunked` is the last.
+    coding: Option<bool>,
+    /// There is a Content-Length, and what it says if it is one.
+    length: Option<Option<u64>>,
+}
+
+impl Said {
+    fn note(&mut self, name: &HeaderName, value: &[u8]) {
+        if *name == CONTENT_LENGTH {
+            self.length = Some(match self.length {
+                None => length_of(value),
+                Some(earlier) => length_of(value).filter(|length| earlier == Some(*length)),
+            });
+        } else if *name == TRANSFER_ENCODING {
+            let last = value.rsplit(|byte| *byte == b',').next().unwrap_or_default();
+            self.coding = Some(last.trim_ascii().eq_ignore_ascii_case(b"chunked"));
+        } else if *name == CONNECTION {
+            for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                self.closes |= token.eq_ignore_ascii_case(b"close");
+                self.keeps |= token.eq_ignore_ascii_case(b"keep-alive");
+            }
         }
-        let last = coding.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
-        let chunked = last.trim_ascii().eq_ignore_ascii_case(b"chunked");
-        return Ok(if chunked { Extent::Chunked } else { Extent::Close });
     }
-    if !headers.contains_key(CONTENT_LENGTH) {
-        return Ok(Extent::Close);
+
+    /// How the response's body is delimited (RFC 9112, section 6.3).
+    fn extent(&self, status: StatusCode, request: &Method, http_11: bool) -> Result<Extent, Malformed> {
+        match status.as_u16() {
+            101 => return Ok(Extent::Upgrade),
+            204 | 304 => return Ok(Extent::Length(0)),
+            _ if *request == Method::HEAD => return Ok(Extent::Length(0)),
+            200..=299 if *request == Method::CONNECT => return Ok(Extent::Upgrade),
+            _ => {}
+        }
+        match (self.coding, self.length) {
+            (Some(_), _) if !http_11 => Err(Malformed),
+            (Some(true), _) => Ok(Extent::Chunked),
+            (Some(false), _) | (None, None) => Ok(Extent::Close),
+            (None, Some(length)) => {
+                length.filter(|length| *length < u64::MAX - 2).map(Extent::Length).ok_or(Malformed)
+            }
+        }
     }
-    content_length(headers).filter(|length| *length < u64::MAX - 2).map(Extent::Length).ok_or(Malformed)
 }
 
 /// The one length that all values of Content-Length agree on.
 fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    let length = length_of(values.next()?.as_bytes())?;
+    values.all(|value| length_of(value.as_bytes()) == Some(length)).then_some(length)
+}
+
+/// The one number of a list of equal ones.
+fn length_of(value: &[u8]) -> Option<u64> {
     let mut length = None;
-    for value in headers.get_all(CONTENT_LENGTH) {
-        for part in value.as_bytes().split(|byte| *byte == b',') {
-            let part = part.trim_ascii();
-            // A sign is no digit.
-            if part.is_empty() || !part.iter().all(u8::is_ascii_digit) {
-                return None;
-            }
-            let number = std::str::from_utf8(part).ok()?.parse().ok()?;
-            if length.replace(number).is_some_and(|earlier| earlier != number) {
-                return None;
-            }
+    for part in value.split(|byte| *byte == b',') {
+        let part = part.trim_ascii();
+        // A sign is no digit.
+        if part.is_empty() || !part.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
+        let number = std::str::from_utf8(part).ok()?.parse().ok()?;
+        if length.replace(number).is_some_and(|earlier| earlier != number) {
+            return None;
         }
     }
     length
-}
-
-fn keeps_alive(headers: &HeaderMap, http_11: bool) -> bool {
-    let mut keeps = http_11;
-    for value in headers.get_all(CONNECTION) {
-        let has = |token: &[u8]| {
-            value
-                .as_bytes()
-                .split(|byte| *byte == b',')
-                .any(|part| part.trim_ascii().eq_ignore_ascii_case(token))
-        };
-        if has(b"close") {
-            return false;
-        }
-        keeps |= has(b"keep-alive");
-    }
-    keeps
 }
 
 #[cfg(test)]
