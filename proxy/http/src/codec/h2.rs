@@ -32,7 +32,8 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
 pub(crate) async fn serve(conn: &Rc<Conn>, io: IoStream) -> Option<IoStream> {
     let service = service_fn({
         let conn = conn.clone();
-        move |request| serve::request(conn.clone(), request)
+        // Boxed: hyper moves a stream's future about before it runs, and its task is the smaller for it.
+        move |request| Box::pin(serve::request(conn.clone(), request))
     });
     let mut builder = conn.hcm.h2.clone();
     keep_alive(&mut builder, conn);

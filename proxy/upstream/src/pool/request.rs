@@ -31,11 +31,14 @@ pub(super) fn for_http1(request: &mut Parts, absolute: bool, tls: bool) {
 /// HTTP/2: an absolute target, from which the pseudo headers come, and no connection headers.
 pub(super) fn for_http2(request: &mut Parts, tls: bool) {
     request.version = Version::HTTP_2;
-    for name in [CONNECTION, UPGRADE, TRANSFER_ENCODING] {
-        request.headers.remove(name);
-    }
-    for name in [HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection")] {
-        request.headers.remove(name);
+    // One walk costs less than five look-ups, and there is rarely anything to remove.
+    if request.headers.keys().any(is_of_connection) {
+        for name in [CONNECTION, UPGRADE, TRANSFER_ENCODING] {
+            request.headers.remove(name);
+        }
+        for name in [HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection")] {
+            request.headers.remove(name);
+        }
     }
     let tunnel =
         request.method == Method::CONNECT && request.extensions.get::<hyper::ext::Protocol>().is_none();
@@ -46,6 +49,13 @@ pub(super) fn for_http2(request: &mut Parts, tls: bool) {
     if request.uri.authority().is_some() {
         request.headers.remove(HOST);
     }
+}
+
+fn is_of_connection(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "upgrade" | "transfer-encoding" | "keep-alive" | "proxy-connection"
+    )
 }
 
 fn make_absolute(request: &mut Parts, tls: bool) {

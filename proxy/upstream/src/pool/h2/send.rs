@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 use ::h2::client::SendRequest;
 use ::h2::{Reason, RecvStream};
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TE};
+use http::header::{CONTENT_LENGTH, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use hyper::ext::Protocol;
@@ -112,7 +112,6 @@ fn prepare(headers: &mut HeaderMap, method: &Method, body: &UpstreamBody) {
     if headers.get(TE).is_some_and(|te| te != "trailers") {
         headers.remove(TE);
     }
-    headers.remove(CONNECTION);
     let Some(length) = body.size_hint().exact() else { return };
     let means =
         length != 0 || !matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::CONNECT);
