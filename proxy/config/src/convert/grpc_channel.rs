@@ -136,7 +136,13 @@ fn credentials(cx: &Cx, path: &Path<'_>, message: Option<&google::ChannelCredent
                     None
                 }
             };
-            return Some(ChannelTls { roots, identity });
+            if roots.is_none() {
+                cx.refuse(
+                    &path.field("root_certs"),
+                    "the system's roots are not read by themselves; name a bundle",
+                );
+            }
+            return Some(ChannelTls { roots: roots?, identity });
         }
         Some(Kind::GoogleDefault(_)) => {
             cx.refuse(

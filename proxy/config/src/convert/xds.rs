@@ -68,6 +68,14 @@ pub(crate) fn config_source(cx: &Cx, path: &Path<'_>, message: &pb::ConfigSource
     };
     let initial_fetch_timeout = duration(cx, path, "initial_fetch_timeout", initial_fetch_timeout)
         .unwrap_or(ConfigSource::INITIAL_FETCH_TIMEOUT);
+    if let ConfigSourceKind::Path { .. } = kind {
+        let field = match config_source_specifier {
+            Some(Kind::Path(_)) => "path",
+            _ => "path_config_source",
+        };
+        cx.refuse(&path.field(field), "files as sources are not supported yet; use ads or api_config_source");
+        return None;
+    }
     Some(ConfigSource { kind, initial_fetch_timeout })
 }
 

@@ -152,10 +152,10 @@ pub enum ChannelTarget {
 }
 
 /// `SslCredentials`
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ChannelTls {
-    /// PEM roots; `None` for the system's.
-    pub roots: Option<DataSource>,
+    /// PEM roots.
+    pub roots: DataSource,
     /// PEM chain and PEM key that we show.
     pub identity: Option<(DataSource, DataSource)>,
 }

@@ -65,7 +65,7 @@ impl Streams {
             Key::Ads => None,
             Key::Own(_, only) => *only,
         };
-        let dialer = Dialer::new(config.services.clone(), self.clusters.clone());
+        let dialer = Dialer::new(config.services.clone(), self.clusters.clone(), self.registry.clone());
         let scope = self.registry.scope("control_plane.");
         let (handle, mut events) =
             outrider_xds::spawn(stream_config(&config, only), self.node.clone(), Rc::new(dialer), scope);

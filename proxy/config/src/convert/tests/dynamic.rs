@@ -115,6 +115,7 @@ fn sources_that_cannot_be_are_refused_by_their_path() {
             "{api_config_source: {api_type: GRPC, grpc_services: [{google_grpc: {target_uri: 'a:1', stat_prefix: g, call_credentials: [{access_token: t}]}}]}}",
             ".api_config_source.grpc_services[0].google_grpc.call_credentials[0].access_token: a token is sent over TLS alone",
         ),
+        ("{path_config_source: {path: /x}}", ".path_config_source: files as sources are not supported"),
         (
             "{path_config_source: {path: /x, poll_interval: 1s}}",
             ".path_config_source.poll_interval: files are watched",
@@ -144,7 +145,6 @@ fn endpoints_from_elsewhere() {
     let (model, _) = good(&sidecar(
         r#"
 - {name: "outbound|80||a", type: EDS, eds_cluster_config: {eds_config: {ads: {}, initial_fetch_timeout: 0s}, service_name: s}}
-- {name: b, type: EDS, eds_cluster_config: {eds_config: {path_config_source: {path: /e/b.yaml, watched_directory: {path: /e}}}}}
 - name: c
   type: EDS
   eds_cluster_config:
@@ -168,13 +168,11 @@ fn endpoints_from_elsewhere() {
         })
         .collect();
     assert_eq!(discovery[0], (&ConfigSourceKind::Ads, "s"));
-    let file = ConfigSourceKind::Path { path: "/e/b.yaml".into(), watched_directory: Some("/e".into()) };
-    assert_eq!(discovery[1], (&file, "b"));
-    let ConfigSourceKind::Api(api) = discovery[2].0 else { panic!() };
+    let ConfigSourceKind::Api(api) = discovery[1].0 else { panic!() };
     assert!(!api.delta && !api.aggregated);
     let GrpcTarget::Channel(channel) = &single(&api.services).target else { panic!() };
     assert_eq!(channel.target, ChannelTarget::Host { host: "cp.example".into(), port: 18000 });
-    assert!(channel.tls.as_ref().is_some_and(|tls| tls.roots.is_some() && tls.identity.is_none()));
+    assert!(channel.tls.as_ref().is_some_and(|tls| tls.identity.is_none()));
     assert_eq!(channel.authorization.as_ref().map(|value| value.as_bytes()), Some(&b"Bearer hush"[..]));
     assert_eq!(channel.keepalive_time, Some(Duration::from_secs(30)));
     assert_eq!(channel.authority.as_ref().map(|authority| authority.as_str()), Some("cp"));
