@@ -22,7 +22,7 @@ stat_struct! {
     /// `server.`
     pub(crate) struct ServerStats {
         counters { dropped_stat_flushes, dynamic_unknown_fields }
-        gauges { state, live, uptime, concurrency, total_connections, days_until_first_cert_expiring, memory_allocated,
+        gauges { inert_fields, state, live, uptime, concurrency, total_connections, days_until_first_cert_expiring, memory_allocated,
                  memory_heap_size, memory_physical_size, version, hot_restart_epoch, parent_connections }
         histograms { initialization_time_ms }
     }
@@ -205,6 +205,8 @@ pub(crate) fn raise_file_limit() {
 pub(crate) fn refresh_gauges(control: &Control) {
     let server = &control.server_stats;
     let memory = admin::Memory::read();
+    let inert = control.ledger.inert.len() + control.records.count_inert();
+    server.inert_fields().set(inert as u64);
     server.uptime().set(control.state.started.elapsed().as_secs());
     server.memory_allocated().set(memory.anonymous);
     server.memory_heap_size().set(memory.data);

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use outrider_proto::prost_reflect::DynamicMessage;
 use outrider_proto::{Descriptors, to_json};
+use outrider_xds::Kind;
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
@@ -197,7 +198,7 @@ pub(super) fn compat(control: &Control, query: &Query) -> Reply {
     };
     let sheet = Sheet {
         enforced: bootstrap::enforced(&message, &control.ledger, &[]),
-        inert: control.ledger.inert.clone(),
+        inert: control.ledger.inert.iter().cloned().chain(dynamic_inert(control)).collect(),
         refused: Vec::new(),
     };
     if query.get("format") == Some("json") {
@@ -208,6 +209,18 @@ pub(super) fn compat(control: &Control, query: &Query) -> Reply {
         Ok(()) => Reply::text(String::from_utf8_lossy(&text).into_owned()),
         Err(error) => Reply::text(format!("{error}\n")).status(500),
     }
+}
+
+/// What has no effect of the resources that came by xDS; paths begin with the resource's kind and name.
+fn dynamic_inert(control: &Control) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for kind in Kind::ALL {
+        for (name, record) in control.records.of(kind) {
+            let inert = record.inert.into_iter();
+            all.extend(inert.map(|(path, why)| (format!("{kind} {name:?} {path}"), why)));
+        }
+    }
+    all
 }
 
 #[cfg(test)]

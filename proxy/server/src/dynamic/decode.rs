@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use outrider_config::convert::{self, ResourceKind, ResourceReader, UnknownFields};
+use outrider_config::convert::{self, KnownClusters, ResourceKind, ResourceReader, UnknownFields};
 use outrider_config::model;
-use outrider_xds::{Refusal, Resource};
+use outrider_xds::{Kind, Refusal, Resource};
 
 use crate::control::Control;
 
@@ -27,8 +27,16 @@ impl Decoder {
             (false, true) => UnknownFields::Ignore,
             (false, false) => UnknownFields::Warn,
         };
+        let clusters = control.clusters.clone();
+        let known = KnownClusters::new(move |name| {
+            clusters.slot(name).is_some_and(|slot| slot.current.load().is_some())
+        });
         let options = convert::Options { unknown_fields, ..convert::Options::default() };
-        Self { reader: ResourceReader::default(), options: options.for_resources(&control.model), control }
+        Self {
+            reader: ResourceReader::default(),
+            options: convert::Options { clusters: Some(known), ..options.for_resources(&control.model) },
+            control,
+        }
     }
 
     /// To be called when all resources of an answer are through: gives back what only they needed.
@@ -76,6 +84,11 @@ impl Decoder {
         for field in &ledger.unknown {
             tracing::warn!(name = &*resource.name, "unknown field {field} is left out");
             self.control.server_stats.dynamic_unknown_fields().inc();
+        }
+        if result.is_ok()
+            && let Some(kind) = Kind::from_type_url(kind.type_url())
+        {
+            self.control.records.inert(kind, &resource.name, ledger.inert);
         }
         result.map_err(|problems| {
             let refusals = problems.into_iter();

@@ -22,6 +22,8 @@ pub struct Record {
     pub warming: Option<Version>,
     /// The last version that was refused, if it came after those.
     pub error: Option<RefusedVersion>,
+    /// Fields of the version that came last and was good that have no effect, with the reason.
+    pub inert: Vec<(String, String)>,
 }
 
 /// A version of a resource.
@@ -50,6 +52,19 @@ impl Records {
         let mut records = self.lock();
         let record = records.entry((kind, name.clone())).or_default();
         (record.warming, record.error) = (Some(version), None);
+    }
+
+    /// Which fields of a version that is good have no effect.
+    pub(crate) fn inert(&self, kind: Kind, name: &Arc<str>, fields: Vec<(String, String)>) {
+        let mut records = self.lock();
+        if !fields.is_empty() || records.contains_key(&(kind, name.clone())) {
+            records.entry((kind, name.clone())).or_default().inert = fields;
+        }
+    }
+
+    /// How many fields have no effect, over all resources.
+    pub fn count_inert(&self) -> usize {
+        self.lock().values().map(|record| record.inert.len()).sum()
     }
 
     /// What waited is in force.
