@@ -45,3 +45,15 @@ outrider_core::stat_struct! {
         histograms { }
     }
 }
+
+outrider_core::stat_struct! {
+    /// `http1.` and `http2.`: what codecs meet, over all connection managers.
+    pub struct CodecStats {
+        counters {
+            dropped_headers_with_underscores, requests_rejected_with_underscores_in_headers, rx_reset, tx_reset,
+            trailers,
+        }
+        gauges { streams_active }
+        histograms { }
+    }
+}

@@ -226,6 +226,7 @@ impl Stream {
         stats.downstream_rq_active().inc();
         if conn.is_h2() {
             stats.downstream_rq_http2_total().inc();
+            conn.hcm.shared.h2_stats.streams_active().inc();
         } else {
             stats.downstream_rq_http1_total().inc();
             conn.h1.response_pending.set(true);
@@ -549,7 +550,9 @@ impl Stream {
         self.conn.close(self);
         let stats = &self.hcm.shared.stats;
         let h2 = self.conn.is_h2();
-        if !h2 {
+        if h2 {
+            self.count_h2_end();
+        } else {
             self.conn.h1.request_cut.set(!self.request_done.get());
         }
         // Nobody holds it: a stream is finished from the outermost of its futures.
@@ -583,6 +586,19 @@ impl Stream {
         stats.downstream_rq_time().record(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
         drop(info);
         self.log("DownstreamEnd");
+    }
+
+    /// What the codec would say of an HTTP/2 stream's end.
+    fn count_h2_end(&self) {
+        let codec = &self.hcm.shared.h2_stats;
+        codec.streams_active().dec();
+        match self.end.get() {
+            End::Complete => {}
+            End::Broken => codec.tx_reset().inc(),
+            End::Open if self.abort.get().is_some() => codec.tx_reset().inc(),
+            End::Open if self.conn.gone.get() => {}
+            End::Open => codec.rx_reset().inc(),
+        }
     }
 
     /// Writes the access log.

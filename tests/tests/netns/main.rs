@@ -5,7 +5,7 @@
 
 mod scene;
 
-use std::{os::unix::process::CommandExt as _, process::Command};
+use std::{io::Write as _, os::unix::process::CommandExt as _, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use outrider_tests::{binary, oracle, proxy::Kind};
@@ -20,13 +20,13 @@ fn main() -> Result<()> {
         return runtime.block_on(inside());
     }
     if let Some(why) = missing() {
-        println!("skipped: {why}");
+        say(&format!("skipped: {why}"))?;
         return Ok(());
     }
     // Both are had out here, where there is a network.
     let outrider = binary::outrider()?;
     if let Err(why) = oracle::envoy() {
-        println!("without the oracle: {why:#}");
+        say(&format!("without the oracle: {why:#}"))?;
     }
     let mut command = Command::new("unshare");
     command.args(["--net", "--"]).arg(std::env::current_exe()?);
@@ -65,6 +65,10 @@ fn set_up() -> Result<()> {
     Ok(())
 }
 
+fn say(line: &str) -> Result<()> {
+    Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
 fn run(program: &str, args: &[&str]) -> Result<()> {
     let output = Command::new(program).args(args).output().with_context(|| format!("running {program}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
@@ -82,9 +86,9 @@ async fn inside() -> Result<()> {
         let theirs = scene::play(Kind::Envoy, 1).await.context("Envoy")?;
         let common = ours.get(..theirs.len()).unwrap_or_default();
         ensure!(common == theirs, "Outrider: {ours:#?}\nEnvoy: {theirs:#?}");
-        println!("{} steps, the same as Envoy", ours.len());
+        say(&format!("{} steps, the same as Envoy", theirs.len()))?;
     } else {
-        println!("{} steps", ours.len());
+        say(&format!("{} steps", ours.len()))?;
     }
     Ok(())
 }

@@ -248,7 +248,8 @@ impl<T> SecretRef<T> {
         }
     }
 
-    const fn dynamic(&self) -> Option<&Arc<DynamicSecret>> {
+    /// Where it comes from, when it is not here yet.
+    pub const fn dynamic(&self) -> Option<&Arc<DynamicSecret>> {
         match self {
             Self::Static(_) => None,
             Self::Dynamic(secret) => Some(secret),

@@ -27,7 +27,7 @@ use crate::headers::path::PathPolicy;
 use crate::headers::xff;
 use crate::reply_mapper::ReplyMapper;
 use crate::routing::{DirectBodyError, RouteSlot, TableHandle};
-use crate::stats::{HcmStats, ListenerHttpStats};
+use crate::stats::{CodecStats, HcmStats, ListenerHttpStats};
 
 /// Bytes that a worker reads at once to find out what a connection speaks.
 const SCRATCH: usize = 16 * 1024;
@@ -47,6 +47,10 @@ pub struct HcmShared {
     pub stats: HcmStats,
     /// `listener.<address>.http.<stat_prefix>.`
     pub listener_stats: ListenerHttpStats,
+    /// `http1.`
+    pub h1_stats: CodecStats,
+    /// `http2.`
+    pub h2_stats: CodecStats,
     /// The place of its routes.
     pub routes: Arc<RouteSlot>,
     /// Its access logs.
@@ -89,6 +93,8 @@ impl HcmShared {
             logger: AccessLogger::new(&config.access_logs, files)?,
             stats: HcmStats::new(registry.scope(format!("http.{prefix}."))),
             listener_stats: ListenerHttpStats::new(listener.child(&format!("http.{prefix}."))),
+            h1_stats: CodecStats::new(registry.scope("http1.")),
+            h2_stats: CodecStats::new(registry.scope("http2.")),
             routes,
             path_policy: PathPolicy {
                 normalize: config.normalize_path,

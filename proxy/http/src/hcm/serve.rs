@@ -232,11 +232,9 @@ fn note_reply(stream: &Stream, reply: &LocalReply) {
 /// What is malformed in HTTP/2 ends its stream without an answer.
 fn note_reset(stream: &Stream, reply: &LocalReply) {
     let mut info = stream.info.borrow_mut();
-    info.flags.insert(if reply.status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE {
-        ResponseFlags::DOWNSTREAM_REMOTE_RESET
-    } else {
-        reply.flags
-    });
+    let limits = reply.status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        || reply.details == "http2.unexpected_underscore";
+    info.flags.insert(if limits { ResponseFlags::DOWNSTREAM_REMOTE_RESET } else { reply.flags });
     info.details = reply.details.clone();
     drop(info);
     stream.reset();

@@ -188,15 +188,19 @@ fn check_message(
         return Err(malformed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, details));
     }
     if config.underscores != UnderscoreAction::Allow {
+        let shared = &stream.hcm.shared;
+        let codec = if h2 { &shared.h2_stats } else { &shared.h1_stats };
         let bad = |name: &&HeaderName| name.as_str().contains('_');
         if config.underscores == UnderscoreAction::Reject {
             if parts.headers.keys().any(|name| bad(&name)) {
+                codec.requests_rejected_with_underscores_in_headers().inc();
                 let details = if h2 { "http2.unexpected_underscore" } else { "http1.unexpected_underscore" };
                 return Err(malformed(StatusCode::BAD_REQUEST, details));
             }
         } else {
             let names: Vec<HeaderName> = parts.headers.keys().filter(bad).cloned().collect();
             for name in names {
+                codec.dropped_headers_with_underscores().inc();
                 parts.headers.remove(name);
             }
         }

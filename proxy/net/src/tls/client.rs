@@ -78,6 +78,7 @@ impl ClientTls {
         let counts = Arc::new(Counts::new(scope));
         let provider = provider(common, "common_tls_context.tls_params")?;
         let identities = Identities::build(tls.certificates(), &provider, false, false)?;
+        identities.tell_ends(&counts, &common.certificates);
         let local = identities.first_info();
         let verifier = PeerVerifier::build(
             tls.validation(),
@@ -160,7 +161,6 @@ impl ClientTls {
         for name in target.verify_name.iter().copied().chain(own) {
             if !info.peer.as_ref().is_some_and(|peer| is_for(peer, name)) {
                 self.counts.base.fail_verify_san().inc();
-                self.counts.base.connection_error().inc();
                 let text = "TLS_error:CERTIFICATE_VERIFY_FAILED:verify cert failed: verify SAN list";
                 return Err(TlsError::Handshake(text.into(), None));
             }
@@ -182,7 +182,10 @@ impl ClientTls {
 
     fn failed(&self, error: io::Error) -> TlsError {
         let error = failure(error);
-        if matches!(error, TlsError::Handshake(..)) {
+        // What a verifier counted is no other error.
+        let other =
+            |error: &Option<rustls::Error>| !matches!(error, Some(rustls::Error::InvalidCertificate(_)));
+        if matches!(&error, TlsError::Handshake(_, cause) if other(cause)) {
             self.counts.base.connection_error().inc();
         }
         error

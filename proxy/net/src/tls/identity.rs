@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use outrider_config::model::TlsCertificate;
+use outrider_config::model::{SecretRef, TlsCertificate};
 use outrider_core::stream::CertInfo;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
@@ -14,6 +14,7 @@ use rustls::{CipherSuite, SignatureAlgorithm, SignatureScheme};
 use super::TlsError;
 use super::cert::{cert_info, common_names};
 use super::source::Content;
+use super::stats::{Counts, UNNAMED};
 
 /// A certificate with its key.
 #[derive(Debug)]
@@ -89,6 +90,14 @@ impl Identities {
         }
         self.list.push(Identity { key: Arc::new(key), info, ecdsa });
         Ok(())
+    }
+
+    /// Tells when each certificate ends; `names` has those that are secrets with a name.
+    pub(super) fn tell_ends(&self, counts: &Counts, names: &[SecretRef<TlsCertificate>]) {
+        for (i, identity) in self.list.iter().enumerate() {
+            let name = names.get(i).and_then(SecretRef::dynamic).map(|secret| &*secret.name);
+            counts.expires(name.unwrap_or(UNNAMED), identity.info.not_after);
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {

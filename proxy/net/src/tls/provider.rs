@@ -22,7 +22,8 @@ const SUITES: &[(&str, SupportedCipherSuite)] = &[
     ("ECDHE-RSA-AES256-GCM-SHA384", cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
 ];
 
-/// The curves that there are with BoringSSL's names; those after the third only when asked for.
+/// The curves that there are with BoringSSL's names. Without a list a client offers the first three; a server takes the
+/// last as well, and before all others, as Envoy 1.40 does.
 const CURVES: &[(&str, &dyn SupportedKxGroup)] = &[
     ("X25519", kx_group::X25519),
     ("P-256", kx_group::SECP256R1),
@@ -78,6 +79,18 @@ pub(super) fn versions(tls: &CommonTls) -> Vec<&'static SupportedProtocolVersion
     let all = [(TlsVersion::V12, &rustls::version::TLS12), (TlsVersion::V13, &rustls::version::TLS13)];
     let fits = |version: &TlsVersion| tls.min_version <= *version && *version <= tls.max_version;
     all.into_iter().filter(|(version, _)| fits(version)).map(|(_, version)| version).collect()
+}
+
+/// The provider for a server with `tls`.
+///
+/// # Errors
+/// As [`provider`].
+pub(super) fn server_provider(tls: &CommonTls, field: &str) -> Result<Arc<CryptoProvider>, TlsError> {
+    let mut provider = provider(tls, field)?;
+    if tls.curves.is_empty() && tls.max_version == TlsVersion::V13 {
+        Arc::make_mut(&mut provider).kx_groups.insert(0, kx_group::X25519MLKEM768);
+    }
+    Ok(provider)
 }
 
 /// A suite's index among [`SUITES`] and its OpenSSL name.

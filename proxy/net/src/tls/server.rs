@@ -16,7 +16,7 @@ use super::cert::{cert_info, sha256};
 use super::error::failure;
 use super::identity::{Identities, is_13};
 use super::keylog::FileKeyLog;
-use super::provider::{provider, suite_name, version_name, versions};
+use super::provider::{server_provider, suite_name, version_name, versions};
 use super::stats::Counts;
 use super::tickets;
 use super::verify::PeerVerifier;
@@ -64,7 +64,7 @@ impl ServerTls {
     pub fn build(tls: &Resolved<model::DownstreamTls>, scope: &Scope) -> Result<Arc<Self>, TlsError> {
         let common = &tls.common;
         let counts = Arc::new(Counts::new(scope));
-        let provider = provider(common, "common_tls_context.tls_params")?;
+        let provider = server_provider(common, "common_tls_context.tls_params")?;
         let identities =
             Identities::build(tls.certificates(), &provider, tls.require_sni, tls.full_scan_certs)?;
         if identities.is_empty() {
@@ -87,6 +87,7 @@ impl ServerTls {
             provider.signature_verification_algorithms,
             counts.clone(),
         )?;
+        identities.tell_ends(&counts, &common.certificates);
         let mut context = verifier.fingerprint();
         context.extend(identities.leaves().flat_map(sha256));
         let ticketer = tickets::producer(tls, sha256(&context))?;
@@ -153,11 +154,12 @@ impl ServerTls {
 
     fn failed(&self, error: io::Error) -> TlsError {
         let error = failure(error);
+        // What a verifier counted is no other error.
         match &error {
             TlsError::Handshake(_, Some(rustls::Error::NoCertificatesPresented)) => {
                 self.counts.base.fail_verify_no_cert().inc();
-                self.counts.base.connection_error().inc();
             }
+            TlsError::Handshake(_, Some(rustls::Error::InvalidCertificate(_))) => {}
             TlsError::Handshake(..) => self.counts.base.connection_error().inc(),
             _ => {}
         }

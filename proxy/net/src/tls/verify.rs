@@ -18,7 +18,7 @@ use super::TlsError;
 use super::cert::{cert_info, sha256, spki_sha256};
 use super::names::matches_any;
 use super::source::Content;
-use super::stats::Counts;
+use super::stats::{Counts, UNNAMED_CA};
 
 /// Verifies the peer's certificate, in either role.
 pub(super) struct PeerVerifier {
@@ -72,6 +72,9 @@ impl PeerVerifier {
                 field: "match_typed_subject_alt_names".into(),
                 reason: "verifying names without trusted_ca is no verification: give a trusted_ca".into(),
             });
+        }
+        if let Some((_, _, last)) = roots.as_ref().and_then(|roots| roots.certificates.first()) {
+            counts.expires(UNNAMED_CA, *last);
         }
         if roots.is_none() && config.crl.is_some() {
             return Err(TlsError::Config {
@@ -254,6 +257,20 @@ impl PeerVerifier {
     }
 }
 
+impl PeerVerifier {
+    /// The outcome of looking at the peer's signature; a good one is counted by its algorithm.
+    fn signed(
+        &self,
+        dss: &DigitallySignedStruct,
+        outcome: Result<HandshakeSignatureValid, rustls::Error>,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        if outcome.is_ok() {
+            self.counts.signature(dss.scheme);
+        }
+        outcome
+    }
+}
+
 impl Roots {
     fn read(
         source: &outrider_config::model::DataSource,
@@ -326,7 +343,7 @@ impl ClientCertVerifier for PeerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
+        self.signed(dss, verify_tls12_signature(message, cert, dss, &self.algorithms))
     }
 
     fn verify_tls13_signature(
@@ -335,7 +352,7 @@ impl ClientCertVerifier for PeerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
+        self.signed(dss, verify_tls13_signature(message, cert, dss, &self.algorithms))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -361,7 +378,7 @@ impl ServerCertVerifier for PeerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
+        self.signed(dss, verify_tls12_signature(message, cert, dss, &self.algorithms))
     }
 
     fn verify_tls13_signature(
@@ -370,7 +387,7 @@ impl ServerCertVerifier for PeerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
+        self.signed(dss, verify_tls13_signature(message, cert, dss, &self.algorithms))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

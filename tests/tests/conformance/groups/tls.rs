@@ -6,7 +6,7 @@ use outrider_tests::{
     upstream::{Speaks, TcpScript},
 };
 
-use crate::driver::{Group, Tls, case, get, talk};
+use crate::driver::{Group, Tls, case, case::Act, get, talk};
 
 const ROUTES: &str = r#"
 route_config:
@@ -26,7 +26,7 @@ fn listener(group: Group, name: &str, common: &str, more: &str) -> Group {
         indent(4, &socket(common, more)),
         indent(2, &hcm_filter(name, ROUTES))
     );
-    group.with(|b| b.listener(name, &format!("{INSPECT}{chain}")))
+    group.with(|b| b.listener(name, &format!("stat_prefix: {name}\n{INSPECT}{chain}")))
 }
 
 const INSPECT: &str = "listener_filters:\n- name: envoy.filters.listener.tls_inspector\n  typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector }\n";
@@ -91,6 +91,25 @@ pub(crate) fn downstream() -> Group {
         case("plain tls", to("main", tls())),
         case("forwarded proto is https", to("main", tls())),
         case("redirect when https already", get("/https").tls(tls())),
+        case("counted", to("main", tls())).stats(&["listener.main.ssl.*"]).ignore("ocsp_staple"),
+        // The client names suites of 1.3 too, by which a server takes it to speak that.
+        case("counted TLS 1.2", to("main", Tls { tls12: true, ..tls() }))
+            .ignore("ciphers")
+            .stats(&["listener.main.ssl.*"])
+            .ignore("ocsp_staple"),
+        case("counted mutual", to("mutual", tls().cert("client")))
+            .stats(&["listener.mutual.ssl.*"])
+            .ignore("ocsp_staple"),
+        case("counted without a certificate", to("mutual", tls()))
+            .stats(&["listener.mutual.ssl.*"])
+            .ignore("ocsp_staple"),
+        case("counted stranger", to("mutual", tls().cert("stranger")))
+            .stats(&["listener.mutual.ssl.*"])
+            .ignore("ocsp_staple"),
+        case(
+            "ends of certificates",
+            Act::Admin("GET", "/stats?filter=certificate.*expiration", &["ssl.certificate"]),
+        ),
         case("TLS 1.2", to("main", Tls { tls12: true, ..tls() })),
         case("no TLS to a TLS listener", talk("main").send("GET / HTTP/1.1\r\nhost: h\r\n\r\n").drain())
             .ignore("client read"),
