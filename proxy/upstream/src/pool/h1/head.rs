@@ -58,6 +58,10 @@ pub(super) fn frame(parts: &mut Parts, body: &UpstreamBody) -> Framing {
     let headers = &mut parts.headers;
     if body.is_end_stream() {
         headers.remove(TRANSFER_ENCODING);
+        if headers.contains_key(CONTENT_LENGTH) && content_length(headers) != Some(0) {
+            // A length without its body would make the peer take the next request for it.
+            headers.remove(CONTENT_LENGTH);
+        }
         return Framing::None;
     }
     if parts.method == Method::CONNECT {
@@ -315,6 +319,16 @@ mod tests {
         let text = |n: usize| format!("HTTP/1.1 204 X\r\n{}\r\n", "a: b\r\n".repeat(n));
         assert!(head(&text(100), &Method::GET).unwrap().is_some());
         assert!(head(&text(101), &Method::GET).is_err());
+    }
+
+    #[test]
+    fn a_length_without_a_body_is_not_sent() {
+        for (length, kept) in [("5", false), ("0", true), ("0, 1", false)] {
+            let request = http::Request::builder().header("content-length", length).body(()).unwrap();
+            let (mut parts, ()) = request.into_parts();
+            assert_eq!(frame(&mut parts, &UpstreamBody::Empty), Framing::None);
+            assert_eq!(parts.headers.contains_key("content-length"), kept, "{length}");
+        }
     }
 
     #[test]
