@@ -55,7 +55,7 @@ pub(crate) fn internal() -> Group {
             .reply(Reply::text("ok").after(150)),
         case("timeout of nonsense", inside("/to").h("x-envoy-upstream-rq-timeout-ms", "soon"))
             .reply(silent()),
-        case("per try timeout", inside("/try").h("x-envoy-upstream-rq-per-try-timeout-ms", "40"))
+        case("per try timeout", inside("/try").h("x-envoy-upstream-rq-per-try-timeout-ms", "250"))
             .reply(silent()),
         case("alternative response", inside("/to").h("x-envoy-upstream-rq-timeout-alt-response", "204"))
             .reply(silent()),
