@@ -50,14 +50,14 @@ fn program() -> Result<PathBuf> {
 
 impl ControlPlane {
     /// Starts one. `None`, with the reason on standard error, where it cannot be built (no Go, no network), unless
-    /// `OUTRIDER_REQUIRE_ORACLE=1` asks for all that the checks need.
+    /// `OUTRIDER_REQUIRE_GO=1`.
     ///
     /// # Errors
     /// It does not start.
     pub async fn start() -> Result<Option<Self>> {
         let program = match tokio::task::spawn_blocking(program).await? {
             Ok(program) => program,
-            Err(why) if crate::oracle::required() => return Err(why),
+            Err(why) if std::env::var_os("OUTRIDER_REQUIRE_GO").is_some() => return Err(why),
             Err(why) => {
                 use std::io::Write;
                 writeln!(std::io::stderr(), "skipped, there is no control plane: {why:#}")?;
