@@ -143,6 +143,9 @@ impl Report {
                 number(get("p99_us"), 0),
                 number(get("rss_mb"), 1),
             );
+            if let Some(fresh) = get("fresh_kb_per_conn") {
+                let _ = write!(out, "  {fresh:.1} kB at once");
+            }
             if let Some(cpu) = get("start_cpu_ms") {
                 let _ = write!(out, "  {cpu:.0} ms CPU");
             }

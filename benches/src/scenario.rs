@@ -17,6 +17,8 @@ use crate::proxies::Proxy;
 use crate::tools::Tools;
 use crate::upstream::{HelperServer, Nginx, spawn_helper};
 
+/// How long connections do nothing before the memory that they hold is read.
+const ASLEEP: Duration = Duration::from_secs(12);
 /// Connections of the idle scenario.
 const IDLE_CONNECTIONS: u32 = 2_000;
 /// Clusters of the start scenario.
@@ -331,6 +333,9 @@ impl<'a> Stage<'a> {
             bail!("the idle client said {said:?}");
         }
         thread::sleep(SETTLE);
+        let (fresh, _) = running.memory()?;
+        // An idle connection is one that does nothing for a while: proxies may put it to sleep.
+        thread::sleep(ASLEEP);
         let (after, anon_after) = running.memory()?;
         drop(client.take_stdin());
         let (status, _) = client.finish(Duration::from_secs(10))?;
@@ -345,6 +350,7 @@ impl<'a> Stage<'a> {
             ("rss_mb", after / 1024.0),
             ("rss_before_mb", before / 1024.0),
             ("kb_per_conn", (after - before) / connections),
+            ("fresh_kb_per_conn", (fresh - before) / connections),
             ("anon_kb_per_conn", (anon_after - anon_before) / connections),
         ]))
     }
