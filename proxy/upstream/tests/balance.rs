@@ -19,10 +19,8 @@ fn level(priority: u32, healths: &[EndpointHealth]) -> LocalityEndpoints {
 }
 
 fn bench(localities: Vec<LocalityEndpoints>, fail_on_panic: bool) -> Bench {
-    let mut config = common::config(
-        "c",
-        Discovery::Static(Endpoints { localities, overprovisioning_factor: 140, ..Default::default() }),
-    );
+    let mut config =
+        common::config("c", Discovery::Static(Endpoints { localities, overprovisioning_factor: 140 }));
     config.fail_traffic_on_panic = fail_on_panic;
     Bench::new(config)
 }
