@@ -186,8 +186,7 @@ fn sessions_without_an_upstream_say_why() {
             ("empty", ResponseFlags::NO_HEALTHY_UPSTREAM),
             (
                 "dead",
-                ResponseFlags::UPSTREAM_CONNECTION_FAILURE
-                    .union(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED),
+                ResponseFlags::UPSTREAM_CONNECTION_FAILURE.union(ResponseFlags::CONNECT_ATTEMPTS_EXCEEDED),
             ),
         ];
         for (name, flags) in cases {
