@@ -59,6 +59,8 @@ pub(crate) struct Connection {
     watcher: RefCell<Option<Waker>>,
     /// A request has it.
     busy: Cell<bool>,
+    /// It has just been made: what comes on it now comes in answer to its first request, or as if it did.
+    fresh: Cell<bool>,
 }
 
 struct Inner {
@@ -111,6 +113,7 @@ impl Connection {
             rules,
             watcher: RefCell::default(),
             busy: Cell::new(false),
+            fresh: Cell::new(true),
         });
         tokio::task::spawn_local(Watch(Rc::downgrade(&connection)));
         connection
@@ -129,6 +132,7 @@ impl Connection {
     /// Lets the watching task look after it: the peer may close it. `false` when it has.
     pub(in crate::pool) fn rest(&self) -> bool {
         self.busy.set(false);
+        self.fresh.set(false);
         let watcher = self.watcher.borrow().clone();
         // Before its first turn the task has left no waker: it looks when it has its turn.
         let Some(watcher) = watcher else { return true };
@@ -174,12 +178,19 @@ impl Connection {
         // The peer may have closed it since it was last looked at.
         let mut byte = [0_u8; 1];
         let mut buf = ReadBuf::new(&mut byte);
-        if Pin::new(&mut transport.io).poll_read(cx, &mut buf).is_ready() {
-            let ended = inner.transport.take();
-            // The pool hears of it when nothing is borrowed.
-            inner.keep_alive = false;
-            drop_later(ended);
-            return Sent::Not(request);
+        let fresh = self.fresh.replace(false);
+        if let Poll::Ready(read) = Pin::new(&mut transport.io).poll_read(cx, &mut buf) {
+            let early = buf.filled();
+            if fresh && read.is_ok() && !early.is_empty() {
+                // It speaks before it is asked: the response's head begins with this, and is judged as such.
+                inner.partial.extend_from_slice(early);
+            } else {
+                let ended = inner.transport.take();
+                // The pool hears of it when nothing is borrowed.
+                inner.keep_alive = false;
+                drop_later(ended);
+                return Sent::Not(request);
+            }
         }
         let Outbound { mut parts, body } = request;
         let framing = head::frame(&mut parts, &body);
