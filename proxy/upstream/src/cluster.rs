@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -46,6 +46,8 @@ pub struct ClusterShared {
     stats: OnceLock<Box<ClusterStats>>,
     breakers: OnceLock<Box<Breakers>>,
     original_dst: Option<Box<Destinations>>,
+    /// The slot that it is made for.
+    pub(crate) slot: AtomicU32,
     /// Its hosts have been found, or will not be for now.
     pub(crate) warm: AtomicBool,
     /// A control plane sent it.
@@ -84,6 +86,7 @@ impl ClusterShared {
             stats: OnceLock::new(),
             breakers: OnceLock::new(),
             original_dst,
+            slot: AtomicU32::new(u32::MAX),
             warm: AtomicBool::new(false),
             via_api: AtomicBool::new(false),
             retired: AtomicBool::new(false),

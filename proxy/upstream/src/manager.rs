@@ -1,6 +1,6 @@
 //! The cluster manager: all clusters by name, on the control side.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,7 +30,8 @@ struct Inner {
     registry: Registry,
     stats: ManagerStats,
     names: Mutex<Names>,
-    // Grows with every change of clusters and hosts: workers wake and look.
+    log: Mutex<ChangeLog>,
+    // The number of the last entry of the log: workers wake and look.
     changes: watch::Sender<u64>,
     discoverer: Discoverer,
 }
@@ -42,6 +43,34 @@ struct Names {
     slots: Vec<Arc<ClusterSlot>>,
 }
 
+/// Which clusters changed of late: so that one change costs a worker as much with ten thousand clusters as with one.
+#[derive(Debug, Default)]
+struct ChangeLog {
+    // How many changes there were in all.
+    last: u64,
+    slots: VecDeque<u32>,
+}
+
+impl ChangeLog {
+    /// Who is further behind looks at everything.
+    const LENGTH: usize = 1024;
+
+    fn push(&mut self, slot: u32) -> u64 {
+        self.last += 1;
+        if self.slots.len() == Self::LENGTH {
+            self.slots.pop_front();
+        }
+        self.slots.push_back(slot);
+        self.last
+    }
+
+    fn since(&self, seen: u64) -> Option<Vec<u32>> {
+        let missed = usize::try_from(self.last.saturating_sub(seen)).ok()?;
+        let known = self.slots.len().checked_sub(missed)?;
+        Some(self.slots.iter().skip(known).copied().collect())
+    }
+}
+
 impl ClusterManager {
     /// A manager without clusters, whose stats go to `registry`.
     pub fn new(registry: Registry) -> Self {
@@ -50,6 +79,7 @@ impl ClusterManager {
             registry,
             stats,
             names: Mutex::default(),
+            log: Mutex::default(),
             changes: watch::Sender::new(0),
             discoverer: Discoverer::new(),
         }))
@@ -80,6 +110,7 @@ impl ClusterManager {
         let shared = ClusterShared::build(config.clone(), &self.0.registry, secrets)?;
         let fixed = discovery::fixed_hosts(&config)?;
         let slot = self.slot_or_empty(&config.name);
+        shared.slot.store(slot.id, Relaxed);
         if let Some(earlier) = slot.current.load_full() {
             shared.hosts.store(earlier.hosts.load_full());
         }
@@ -110,7 +141,7 @@ impl ClusterManager {
                 stats.active_clusters().inc();
             }
         }
-        self.changed();
+        self.changed(shared);
         slot
     }
 
@@ -123,7 +154,7 @@ impl ClusterManager {
     pub fn set_endpoints(&self, shared: &ClusterShared, endpoints: &model::Endpoints) {
         let changed = shared.publish(discovery::eds_hosts(endpoints), endpoints.overprovisioning_factor);
         if !shared.warm.swap(true, Relaxed) || changed {
-            self.changed();
+            self.changed(shared);
         }
     }
 
@@ -138,17 +169,13 @@ impl ClusterManager {
 
     /// Removes the cluster of `name`. Its slot stays, empty.
     pub fn remove(&self, name: &str) -> bool {
-        let removed = self.slot(name).and_then(|slot| slot.current.swap(None));
-        if let Some(removed) = &removed {
-            removed.retired.store(true, Relaxed);
-        }
-        let removed = removed.is_some();
-        if removed {
-            self.0.stats.cluster_removed().inc();
-            self.0.stats.active_clusters().dec();
-            self.changed();
-        }
-        removed
+        let Some(slot) = self.slot(name) else { return false };
+        let Some(removed) = slot.current.swap(None) else { return false };
+        removed.retired.store(true, Relaxed);
+        self.0.stats.cluster_removed().inc();
+        self.0.stats.active_clusters().dec();
+        self.changed(&removed);
+        true
     }
 
     /// The slot of `name`, if a cluster or a reference made one.
@@ -191,14 +218,25 @@ impl ClusterManager {
         self.0.discoverer.wait_warm().await;
     }
 
-    /// A watcher of changes, for workers.
+    /// A watcher of changes, for workers. The value is what [`Self::changed_since`] takes.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
 
-    /// Tells the workers that clusters or hosts changed.
-    pub(crate) fn changed(&self) {
-        self.0.changes.send_modify(|generation| *generation += 1);
+    /// The slots of the clusters that changed (themselves or their hosts) behind change number `seen`, each at least
+    /// once; `None` when that is too long ago: then any may have.
+    pub fn changed_since(&self, seen: u64) -> Option<Vec<u32>> {
+        self.log().since(seen)
+    }
+
+    /// Tells the workers that `cluster`, or its hosts, changed.
+    pub(crate) fn changed(&self, cluster: &ClusterShared) {
+        let last = self.log().push(cluster.slot.load(Relaxed));
+        self.0.changes.send_replace(last);
+    }
+
+    fn log(&self) -> std::sync::MutexGuard<'_, ChangeLog> {
+        self.0.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Publishes how many clusters are not warm.
@@ -208,5 +246,24 @@ impl ClusterManager {
 
     fn names(&self) -> std::sync::MutexGuard<'_, Names> {
         self.0.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ChangeLog;
+
+    #[test]
+    fn the_log_says_what_changed_or_that_it_does_not_know() {
+        let mut log = ChangeLog::default();
+        assert_eq!(log.since(0), Some(Vec::new()));
+        let numbers: Vec<u64> = [7, 8, 7].into_iter().map(|slot| log.push(slot)).collect();
+        assert_eq!(numbers, [1, 2, 3]);
+        assert_eq!(log.since(0), Some(vec![7, 8, 7]));
+        assert_eq!(log.since(2), Some(vec![7]));
+        assert_eq!(log.since(3), Some(Vec::new()));
+        (0..ChangeLog::LENGTH as u32).for_each(|slot| _ = log.push(slot));
+        assert_eq!(log.since(2), None, "that entry is gone");
+        assert_eq!(log.since(3).map(|slots| slots.len()), Some(ChangeLog::LENGTH));
     }
 }

@@ -74,9 +74,11 @@ impl WorkerClusters {
         let weak = Rc::downgrade(&clusters);
         // Pools of hosts that left are drained even when the cluster is not used any more.
         tokio::task::spawn_local(async move {
+            let mut seen = *changes.borrow_and_update();
             while changes.changed().await.is_ok() {
                 let Some(clusters) = Weak::upgrade(&weak) else { return };
-                clusters.sweep();
+                let last = *changes.borrow_and_update();
+                clusters.sweep(clusters.manager.changed_since(std::mem::replace(&mut seen, last)));
             }
         });
         clusters
@@ -115,8 +117,18 @@ impl WorkerClusters {
         renewed
     }
 
-    fn sweep(&self) {
-        let known: Vec<_> = self.by_id.borrow().iter().flatten().cloned().collect();
+    /// Looks at the clusters of `slots`, or at all, as far as they are known here.
+    fn sweep(&self, slots: Option<Vec<u32>>) {
+        let known: Vec<_> = {
+            let by_id = self.by_id.borrow();
+            match slots {
+                Some(slots) => {
+                    let known = slots.iter().filter_map(|slot| by_id.get(*slot as usize)?.clone());
+                    known.collect()
+                }
+                None => by_id.iter().flatten().cloned().collect(),
+            }
+        };
         for cluster in known {
             let slot = &cluster.slot;
             match self.get(slot) {

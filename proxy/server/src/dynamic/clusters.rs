@@ -17,6 +17,12 @@ use crate::control::Control;
 pub(super) struct Clusters {
     by_name: HashMap<Arc<str>, Entry>,
     endpoints: HashMap<(StreamId, Arc<str>), Endpoints>,
+    /// Those that wait for something.
+    warming: HashSet<Arc<str>>,
+    /// Those of `warming` that find their hosts by themselves.
+    finding: HashSet<Arc<str>>,
+    /// Those of `warming` that may have what they waited for.
+    touched: Vec<Arc<str>>,
     /// Those of the bootstrap: no control plane replaces them.
     fixed: HashSet<Arc<str>>,
 }
@@ -38,6 +44,8 @@ struct Entry {
 #[derive(Default)]
 struct Endpoints {
     current: Option<Arc<model::Endpoints>>,
+    /// As they came, to tell a change from a repetition.
+    body: Bytes,
     /// They are late; clusters do not wait for them any more.
     given_up: bool,
     users: BTreeSet<Arc<str>>,
@@ -58,7 +66,17 @@ impl Clusters {
 
     /// Whether a cluster waits for what it needs.
     pub(super) fn is_warming(&self) -> bool {
-        self.by_name.values().any(|entry| entry.warming.is_some() || entry.unbuilt.is_some())
+        !self.warming.is_empty()
+    }
+
+    /// Hosts changed: those that find them by themselves may have found them.
+    pub(super) fn hosts_changed(&mut self) {
+        self.touched.extend(self.finding.iter().cloned());
+    }
+
+    fn waits_no_more(&mut self, name: &Arc<str>) {
+        self.warming.remove(name);
+        self.finding.remove(name);
     }
 }
 
@@ -68,6 +86,7 @@ impl Controller {
         self.held.stays(&resource.name);
         let known = self.clusters.by_name.get(&resource.name);
         if known.is_some_and(|known| known.body.as_ref() == Some(&resource.body)) {
+            self.control.records.repeated(Kind::Cluster, &resource.name);
             return Ok(());
         }
         if self.clusters.fixed.contains(&resource.name) {
@@ -93,6 +112,7 @@ impl Controller {
         let entry = self.clusters.by_name.entry(name.clone()).or_default();
         entry.body = body;
         entry.unbuilt = Some(config.clone());
+        self.clusters.warming.insert(name.clone());
         for secret in config.dynamic_secrets() {
             self.want_secret(secret);
         }
@@ -129,6 +149,9 @@ impl Controller {
             Err(error) => {
                 // What was in force stays; so does what is known of it, so that the same again is judged again.
                 entry.body = None;
+                if entry.warming.is_none() {
+                    self.clusters.waits_no_more(name);
+                }
                 return Some(error.to_string());
             }
         };
@@ -138,6 +161,7 @@ impl Controller {
         if let Some(abandoned) = entry.warming.replace(shared.clone()) {
             self.control.clusters.abandon(&abandoned);
         }
+        self.clusters.touched.push(name.clone());
         let before = std::mem::replace(&mut entry.endpoints, wanted.clone());
         if let Some(key) = wanted {
             let endpoints = self.clusters.endpoints.entry(key.clone()).or_default();
@@ -151,6 +175,7 @@ impl Controller {
                 self.leave_endpoints(name, before);
             }
         } else {
+            self.clusters.finding.insert(name.clone());
             self.leave_endpoints(name, before);
         }
         None
@@ -172,13 +197,17 @@ impl Controller {
     /// Puts clusters in force whose hosts are there.
     pub(super) fn promote_clusters(&mut self) {
         let mut promoted = 0;
-        for (name, entry) in &mut self.clusters.by_name {
+        for name in std::mem::take(&mut self.clusters.touched) {
+            let Some(entry) = self.clusters.by_name.get_mut(&name) else { continue };
             if entry.warming.as_ref().is_some_and(|warming| warming.is_warm())
                 && let Some(warm) = entry.warming.take()
             {
                 self.control.clusters.promote(&warm);
                 entry.active = Some(warm);
-                self.control.records.promoted(Kind::Cluster, name);
+                if entry.unbuilt.is_none() {
+                    self.clusters.waits_no_more(&name);
+                }
+                self.control.records.promoted(Kind::Cluster, &name);
                 promoted += 1;
             }
         }
@@ -203,6 +232,7 @@ impl Controller {
 
     pub(super) fn remove_cluster(&mut self, name: &Arc<str>) {
         let Some(entry) = self.clusters.by_name.remove(name) else { return };
+        self.clusters.waits_no_more(name);
         if let Some(warming) = &entry.warming {
             self.control.clusters.abandon(warming);
         }
@@ -215,16 +245,22 @@ impl Controller {
 
     /// Takes endpoints of EDS.
     pub(super) fn endpoints(&mut self, stream: StreamId, resource: &Resource) -> Result<(), Vec<Refusal>> {
-        let found = self.decoder.endpoints(resource)?;
         let Some(endpoints) = self.clusters.endpoints.get_mut(&(stream, resource.name.clone())) else {
             return Ok(());
         };
+        if endpoints.current.is_some() && endpoints.body == resource.body {
+            self.control.records.repeated(Kind::Endpoint, &resource.name);
+            return Ok(());
+        }
+        let found = self.decoder.endpoints(resource)?;
         endpoints.current = Some(found.clone());
+        endpoints.body = resource.body.clone();
         for name in &endpoints.users {
             let Some(entry) = self.clusters.by_name.get(name) else { continue };
             for shared in entry.active.iter().chain(&entry.warming) {
                 self.control.clusters.set_endpoints(shared, &found);
             }
+            self.clusters.touched.push(name.clone());
         }
         self.control.records.warming(Kind::Endpoint, &resource.name, version_of(resource));
         self.control.records.promoted(Kind::Endpoint, &resource.name);
@@ -241,6 +277,7 @@ impl Controller {
             for shared in entry.active.iter().chain(&entry.warming) {
                 self.control.clusters.set_endpoints(shared, &none);
             }
+            self.clusters.touched.push(name.clone());
         }
         self.control.records.removed(Kind::Endpoint, name);
     }
@@ -253,6 +290,7 @@ impl Controller {
             if let Some(warming) = self.clusters.by_name.get(name).and_then(|entry| entry.warming.as_ref()) {
                 warming.stats().init_fetch_timeout().inc();
                 warming.give_up_waiting();
+                self.clusters.touched.push(name.clone());
             }
         }
     }

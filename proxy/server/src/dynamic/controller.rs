@@ -98,7 +98,7 @@ impl Controller {
         loop {
             tokio::select! {
                 Some((stream, event)) = self.events.recv() => self.take(stream, event),
-                Ok(()) = changes.changed() => {}
+                Ok(()) = changes.changed() => self.clusters.hosts_changed(),
                 () = until(self.held.next()) => {}
             }
             self.settle();

@@ -22,6 +22,8 @@ pub(super) struct WaitingListeners {
     bodies: HashMap<Arc<str>, Bytes>,
     /// Tables that were asked for.
     subscribed: Vec<(StreamId, RouteKey)>,
+    /// The tables in force as they came, to tell a change from a repetition.
+    tables: HashMap<(StreamId, Arc<str>), Bytes>,
 }
 
 enum Waiting {
@@ -41,6 +43,7 @@ impl Controller {
     /// Takes a listener of LDS.
     pub(super) fn listener(&mut self, resource: &Resource) -> Result<(), Vec<Refusal>> {
         if self.listeners.bodies.get(&resource.name) == Some(&resource.body) {
+            self.control.records.repeated(Kind::Listener, &resource.name);
             return Ok(());
         }
         if self.control.model.listeners.iter().any(|fixed| fixed.name == resource.name) {
@@ -184,14 +187,18 @@ impl Controller {
 
     /// Gives up the tables that no listener uses any more.
     fn forget_routes(&mut self) {
-        self.control.routes.forget_unused();
+        if !self.control.routes.forget_unused() {
+            return;
+        }
         let used = self.control.routes.used();
         let streams = &self.streams;
         let records = &self.control.records;
+        let tables = &mut self.listeners.tables;
         self.listeners.subscribed.retain(|(stream, key)| {
             let keep = used.contains(key);
             if !keep {
                 records.removed(Kind::Route, &key.1);
+                tables.remove(&(*stream, key.1.clone()));
                 if let Some(handle) = streams.get(*stream) {
                     handle.unsubscribe(Kind::Route, &key.1);
                 }
@@ -206,6 +213,12 @@ impl Controller {
         if keys.is_empty() {
             return Ok(());
         }
+        let place = (stream, resource.name.clone());
+        let settled = keys.iter().all(|key| self.control.routes.is_settled(key));
+        if settled && self.listeners.tables.get(&place) == Some(&resource.body) {
+            self.control.records.repeated(Kind::Route, &resource.name);
+            return Ok(());
+        }
         let table = self.decoder.routes(resource)?;
         let table = RouteTable::build(&table, &self.control.clusters, &self.control.registry);
         let table = table.map_err(|error| vec![Refusal::new(&*resource.name, "", error.to_string())])?;
@@ -213,6 +226,7 @@ impl Controller {
         for key in &keys {
             self.put_table(key, &table);
         }
+        self.listeners.tables.insert(place, resource.body.clone());
         self.control.records.warming(Kind::Route, &resource.name, version_of(resource));
         self.control.records.promoted(Kind::Route, &resource.name);
         Ok(())

@@ -67,6 +67,13 @@ impl Records {
         self.lock().values().map(|record| record.inert.len()).sum()
     }
 
+    /// What is known came again unchanged: a version of it that was refused is no longer what the control plane wants.
+    pub(crate) fn repeated(&self, kind: Kind, name: &Arc<str>) {
+        if let Some(record) = self.lock().get_mut(&(kind, name.clone())) {
+            record.error = None;
+        }
+    }
+
     /// What waited is in force.
     pub(crate) fn promoted(&self, kind: Kind, name: &Arc<str>) {
         if let Some(record) = self.lock().get_mut(&(kind, name.clone()))

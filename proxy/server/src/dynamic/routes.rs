@@ -56,9 +56,12 @@ impl RouteTables {
         used.map(|(key, _)| key.clone()).collect()
     }
 
-    /// Forgets the tables that nobody uses.
-    pub fn forget_unused(&self) {
-        self.lock().retain(|_, place| place.slot.strong_count() > 0);
+    /// Forgets the tables that nobody uses; false when there are none.
+    pub fn forget_unused(&self) -> bool {
+        let mut places = self.lock();
+        let before = places.len();
+        places.retain(|_, place| place.slot.strong_count() > 0);
+        places.len() != before
     }
 
     /// Whether the table came, or its time is over.

@@ -128,7 +128,7 @@ impl Names {
                 tracing::debug!(cluster = %self.cluster.config.name, name, %error, "DNS resolution failed");
             }
             if self.take(index, answer.ok()) {
-                manager.changed();
+                manager.changed(&self.cluster);
             }
             if std::mem::take(&mut first) && self.untried.fetch_sub(1, Relaxed) == 1 {
                 warm();

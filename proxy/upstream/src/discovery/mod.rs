@@ -82,7 +82,7 @@ impl Discoverer {
                     tokio::time::sleep(interval).await;
                     let Some(cluster) = cluster.upgrade() else { return };
                     if cluster.forget_unused() {
-                        manager.changed();
+                        manager.changed(&cluster);
                     }
                 }
             });
@@ -92,8 +92,8 @@ impl Discoverer {
             names.start(manager, resolvers, tasks, move || {
                 if let Some(cluster) = warmed.upgrade() {
                     cluster.warm.store(true, Relaxed);
+                    manager_too.changed(&cluster);
                 }
-                manager_too.changed();
                 cold.send_modify(|cold| *cold = cold.saturating_sub(1));
                 manager_too.count_warming();
             });
