@@ -54,10 +54,13 @@ pub fn target_dir() -> Result<PathBuf> {
     Ok(profile_dir()?.parent().context("a profile directory has a parent")?.to_owned())
 }
 
-/// `target/debug`, `target/release`: two above the test binary, which is in `deps`.
+/// `target/debug`, `target/release`: where a program is, and above `deps`, where a test is.
 fn profile_dir() -> Result<PathBuf> {
-    let test = env::current_exe()?;
-    let deps = test.parent().context("a test binary is in a directory")?;
+    let program = env::current_exe()?;
+    let deps = program.parent().context("a program is in a directory")?;
+    if deps.file_name().is_none_or(|name| name != "deps") {
+        return Ok(deps.to_owned());
+    }
     Ok(deps.parent().context("deps is in a profile directory")?.to_owned())
 }
 

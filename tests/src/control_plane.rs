@@ -1,10 +1,12 @@
 //! A control plane: go-control-plane in a process of its own (`tests/go/xds-server`), built on first use.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +16,7 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 
-use crate::{binary::target_dir, wait};
+use crate::{binary::target_dir, bootstrap::Bootstrap, wait};
 
 /// Begins the type URL of every resource.
 pub const TYPE: &str = "type.googleapis.com/envoy.";
@@ -26,7 +28,16 @@ pub struct ControlPlane {
     pub address: SocketAddr,
     stdin: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
+    /// The last response of each stream and type.
+    sent: BTreeMap<(u64, String), Sent>,
     _child: Child,
+}
+
+#[derive(Debug)]
+struct Sent {
+    nonce: String,
+    version: String,
+    acknowledged: bool,
 }
 
 /// Builds the program. Parallel test processes wait for one another.
@@ -73,7 +84,7 @@ impl ControlPlane {
             wait::within("the control plane", wait::LIMIT, async { Ok(lines.next_line().await?) }).await?;
         let first: Value = serde_json::from_str(&first.context("it ended")?)?;
         let address = first["address"].as_str().context("no address")?.parse()?;
-        Ok(Some(Self { address, stdin, lines, _child: child }))
+        Ok(Some(Self { address, stdin, lines, sent: BTreeMap::new(), _child: child }))
     }
 
     async fn tell(&mut self, command: &Value) -> Result<()> {
@@ -123,6 +134,48 @@ impl ControlPlane {
         .await
     }
 
+    /// Waits until what is served under `version` has been sent and all that was sent since the last call is
+    /// acknowledged: in state of the world, of each type that is subscribed to; in delta, of one at least.
+    ///
+    /// # Errors
+    /// It takes longer than `limit`, or something is refused.
+    pub async fn acknowledged(&mut self, version: &str, delta: bool, limit: Duration) -> Result<()> {
+        let sent = &mut self.sent;
+        let lines = &mut self.lines;
+        let what = format!("the acknowledgement of version {version}");
+        wait::within(&what, limit, async {
+            loop {
+                let line = lines.next_line().await?.context("the control plane ended")?;
+                let line: Value = serde_json::from_str(&line)?;
+                let text = |field: &str| line[field].as_str().unwrap_or_default().to_owned();
+                let of = (line["stream"].as_u64().unwrap_or(0), text("type"));
+                match line["event"].as_str() {
+                    Some("response") => {
+                        let response =
+                            Sent { nonce: text("nonce"), version: text("version"), acknowledged: false };
+                        sent.insert(of, response);
+                    }
+                    Some("request") => {
+                        ensure!(text("error").is_empty(), "version {version} was refused: {}", text("error"));
+                        if let Some(known) = sent.get_mut(&of).filter(|known| known.nonce == text("nonce")) {
+                            known.acknowledged = true;
+                        }
+                    }
+                    Some("closed") => sent.retain(|(stream, _), _| *stream != of.0),
+                    _ => {}
+                }
+                let mut of_it = sent.values().map(|response| response.version == version);
+                let all_sent =
+                    if delta { of_it.any(|is| is) } else { !sent.is_empty() && of_it.all(|is| is) };
+                if all_sent && sent.values().all(|response| response.acknowledged) {
+                    return Ok(());
+                }
+            }
+        })
+        .await
+        .with_context(|| format!("sent, and acknowledged or not: {:?}", self.sent))
+    }
+
     /// The text of the next refusal.
     ///
     /// # Errors
@@ -132,6 +185,26 @@ impl ControlPlane {
         let line = self.event("a refusal", refuses).await?;
         Ok(line["error"].as_str().unwrap_or_default().to_owned())
     }
+}
+
+/// A bootstrap that follows the control plane on the port `@{plane}` by ADS; `more` goes into `cds_config` and `lds_config`.
+#[must_use]
+pub fn follower(delta: bool, more: &str) -> Bootstrap {
+    let api = if delta { "DELTA_GRPC" } else { "GRPC" };
+    Bootstrap::new()
+        .top(&format!(
+            "dynamic_resources:\n  ads_config: {{ api_type: {api}, transport_api_version: V3, grpc_services: [ \
+             {{ envoy_grpc: {{ cluster_name: plane }} }} ] }}\n  \
+             cds_config: {{ ads: {{}}, resource_api_version: V3{more} }}\n  \
+             lds_config: {{ ads: {{}}, resource_api_version: V3{more} }}"
+        ))
+        .hosts(
+            "plane",
+            &["plane"],
+            "typed_extension_protocol_options:\n  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n    \
+             \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n    \
+             explicit_http_config: { http2_protocol_options: {} }",
+        )
 }
 
 /// `ads: {}`

@@ -5,6 +5,8 @@
 //! * [`upstream`] are servers that do as a [`reply::Reply`] says and record what they saw.
 //! * [`client`] speaks HTTP/1 by raw bytes, HTTP/2 by frames, TLS with every knob.
 //! * [`proxy`] starts Outrider or Envoy on a bootstrap and watches it; [`bootstrap`] writes one tersely.
+//! * [`crowd`] are clients that ask all the time and count what they lose; [`churn`] is a configuration that changes all
+//!   the time.
 //! * [`oracle`] installs the real Envoy, [`binary`] builds Outrider.
 //!
 //! Nothing here sleeps for luck: [`wait::until`] is the one place that polls, with a deadline.
@@ -12,8 +14,10 @@
 pub mod binary;
 pub mod bootstrap;
 pub mod ca;
+pub mod churn;
 pub mod client;
 pub mod control_plane;
+pub mod crowd;
 pub mod h1;
 pub mod io;
 pub mod oracle;

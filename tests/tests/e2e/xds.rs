@@ -4,9 +4,8 @@ use std::{cell::Cell, rc::Rc};
 
 use anyhow::{Context, Result, ensure};
 use outrider_tests::{
-    bootstrap::Bootstrap,
     client::Conn,
-    control_plane::{ControlPlane, TYPE, eds_cluster, endpoints, listener, rds_listener, routes},
+    control_plane::{ControlPlane, TYPE, eds_cluster, endpoints, follower, listener, rds_listener, routes},
     ports::Lease,
     proxy::{Kind, Proxy},
     upstream::Upstream,
@@ -22,24 +21,6 @@ struct Mesh {
     proxy: Proxy,
     port: u16,
     _leases: Vec<Lease>,
-}
-
-fn follower(delta: bool, more: &str) -> Bootstrap {
-    let api = if delta { "DELTA_GRPC" } else { "GRPC" };
-    Bootstrap::new()
-        .top(&format!(
-            "dynamic_resources:\n  ads_config: {{ api_type: {api}, transport_api_version: V3, grpc_services: [ \
-             {{ envoy_grpc: {{ cluster_name: plane }} }} ] }}\n  \
-             cds_config: {{ ads: {{}}, resource_api_version: V3{more} }}\n  \
-             lds_config: {{ ads: {{}}, resource_api_version: V3{more} }}"
-        ))
-        .hosts(
-            "plane",
-            &["plane"],
-            "typed_extension_protocol_options:\n  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n    \
-             \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n    \
-             explicit_http_config: { http2_protocol_options: {} }",
-        )
 }
 
 impl Mesh {
