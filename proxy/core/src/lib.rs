@@ -5,6 +5,7 @@
 
 pub mod flags;
 pub mod format;
+pub mod generation;
 pub mod load;
 pub mod matcher;
 pub mod metadata;

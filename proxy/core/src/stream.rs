@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::flags::ResponseFlags;
+use crate::generation;
 use crate::metadata::{Metadata, StreamMetadata};
 
 /// An address of a peer or of ourselves.
@@ -261,6 +262,8 @@ pub struct StreamInfo {
     pub upstream: UpstreamInfo,
     /// Metadata; noted only where a format reads it.
     pub metadata: Option<Box<StreamMetadata>>,
+    /// The configuration's generation when it was routed.
+    pub generation: u64,
 }
 
 impl StreamInfo {
@@ -297,6 +300,7 @@ impl StreamInfo {
             virtual_cluster: None,
             upstream: UpstreamInfo::default(),
             metadata: None,
+            generation: generation::current(),
         }
     }
 

@@ -15,7 +15,7 @@ use outrider_telemetry::stats::Exposition;
 use outrider_upstream::ClusterManager;
 
 use crate::bootstrap::LoadedBootstrap;
-use crate::dynamic::{self, Records, RouteTables, Secrets, lock};
+use crate::dynamic::{self, Generations, Records, RouteTables, Secrets, lock};
 use crate::lifecycle::ServerStats;
 use crate::listeners::{Builder, BuiltListener, Listeners};
 use crate::logging::LogControl;
@@ -190,6 +190,8 @@ impl Control {
         let workers = options
             .concurrency
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let state = State::new();
+        let generations = Generations::new(&registry, &loaded.model, state.started);
         Ok(Self {
             exposition: Exposition::new(registry.clone(), &loaded.model.stats, tags),
             options,
@@ -206,10 +208,10 @@ impl Control {
             later,
             routes,
             secrets,
-            records: Records::default(),
+            records: Records::new(generations),
             workers,
             memory: MemoryHooks::default(),
-            state: State::new(),
+            state,
         })
     }
 

@@ -3,6 +3,7 @@
 mod admin;
 mod config;
 mod drain;
+mod generations;
 mod limits;
 mod sockets;
 mod start;

@@ -16,16 +16,16 @@ use serde_json::{Value, json};
 use crate::start::places;
 
 /// A control plane and a proxy that follows it.
-struct Mesh {
-    plane: ControlPlane,
-    proxy: Proxy,
-    port: u16,
+pub(crate) struct Mesh {
+    pub(crate) plane: ControlPlane,
+    pub(crate) proxy: Proxy,
+    pub(crate) port: u16,
     _leases: Vec<Lease>,
 }
 
 impl Mesh {
     /// Starts both; the control plane serves `first` of the proxy's port.
-    async fn start(delta: bool, first: impl FnOnce(u16) -> Vec<Value>) -> Result<Option<Self>> {
+    pub(crate) async fn start(delta: bool, first: impl FnOnce(u16) -> Vec<Value>) -> Result<Option<Self>> {
         let Some(mut plane) = ControlPlane::start().await? else { return Ok(None) };
         let lease = Lease::new()?;
         let port = lease.port();
@@ -41,33 +41,33 @@ impl Mesh {
     }
 
     /// Waits until a request gets this answer.
-    async fn answers(&self, wanted: &str) -> Result<()> {
+    pub(crate) async fn answers(&self, wanted: &str) -> Result<()> {
         wait::until(&format!("the answer {wanted:?}"), wait::LIMIT, async || {
             Ok(get(self.port).await.ok().filter(|answer| answer == wanted).map(drop))
         })
         .await
     }
 
-    async fn dump(&self) -> Result<Value> {
+    pub(crate) async fn dump(&self) -> Result<Value> {
         Ok(serde_json::from_str(&self.proxy.admin("/config_dump?include_eds").await?.text())?)
     }
 }
 
-async fn get(port: u16) -> Result<String> {
+pub(crate) async fn get(port: u16) -> Result<String> {
     let mut conn = Conn::plain(port).await?;
     conn.send("GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await?;
     let response = conn.response("GET").await?;
     Ok(format!("{} {}", response.status, response.text()))
 }
 
-async fn upstream(name: &str) -> Result<(Upstream, u16)> {
+pub(crate) async fn upstream(name: &str) -> Result<(Upstream, u16)> {
     let (upstream, _diary, _script) = Upstream::http(name).await?;
     let port = upstream.address().port();
     Ok((upstream, port))
 }
 
 /// Both protocols, one after the other.
-async fn both(test: impl AsyncFn(bool) -> Result<()>) -> Result<()> {
+pub(crate) async fn both(test: impl AsyncFn(bool) -> Result<()>) -> Result<()> {
     test(true).await.context("delta")?;
     test(false).await.context("state of the world")
 }

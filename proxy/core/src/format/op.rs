@@ -65,6 +65,7 @@ pub(super) enum Op {
         long: bool,
     },
     AttemptCount,
+    Generation,
     UpstreamCluster {
         raw: bool,
     },
@@ -322,6 +323,7 @@ impl Op {
             Self::BytesSent => number(info.bytes_sent, out),
             Self::ResponseFlags { long } => flags(*long, cx, out),
             Self::AttemptCount => number(u64::from(info.attempts), out),
+            Self::Generation => number(info.generation, out),
             _ => self.write_names(cx, out),
         }
     }

@@ -242,6 +242,8 @@ fn simple(name: &str) -> Option<Op> {
         "RESPONSE_FLAGS" => Op::ResponseFlags { long: false },
         "RESPONSE_FLAGS_LONG" => Op::ResponseFlags { long: true },
         "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Op::AttemptCount,
+        // Ours; Envoy knows no such operator.
+        "OUTRIDER_GENERATION" => Op::Generation,
         "UPSTREAM_CLUSTER" => Op::UpstreamCluster { raw: false },
         "UPSTREAM_CLUSTER_RAW" => Op::UpstreamCluster { raw: true },
         "UPSTREAM_HOST_NAME" => Op::UpstreamHostname { port: true },

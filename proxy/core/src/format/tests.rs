@@ -32,6 +32,7 @@ fn info() -> StreamInfo {
         ResponseFlags::UPSTREAM_CONNECTION_FAILURE.union(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
     info.duration = Some(Duration::from_micros(2_500));
     info.bytes_sent = 12;
+    info.generation = 7;
     info
 }
 
@@ -64,6 +65,7 @@ fn operators_write_what_envoy_writes() {
             "%DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_LOCAL_PORT%",
             "10.0.0.1:4000 10.0.0.2 80",
         ),
+        ("%OUTRIDER_GENERATION%", "7"),
         ("100%% %UPSTREAM_HOST% %DOWNSTREAM_TLS_VERSION%", "100% - -"),
     ] {
         assert_eq!(written(format), expected, "{format}");

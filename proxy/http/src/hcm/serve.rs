@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use outrider_config::model::RouteMaxStreamDuration;
+use outrider_core::generation;
 use outrider_core::reply::details;
 use outrider_core::{LocalReply, ResponseFlags};
 
@@ -111,6 +112,7 @@ fn route(stream: &Rc<Stream>, parts: &Parts) -> Result<Selected, LocalReply> {
     {
         let mut info = stream.info.borrow_mut();
         info.route_name = selected.name().cloned();
+        info.generation = generation::current();
         if shared.logger.reads_metadata() || selected.reads_metadata() {
             info.metadata = Some(Box::new(selected.metadata()));
         }

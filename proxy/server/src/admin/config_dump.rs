@@ -129,7 +129,20 @@ fn sections(
             json!({ "@type": format!("{TYPE}EndpointsConfigDump"), "static_endpoint_configs": assignments }),
         ));
     }
+    if names.is_none() {
+        configs.push(generations(control));
+    }
     configs
+}
+
+/// Ours, after all that is Envoy's. A `TypedStruct` is of a type that whoever reads dumps by the API's descriptors knows,
+/// and names what it holds to everyone else.
+fn generations(control: &Control) -> Value {
+    json!({
+        "@type": "type.googleapis.com/xds.type.v3.TypedStruct",
+        "type_url": "type.googleapis.com/outrider.admin.v1.Generations",
+        "value": super::generations::dump(control),
+    })
 }
 
 fn find_routes<'a>(value: &'a Value, found: &mut Vec<&'a Value>) {

@@ -6,6 +6,7 @@ mod certs;
 mod clusters;
 mod config_dump;
 mod dynamic_dump;
+mod generations;
 mod info;
 mod listeners;
 mod query;
@@ -50,6 +51,11 @@ static ENDPOINTS: &[Endpoint] = &[
         config_dump::config_dump,
     ),
     post("/drain_listeners", "drain listeners (?graceful&inboundonly&skip_exit)", switches::drain_listeners),
+    get(
+        "/generations",
+        "the last changes of the configuration and how long they took (?format=json)",
+        generations::generations,
+    ),
     post("/healthcheck/fail", "make the health check fail", switches::health_check_fail),
     post("/healthcheck/ok", "make the health check pass again", switches::health_check_ok),
     get("/help", "this list", help),

@@ -9,6 +9,7 @@ use outrider_upstream::ClusterShared;
 use outrider_xds::{Kind, Refusal, Resource};
 
 use super::controller::{Controller, version_of};
+use super::generations::Step;
 use super::streams::StreamId;
 use crate::control::Control;
 
@@ -132,7 +133,8 @@ impl Controller {
         if missing {
             return None;
         }
-        let built = self.control.clusters.prepare(config.clone(), &find);
+        let prepare = || self.control.clusters.prepare(config.clone(), &find);
+        let built = self.control.records.generations().time(Step::Build(Kind::Cluster, name), prepare);
         let wanted = match &config.discovery {
             Discovery::Eds { source, service_name } => {
                 self.stream(source, Kind::Endpoint).map(|(stream, handle)| {
@@ -202,7 +204,8 @@ impl Controller {
             if entry.warming.as_ref().is_some_and(|warming| warming.is_warm())
                 && let Some(warm) = entry.warming.take()
             {
-                self.control.clusters.promote(&warm);
+                let promote = || self.control.clusters.promote(&warm);
+                self.control.records.generations().time(Step::Publish, promote);
                 entry.active = Some(warm);
                 if entry.unbuilt.is_none() {
                     self.clusters.waits_no_more(&name);
@@ -258,7 +261,8 @@ impl Controller {
         for name in &endpoints.users {
             let Some(entry) = self.clusters.by_name.get(name) else { continue };
             for shared in entry.active.iter().chain(&entry.warming) {
-                self.control.clusters.set_endpoints(shared, &found);
+                let set = || self.control.clusters.set_endpoints(shared, &found);
+                self.control.records.generations().time(Step::Publish, set);
             }
             self.clusters.touched.push(name.clone());
         }

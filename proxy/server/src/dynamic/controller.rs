@@ -127,6 +127,7 @@ impl Controller {
             self.stage = Stage::Done;
             self.initialized.send_replace(true);
         }
+        self.control.records.generations().close();
     }
 
     fn subscribe_all(
@@ -145,7 +146,10 @@ impl Controller {
 
     fn take(&mut self, stream: StreamId, event: Event) {
         match event {
-            Event::Connected { service } => tracing::info!(stream, service, "connected to a control plane"),
+            Event::Connected { service } => {
+                self.streams.connected(stream, service);
+                tracing::info!(stream, service, "connected to a control plane");
+            }
             Event::Disconnected { service, why, attempt, retry_in } => {
                 tracing::warn!(stream, service, attempt, ?retry_in, "no control plane: {why}");
                 for stats in [&self.cds, &self.lds].into_iter().flatten().map(|(_, stats)| stats) {
@@ -160,6 +164,7 @@ impl Controller {
 
     fn update(&mut self, stream: StreamId, update: Update) {
         let Update { kind, token, version, resources, removed, .. } = update;
+        self.control.records.generations().taking(self.streams.source(stream, &update.control_plane));
         let mut refusals = Vec::new();
         // Make before break: what goes is let go after what comes, unless it stands in its way.
         for name in removed.iter().filter(|_| kind == Kind::Listener) {

@@ -6,6 +6,7 @@ use outrider_config::convert::{self, KnownClusters, ResourceKind, ResourceReader
 use outrider_config::model;
 use outrider_xds::{Kind, Refusal, Resource};
 
+use super::generations::Step;
 use crate::control::Control;
 
 /// A converted resource.
@@ -80,7 +81,11 @@ impl Decoder {
     }
 
     fn read(&mut self, kind: ResourceKind, resource: &Resource) -> Result<convert::Resource, Vec<Refusal>> {
-        let (result, ledger) = self.reader.read(kind, &resource.name, &resource.body, &self.options);
+        let mut read = || self.reader.read(kind, &resource.name, &resource.body, &self.options);
+        let (result, ledger) = match Kind::from_type_url(kind.type_url()) {
+            Some(kind) => self.control.records.generations().time(Step::Convert(kind, &resource.name), read),
+            None => read(),
+        };
         for field in &ledger.unknown {
             tracing::warn!(name = &*resource.name, "unknown field {field} is left out");
             self.control.server_stats.dynamic_unknown_fields().inc();

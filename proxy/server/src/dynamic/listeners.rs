@@ -9,6 +9,7 @@ use outrider_http::routing::RouteTable;
 use outrider_xds::{Kind, Refusal, Resource};
 
 use super::controller::{Controller, version_of};
+use super::generations::Step;
 use super::records::Version;
 use super::routes::RouteKey;
 use super::streams::StreamId;
@@ -84,14 +85,17 @@ impl Controller {
 
     fn build_listener(&mut self, config: &Arc<model::Listener>) -> Result<(), Vec<Refusal>> {
         let refuse = |error: anyhow::Error| vec![Refusal::new(&*config.name, "", format!("{error:#}"))];
-        let built = self.control.listeners.build(config).map_err(refuse)?;
+        let generations = self.control.records.generations();
+        let build = || self.control.listeners.build(config);
+        let built = generations.time(Step::Build(Kind::Listener, &config.name), build).map_err(refuse)?;
         let keys = route_keys(config);
         for key in &keys {
             self.want_routes(key);
         }
         if keys.iter().all(|key| self.control.routes.is_settled(key)) {
             self.listeners.waiting.remove(&config.name);
-            self.control.listeners.put(built).map_err(refuse)?;
+            let put = || self.control.listeners.put(built);
+            self.control.records.generations().time(Step::Publish, put).map_err(refuse)?;
             self.control.records.promoted(Kind::Listener, &config.name);
         } else {
             self.listeners.waiting.insert(config.name.clone(), Waiting::Routes(built, keys));
@@ -134,7 +138,8 @@ impl Controller {
             .collect();
         for name in names {
             let Some(Waiting::Routes(built, _)) = self.listeners.waiting.remove(&name) else { continue };
-            match self.control.listeners.put(built) {
+            let put = || self.control.listeners.put(built);
+            match self.control.records.generations().time(Step::Publish, put) {
                 Ok(()) => self.control.records.promoted(Kind::Listener, &name),
                 Err(error) => tracing::error!(listener = &*name, "cannot be put in force: {error:#}"),
             }
@@ -220,15 +225,15 @@ impl Controller {
             return Ok(());
         }
         let table = self.decoder.routes(resource)?;
-        let table = RouteTable::build(&table, &self.control.clusters, &self.control.registry);
+        let build = || RouteTable::build(&table, &self.control.clusters, &self.control.registry);
+        let table = self.control.records.generations().time(Step::Build(Kind::Route, &resource.name), build);
         let table = table.map_err(|error| vec![Refusal::new(&*resource.name, "", error.to_string())])?;
         let table = Arc::new(table);
+        self.control.records.warming(Kind::Route, &resource.name, version_of(resource));
         for key in &keys {
             self.put_table(key, &table);
         }
         self.listeners.tables.insert(place, resource.body.clone());
-        self.control.records.warming(Kind::Route, &resource.name, version_of(resource));
-        self.control.records.promoted(Kind::Route, &resource.name);
         Ok(())
     }
 

@@ -4,6 +4,7 @@ mod clusters;
 mod connector;
 mod controller;
 mod decode;
+mod generations;
 mod listeners;
 mod order;
 mod records;
@@ -13,6 +14,7 @@ mod stats;
 mod streams;
 
 pub(crate) use controller::{Controller, lock};
+pub use generations::{Change, Generation, Generations};
 pub(crate) use listeners::{dynamic_secrets, needs_routes};
 pub use records::{Record, Records, RefusedVersion, Version};
 pub use routes::{RouteKey, RouteTables};

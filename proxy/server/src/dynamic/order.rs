@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_http::routing::RouteTable;
+use outrider_xds::Kind;
 use tokio::time::Instant;
 
 use super::controller::Controller;
+use super::generations::Step;
 use super::routes::RouteKey;
 use crate::listeners::BuiltFilter;
 
@@ -45,8 +47,14 @@ impl Controller {
             self.held.tables.insert(key.clone(), (table.clone(), Instant::now() + PATIENCE));
         } else {
             self.held.tables.remove(key);
-            self.control.routes.store(key, table.clone());
+            self.publish_table(key, table);
         }
+    }
+
+    fn publish_table(&self, key: &RouteKey, table: &Arc<RouteTable>) {
+        let store = || self.control.routes.store(key, table.clone());
+        self.control.records.generations().time(Step::Publish, store);
+        self.control.records.promoted(Kind::Route, &key.1);
     }
 
     /// Removes a cluster, or lets it be while something in force names it (is in `named`).
@@ -66,7 +74,7 @@ impl Controller {
             self.held.tables.iter().filter(|(_, held)| ready(held)).map(|(key, _)| key.clone()).collect();
         for key in tables {
             if let Some((table, _)) = self.held.tables.remove(&key) {
-                self.control.routes.store(&key, table);
+                self.publish_table(&key, &table);
             }
         }
         if self.held.leaving.is_empty() {

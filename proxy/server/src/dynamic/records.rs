@@ -7,9 +7,14 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use outrider_xds::Kind;
 
+use super::generations::{Action, Generations};
+
 /// The resources that came from elsewhere, by kind and name. Cloning gives another handle.
-#[derive(Debug, Clone, Default)]
-pub struct Records(Arc<Mutex<ByName>>);
+#[derive(Debug, Clone)]
+pub struct Records {
+    by_name: Arc<Mutex<ByName>>,
+    generations: Generations,
+}
 
 type ByName = BTreeMap<(Kind, Arc<str>), Record>;
 
@@ -37,6 +42,13 @@ pub struct Version {
     pub at: SystemTime,
 }
 
+impl Version {
+    /// Whether this is the same content. What is kept without its content is the same while its version is.
+    fn is(&self, other: &Self) -> bool {
+        self.body == other.body && (!self.body.is_empty() || self.version == other.version)
+    }
+}
+
 /// A version that was refused.
 #[derive(Debug, Clone)]
 pub struct RefusedVersion {
@@ -47,8 +59,19 @@ pub struct RefusedVersion {
 }
 
 impl Records {
+    /// No records. What is put in force, or taken away, is noted in `generations`.
+    pub(crate) fn new(generations: Generations) -> Self {
+        Self { by_name: Arc::default(), generations }
+    }
+
+    /// The numbered changes.
+    pub fn generations(&self) -> &Generations {
+        &self.generations
+    }
+
     /// A version came and waits.
     pub(crate) fn warming(&self, kind: Kind, name: &Arc<str>, version: Version) {
+        self.generations.came(kind, name);
         let mut records = self.lock();
         let record = records.entry((kind, name.clone())).or_default();
         (record.warming, record.error) = (Some(version), None);
@@ -74,11 +97,16 @@ impl Records {
         }
     }
 
-    /// What waited is in force.
+    /// What waited is in force. It is a change unless it is what was in force before.
     pub(crate) fn promoted(&self, kind: Kind, name: &Arc<str>) {
         if let Some(record) = self.lock().get_mut(&(kind, name.clone()))
             && let Some(version) = record.warming.take()
         {
+            match &record.active {
+                None => self.generations.changed(kind, Action::Added, name, &version.version),
+                Some(before) if before.is(&version) => self.generations.given_up(kind, name),
+                Some(_) => self.generations.changed(kind, Action::Updated, name, &version.version),
+            }
             record.active = Some(version);
         }
     }
@@ -91,7 +119,11 @@ impl Records {
 
     /// The resource is gone.
     pub(crate) fn removed(&self, kind: Kind, name: &Arc<str>) {
-        self.lock().remove(&(kind, name.clone()));
+        let record = self.lock().remove(&(kind, name.clone()));
+        match record.and_then(|record| record.active) {
+            Some(active) => self.generations.changed(kind, Action::Removed, name, &active.version),
+            None => self.generations.given_up(kind, name),
+        }
     }
 
     /// All of `kind`, by name.
@@ -102,6 +134,6 @@ impl Records {
     }
 
     fn lock(&self) -> MutexGuard<'_, ByName> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

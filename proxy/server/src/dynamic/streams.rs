@@ -33,7 +33,15 @@ pub(super) struct Streams {
     clusters: Rc<WorkerClusters>,
     registry: Registry,
     events: Sender<(StreamId, Event)>,
-    open: Vec<(Key, Handle)>,
+    open: Vec<Open>,
+}
+
+struct Open {
+    key: Key,
+    handle: Handle,
+    // What its services are called, and at which of them it is.
+    labels: Vec<String>,
+    service: usize,
 }
 
 impl Streams {
@@ -57,7 +65,7 @@ impl Streams {
             }
             ConfigSourceKind::Path { .. } => return None,
         };
-        if let Some(known) = self.open.iter().position(|(open, _)| *open == key) {
+        if let Some(known) = self.open.iter().position(|open| open.key == key) {
             return Some(known);
         }
         let id = self.open.len();
@@ -67,8 +75,9 @@ impl Streams {
         };
         let dialer = Dialer::new(config.services.clone(), self.clusters.clone(), self.registry.clone());
         let scope = self.registry.scope("control_plane.");
-        let (handle, mut events) =
-            outrider_xds::spawn(stream_config(&config, only), self.node.clone(), Rc::new(dialer), scope);
+        let config = stream_config(&config, only);
+        let labels = config.services.iter().map(|service| service.label.clone()).collect();
+        let (handle, mut events) = outrider_xds::spawn(config, self.node.clone(), Rc::new(dialer), scope);
         let queue = self.events.clone();
         tokio::task::spawn_local(async move {
             while let Some(event) = events.recv().await {
@@ -77,13 +86,27 @@ impl Streams {
                 }
             }
         });
-        self.open.push((key, handle));
+        self.open.push(Open { key, handle, labels, service: 0 });
         Some(id)
     }
 
     /// The handle of a stream.
     pub(super) fn get(&self, id: StreamId) -> Option<&Handle> {
-        self.open.get(id).map(|(_, handle)| handle)
+        self.open.get(id).map(|open| &open.handle)
+    }
+
+    /// The stream `id` is at this one of its services.
+    pub(super) fn connected(&mut self, id: StreamId, service: usize) {
+        if let Some(open) = self.open.get_mut(id) {
+            open.service = service;
+        }
+    }
+
+    /// Where what comes by the stream `id` is from, in words; `control_plane` is what that calls itself.
+    pub(super) fn source(&self, id: StreamId, control_plane: &str) -> Arc<str> {
+        let label = self.open.get(id).and_then(|open| open.labels.get(open.service));
+        let label = label.map_or("", String::as_str);
+        if control_plane.is_empty() { label.into() } else { format!("{label} ({control_plane})").into() }
     }
 }
 
