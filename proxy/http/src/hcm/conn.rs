@@ -207,7 +207,9 @@ impl Conn {
     /// Looks at all deadlines: ends streams whose time is over, and says what is to be done with the connection.
     pub(crate) fn tick(&self, now: Instant) -> Tick {
         let config = &self.hcm.shared.config;
-        let mut next = now + LONGEST_SLEEP;
+        // A request's own limits are far away: the timer must not sleep until then on a connection that has become idle.
+        let longest = if self.h1.in_codec.get() { HIBERNATE_AFTER } else { LONGEST_SLEEP };
+        let mut next = now + longest;
         // A stream that is told to end is woken, not run: the list does not change under this loop.
         for stream in self.streams.borrow().iter() {
             if let Some(deadline) = stream.check_deadlines(now) {

@@ -31,7 +31,7 @@ pub(crate) fn timeouts() -> Group {
             case("route idle timeout in the body", get("/idle"))
                 .reply(Reply::text("0123456789").finish(Finish::Stall(4))),
             case("max stream duration", get("/max")).reply(Reply::status(200).finish(Finish::Silence)),
-            case("grpc timeout", get("/gmax").h("grpc-timeout", "100m"))
+            case("grpc timeout", get("/gmax").h("grpc-timeout", "300m"))
                 .reply(Reply::status(200).finish(Finish::Silence)),
             case("global and per try", get("/both")).reply(Reply::status(200).finish(Finish::Silence)),
             case("stream idle", get("/").to("idle")).reply(Reply::status(200).finish(Finish::Silence)),
