@@ -197,6 +197,24 @@ async fn a_bad_resource_does_not_keep_the_good_ones_beside_it_back() -> Result<(
 }
 
 #[tokio::test]
+async fn a_port_in_use_is_refused_even_while_the_listener_waits_for_its_table() -> Result<()> {
+    let (_a, a) = upstream("a").await?;
+    let first = |port| {
+        let listener = rds_listener("in", port, "table", &json!({}));
+        vec![eds_cluster("one"), endpoints("one", &[a]), listener, routes("table", "one")]
+    };
+    let Some(mut mesh) = Mesh::start(true, first).await? else { return Ok(()) };
+    mesh.answers("200 a").await?;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let late = rds_listener("late", taken.local_addr()?.port(), "never", &json!({}));
+    mesh.plane.serve("2", &[&first(mesh.port)[..], &[late]].concat()).await?;
+    let text = mesh.plane.refusal().await?;
+    assert!(text.contains("late") && text.contains("in use"), "{text}");
+    assert_eq!(get(mesh.port).await?, "200 a", "traffic goes on");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_listener_that_is_taken_away_lets_its_clients_finish() -> Result<()> {
     let (_a, a) = upstream("a").await?;
     let first = |port| {

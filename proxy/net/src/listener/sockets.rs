@@ -23,7 +23,7 @@ pub struct WorkerSockets {
     pub(super) addresses: Vec<SocketAddr>,
 }
 
-/// A listening socket, not yet known to a runtime.
+/// A bound socket, not yet known to a runtime.
 #[derive(Debug)]
 pub(super) enum Bound {
     /// With the address that accepted connections have, unless it is a wildcard.
@@ -33,12 +33,22 @@ pub(super) enum Bound {
 }
 
 impl Sockets {
-    /// Binds every address of `listener` for `workers` workers and listens. None is bound when
-    /// `bind_to_port` is false; the workers get empty sets then.
+    /// [Opens](Self::open) the sockets and listens.
     ///
     /// # Errors
     /// An address cannot be listened on; nothing stays bound.
     pub fn bind(listener: &ListenerShared, workers: usize) -> Result<Vec<WorkerSockets>, BindError> {
+        let sets = Self::open(listener, workers)?;
+        Self::listen(listener, &sets)?;
+        Ok(sets)
+    }
+
+    /// Binds every address of `listener` for `workers` workers, so that nobody else takes it; clients are turned away until
+    /// [`Self::listen`]. None is bound when `bind_to_port` is false; the workers get empty sets then.
+    ///
+    /// # Errors
+    /// An address cannot be had; nothing stays bound.
+    pub fn open(listener: &ListenerShared, workers: usize) -> Result<Vec<WorkerSockets>, BindError> {
         let config = listener.config();
         let mut sets: Vec<_> =
             (0..workers).map(|_| WorkerSockets { sockets: Vec::new(), addresses: Vec::new() }).collect();
@@ -46,14 +56,35 @@ impl Sockets {
             return Ok(sets);
         }
         for address in &config.addresses {
-            bind_address(config, address, &mut sets).map_err(|source| BindError {
-                listener: config.name.clone(),
-                address: address.address.to_string(),
-                hint: hint(&source),
-                source,
-            })?;
+            bind_address(config, address, &mut sets).map_err(|source| bind_error(config, address, source))?;
         }
         Ok(sets)
+    }
+
+    /// Lets clients in on sockets that [`Self::open`] made for `listener`.
+    ///
+    /// # Errors
+    /// Another process listens on an address since.
+    pub fn listen(listener: &ListenerShared, sets: &[WorkerSockets]) -> Result<(), BindError> {
+        let config = listener.config();
+        for set in sets {
+            for (socket, address) in set.sockets.iter().zip(&config.addresses) {
+                socket.listen(config, address).map_err(|source| bind_error(config, address, source))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Bound {
+    fn listen(&self, config: &Listener, address: &ListenerAddress) -> io::Result<()> {
+        let socket = match self {
+            Self::Tcp(socket, _) => SockRef::from(socket),
+            Self::Unix(socket, _) => SockRef::from(socket),
+        };
+        socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
+        let options = address.socket_options.as_deref().unwrap_or(&config.socket_options);
+        sockopt::apply(&socket, options, SocketOptionState::Listening)
     }
 }
 
@@ -61,6 +92,15 @@ impl WorkerSockets {
     /// The IP addresses bound (with the port the kernel chose where the configuration says 0).
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+}
+
+fn bind_error(config: &Listener, address: &ListenerAddress, source: io::Error) -> BindError {
+    BindError {
+        listener: config.name.clone(),
+        address: address.address.to_string(),
+        hint: hint(&source),
+        source,
     }
 }
 
@@ -148,8 +188,6 @@ fn open_ip(config: &Listener, address: &ListenerAddress, ip: SocketAddr) -> io::
             &i32::try_from(queue).unwrap_or(i32::MAX).to_ne_bytes(),
         )?;
     }
-    socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
-    sockopt::apply(&SockRef::from(&socket), options, SocketOptionState::Listening)?;
     Ok(socket)
 }
 
@@ -181,8 +219,6 @@ fn bind_pipe(
         }
     }
     sockopt::apply(&SockRef::from(&socket), options, SocketOptionState::Bound)?;
-    socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
-    sockopt::apply(&SockRef::from(&socket), options, SocketOptionState::Listening)?;
     let name: Arc<str> = path.into();
     for set in sets {
         let clone = std::os::unix::net::UnixListener::from(std::os::fd::OwnedFd::from(socket.try_clone()?));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use outrider_config::model::{self, DynamicSecret, NetworkFilter, Routes};
 use outrider_http::routing::RouteTable;
+use outrider_net::listener::WorkerSockets;
 use outrider_xds::{Kind, Refusal, Resource};
 
 use super::controller::{Controller, version_of};
@@ -30,8 +31,8 @@ pub(super) struct WaitingListeners {
 enum Waiting {
     /// For secrets: it cannot be built yet.
     Secrets(Arc<model::Listener>),
-    /// For its route tables.
-    Routes(Arc<BuiltListener>, Vec<RouteKey>),
+    /// For its route tables. Its addresses are taken if it is new.
+    Routes(Arc<BuiltListener>, Option<Vec<WorkerSockets>>, Vec<RouteKey>),
 }
 
 impl WaitingListeners {
@@ -94,11 +95,14 @@ impl Controller {
         }
         if keys.iter().all(|key| self.control.routes.is_settled(key)) {
             self.listeners.waiting.remove(&config.name);
-            let put = || self.control.listeners.put(built);
+            let put = || self.control.listeners.put(built, None);
             self.control.records.generations().time(Step::Publish, put).map_err(refuse)?;
             self.control.records.promoted(Kind::Listener, &config.name);
         } else {
-            self.listeners.waiting.insert(config.name.clone(), Waiting::Routes(built, keys));
+            // What was reserved before goes first: it may have the same addresses.
+            self.listeners.waiting.remove(&config.name);
+            let reserved = self.control.listeners.reserve(&built).map_err(refuse)?;
+            self.listeners.waiting.insert(config.name.clone(), Waiting::Routes(built, reserved, keys));
         }
         Ok(())
     }
@@ -127,7 +131,7 @@ impl Controller {
         let routes = self.control.routes.clone();
         let ready = |waiting: &Waiting| match waiting {
             Waiting::Secrets(_) => false,
-            Waiting::Routes(_, keys) => keys.iter().all(|key| routes.is_settled(key)),
+            Waiting::Routes(_, _, keys) => keys.iter().all(|key| routes.is_settled(key)),
         };
         let names: Vec<_> = self
             .listeners
@@ -137,8 +141,10 @@ impl Controller {
             .map(|(name, _)| name.clone())
             .collect();
         for name in names {
-            let Some(Waiting::Routes(built, _)) = self.listeners.waiting.remove(&name) else { continue };
-            let put = || self.control.listeners.put(built);
+            let Some(Waiting::Routes(built, reserved, _)) = self.listeners.waiting.remove(&name) else {
+                continue;
+            };
+            let put = || self.control.listeners.put(built, reserved);
             match self.control.records.generations().time(Step::Publish, put) {
                 Ok(()) => self.control.records.promoted(Kind::Listener, &name),
                 Err(error) => tracing::error!(listener = &*name, "cannot be put in force: {error:#}"),

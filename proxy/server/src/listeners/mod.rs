@@ -129,11 +129,30 @@ impl Listeners {
         }
     }
 
-    /// Puts `built` in force: a new listener, or in the place of the one of its name.
+    /// Takes the addresses of `built`, which is new, while it waits for what else it needs: a port in use is known before
+    /// the control plane is told that all is well. `None` where it takes another's place.
+    ///
+    /// # Errors
+    /// A port is in use or may not be opened.
+    pub(crate) fn reserve(&self, built: &BuiltListener) -> anyhow::Result<Option<Vec<WorkerSockets>>> {
+        if self.find(built.name()).is_some() {
+            return Ok(None);
+        }
+        let workers = self.lock().workers.len();
+        let opened = Sockets::open(&built.shared, workers);
+        Ok(Some(opened.inspect_err(|_| self.stats.listener_create_failure().inc())?))
+    }
+
+    /// Puts `built` in force: a new listener, or in the place of the one of its name. `reserved` is what
+    /// [`reserve`](Self::reserve) gave, if it was asked.
     ///
     /// # Errors
     /// A port is in use or may not be opened: what was in force stays so.
-    pub fn put(&self, built: Arc<BuiltListener>) -> anyhow::Result<()> {
+    pub(crate) fn put(
+        &self,
+        built: Arc<BuiltListener>,
+        reserved: Option<Vec<WorkerSockets>>,
+    ) -> anyhow::Result<()> {
         let earlier = self.find(built.name());
         let keeps = earlier
             .as_ref()
@@ -147,7 +166,10 @@ impl Listeners {
             inner.set(now);
             self.stats.listener_in_place_updated().inc();
         } else {
-            let bound = Sockets::bind(&built.shared, inner.workers.len());
+            let bound = match reserved {
+                Some(sockets) => Sockets::listen(&built.shared, &sockets).map(|()| sockets),
+                None => Sockets::bind(&built.shared, inner.workers.len()),
+            };
             let sockets = bound.inspect_err(|_| self.stats.listener_create_failure().inc())?;
             inner.set(Active { listener: built.clone(), bound: addresses(&built, &sockets) });
             self.stats.listener_create_success().add(sockets.len() as u64);
