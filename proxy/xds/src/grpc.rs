@@ -107,18 +107,16 @@ impl Link {
     }
 
     async fn handshake(connection: Connection, options: &Http2Options) -> Result<Self, ConnectError> {
-        let Connection { io, authority, secure, metadata } = connection;
+        let Connection { io, authority, secure, metadata, keepalive } = connection;
         let tasks = Tasks::default();
         let mut builder = http2::Builder::new(tasks.clone());
         builder
             .timer(TokioTimer::new())
             .initial_stream_window_size(options.stream_window)
             .initial_connection_window_size(options.connection_window);
-        if let Some(interval) = options.keepalive_interval {
-            builder
-                .keep_alive_interval(interval)
-                .keep_alive_timeout(options.keepalive_timeout)
-                .keep_alive_while_idle(true);
+        let own = options.keepalive_interval.map(|interval| (interval, options.keepalive_timeout));
+        if let Some((interval, timeout)) = own.or(keepalive) {
+            builder.keep_alive_interval(interval).keep_alive_timeout(timeout).keep_alive_while_idle(true);
         }
         let (sender, connection) = builder
             .handshake(TokioIo::new(io))

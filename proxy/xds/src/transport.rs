@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,6 +22,8 @@ pub struct Connection {
     pub secure: bool,
     /// Metadata that belongs to this connection: fresh credentials (`authorization`).
     pub metadata: HeaderMap,
+    /// PINGs that whoever opened it wants (interval, how long an answer may take), if the service says nothing of them.
+    pub keepalive: Option<(Duration, Duration)>,
 }
 
 /// Why there is no connection.

@@ -157,7 +157,7 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster) -> Option
     let (breakers, per_host_max_connections) =
         breaker::breakers(cx, &path.field("circuit_breakers"), name, circuit_breakers.as_ref());
     Some(Cluster {
-        metadata: json::metadata(metadata.as_ref()),
+        metadata: json::metadata(cx, path, metadata.as_ref()),
         name: Arc::from(name.as_str()),
         stat_name: Arc::from(stat_name(if alt_stat_name.is_empty() { name } else { alt_stat_name })),
         alt_stat_name: (!alt_stat_name.is_empty()).then(|| Arc::from(alt_stat_name.as_str())),

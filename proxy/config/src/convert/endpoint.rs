@@ -16,13 +16,18 @@ use crate::model::{Endpoint, EndpointHealth, Endpoints, LocalityEndpoints, Metad
 /// The metadata of the last endpoint: neighbours nearly always have the same, and then share it.
 type Last<'m> = RefCell<Option<(&'m core_pb::Metadata, Arc<Metadata>)>>;
 
-fn shared<'m>(message: &'m core_pb::Metadata, last: &Last<'m>) -> Option<Arc<Metadata>> {
+fn shared<'m>(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &'m core_pb::Metadata,
+    last: &Last<'m>,
+) -> Option<Arc<Metadata>> {
     if let Some((other, metadata)) = &*last.borrow()
         && *other == message
     {
         return Some(metadata.clone());
     }
-    let metadata = json::metadata(Some(message))?;
+    let metadata = json::metadata(cx, path, Some(message))?;
     last.replace(Some((message, metadata.clone())));
     Some(metadata)
 }
@@ -143,7 +148,7 @@ fn locality<'m>(
         priority: *priority,
         weight: u32_of(load_balancing_weight),
         endpoints,
-        metadata: json::metadata(metadata.as_ref()),
+        metadata: json::metadata(cx, path, metadata.as_ref()),
     }
 }
 
@@ -190,6 +195,6 @@ fn endpoint<'m>(
         hostname: Arc::from(hostname.as_str()),
         weight: weight.max(1),
         health,
-        metadata: metadata.as_ref().and_then(|message| shared(message, last)),
+        metadata: metadata.as_ref().and_then(|message| shared(cx, &path, message, last)),
     })
 }

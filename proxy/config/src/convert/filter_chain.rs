@@ -90,7 +90,7 @@ pub(crate) fn chain(cx: &Cx, path: &Path<'_>, message: &pb::FilterChain) -> Opti
     };
     let filter = network_filter(cx, &path.field("filters"), filters);
     Some(FilterChain {
-        metadata: json::metadata(metadata.as_ref()),
+        metadata: json::metadata(cx, path, metadata.as_ref()),
         name: Arc::from(name.as_str()),
         matches,
         tls: tls.ok()?.map(Arc::new),

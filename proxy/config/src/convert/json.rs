@@ -5,17 +5,26 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use outrider_core::metadata::{Metadata, MetadataValue};
+use outrider_proto::Path;
 use outrider_proto::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
 
-/// Metadata as formats read it; `None` when there is none.
+use super::cx::Cx;
+
+/// Metadata as formats read it, the field `metadata` of the message at `path`; `None` when there is none.
 pub(crate) fn metadata(
+    cx: &Cx,
+    path: &Path<'_>,
     message: Option<&outrider_proto::pb::envoy::config::core::v3::Metadata>,
 ) -> Option<Arc<Metadata>> {
-    // What is typed no format can read.
-    let outrider_proto::pb::envoy::config::core::v3::Metadata {
-        filter_metadata,
-        typed_filter_metadata: _typed,
-    } = message?;
+    let outrider_proto::pb::envoy::config::core::v3::Metadata { filter_metadata, typed_filter_metadata } =
+        message?;
+    if !typed_filter_metadata.is_empty() {
+        let at = path.field("metadata");
+        cx.inert(
+            &at.field("typed_filter_metadata"),
+            "no matcher, format or filter here reads typed metadata",
+        );
+    }
     let namespaces = filter_metadata.iter().map(|(name, value)| (name.as_str().into(), members(value)));
     (!filter_metadata.is_empty()).then(|| Arc::new(Metadata { namespaces: namespaces.collect() }))
 }

@@ -97,7 +97,7 @@ pub(crate) fn listener(cx: &Cx, path: &Path<'_>, message: &pb::Listener) -> Opti
         },
     );
     Some(Listener {
-        metadata: json::metadata(metadata.as_ref()),
+        metadata: json::metadata(cx, path, metadata.as_ref()),
         name: Arc::from(name),
         stat_prefix: match stat_prefix.as_str() {
             "" => Arc::from(stat_name(&label)),

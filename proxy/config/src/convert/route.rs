@@ -177,7 +177,7 @@ fn virtual_host(
     let inherited = Inherited { retry: retry.as_ref(), mirrors, ..*inherited };
     let at = path.field("routes");
     VirtualHost {
-        metadata: json::metadata(metadata.as_ref()),
+        metadata: json::metadata(cx, path, metadata.as_ref()),
         virtual_clusters: virtual_clusters_of(cx, &path.field("virtual_clusters"), virtual_clusters),
         name: Arc::from(name.as_str()),
         domains: domains.iter().map(|domain| domain.to_ascii_lowercase()).collect(),
@@ -276,7 +276,7 @@ fn route(
     };
     let action = route_action::action(cx, path, action.as_ref(), inherited);
     Some(Route {
-        metadata: json::metadata(metadata.as_ref()),
+        metadata: json::metadata(cx, path, metadata.as_ref()),
         name: (!name.is_empty()).then(|| Arc::from(name.as_str())),
         matches: matches?,
         action: action?,

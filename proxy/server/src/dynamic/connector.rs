@@ -70,11 +70,14 @@ async fn through(
     let lease =
         lease.map_err(|error| ConnectError(format!("cluster {cluster:?}, {}: {error}", host.address)))?;
     let secure = lease.guard.tls.is_some();
+    let pings = found.shared.config.http.http2.keepalive;
+    let keepalive = pings.and_then(|pings| Some((pings.interval?, pings.timeout)));
     Ok(Connection {
         io: Box::new(Leased(lease)),
         authority: authority.to_owned(),
         secure,
         metadata: http::HeaderMap::new(),
+        keepalive,
     })
 }
 
@@ -110,7 +113,13 @@ async fn straight(channel: &GrpcChannel, registry: &Registry) -> Result<Connecti
             Box::new(client.connect(io, &target).await.map_err(secure)?.0)
         }
     };
-    Ok(Connection { io, authority, secure: channel.tls.is_some(), metadata: http::HeaderMap::new() })
+    Ok(Connection {
+        io,
+        authority,
+        secure: channel.tls.is_some(),
+        metadata: http::HeaderMap::new(),
+        keepalive: None,
+    })
 }
 
 async fn unix(path: &str) -> io::Result<UnixStream> {

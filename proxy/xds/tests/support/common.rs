@@ -49,6 +49,7 @@ impl Connector for Tcp {
                     http::header::AUTHORIZATION,
                     http::HeaderValue::from_static("Bearer t"),
                 )]),
+                keepalive: None,
             })
         })
     }
