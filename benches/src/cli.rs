@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Load(LoadArgs),
     /// Keep one Outrider under load with connections opening and closing; fail on an error or on growing memory.
     Soak(SoakArgs),
+    /// Push configuration at Outrider and Envoy and print what it costs them and their clients.
+    Push(PushArgs),
     /// Upstreams and clients that `load` starts as processes of their own.
     #[command(subcommand, hide = true)]
     Helper(Helper),
@@ -87,6 +89,38 @@ pub(crate) struct LoadArgs {
     /// How perf unwinds: fp (build Outrider with RUSTFLAGS="-C force-frame-pointers=yes"), dwarf, or none.
     #[arg(long, default_value = "fp")]
     pub(crate) call_graph: String,
+}
+
+/// Arguments of `push`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PushArgs {
+    /// Programs and CPUs.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Run only these scenarios (comma-separated): churn, big, eds, faults.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub(crate) only: Vec<String>,
+    /// Run only these proxies (comma-separated): outrider, envoy.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub(crate) proxies: Vec<String>,
+    /// Rounds; figures are medians over rounds.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) rounds: usize,
+    /// `churn`: changes in 20 s.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) changes: usize,
+    /// `big`: clusters with endpoints, and as many routes.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) clusters: usize,
+    /// `big`: changes of one endpoint, ten a second.
+    #[arg(long, default_value_t = 200)]
+    pub(crate) swaps: usize,
+    /// `eds`: endpoints of the cluster.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) endpoints: usize,
+    /// `eds`: seconds of a hundred updates each.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) seconds: u64,
 }
 
 /// Arguments of `soak`.

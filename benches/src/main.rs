@@ -1,5 +1,6 @@
 //! Benchmarks that need whole processes: `load` runs Outrider, Envoy and HAProxy side by side on the same
-//! work, `soak` keeps one Outrider busy for minutes and watches its memory. The micro benchmarks are
+//! work, `soak` keeps one Outrider busy for minutes and watches its memory, `push` changes the configuration of Outrider and
+//! Envoy under load. The micro benchmarks are
 //! criterion targets under `benches/`. README.md beside this crate says what each figure means.
 
 mod callgrind;
@@ -14,6 +15,7 @@ mod preflight;
 mod process;
 mod profile;
 mod proxies;
+mod push;
 mod report;
 mod scenario;
 mod soak;
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         cli::Command::Load(args) if args.perf.is_some() => profile::run(&args),
         cli::Command::Load(args) => load::run(&args),
         cli::Command::Soak(args) => soak::run(&args),
+        cli::Command::Push(args) => push::run(&args),
         cli::Command::Helper(helper) => helpers::run(helper),
     };
     match result {

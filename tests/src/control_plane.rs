@@ -12,8 +12,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
-    process::{Child, ChildStdin, ChildStdout, Command},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::{Child, ChildStdin, Command},
+    sync::mpsc,
 };
 
 use crate::{binary::target_dir, bootstrap::Bootstrap, wait};
@@ -27,7 +28,8 @@ pub struct ControlPlane {
     /// Where it listens.
     pub address: SocketAddr,
     stdin: ChildStdin,
-    lines: Lines<BufReader<ChildStdout>>,
+    /// What it prints: read all the time, lest it waits for a reader.
+    lines: mpsc::UnboundedReceiver<String>,
     /// The last response of each stream and type.
     sent: BTreeMap<(u64, String), Sent>,
     _child: Child,
@@ -82,9 +84,17 @@ impl ControlPlane {
         let mut lines = BufReader::new(child.stdout.take().context("its standard output")?).lines();
         let first =
             wait::within("the control plane", wait::LIMIT, async { Ok(lines.next_line().await?) }).await?;
+        let (tell, told) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if tell.send(line).is_err() {
+                    return;
+                }
+            }
+        });
         let first: Value = serde_json::from_str(&first.context("it ended")?)?;
         let address = first["address"].as_str().context("no address")?.parse()?;
-        Ok(Some(Self { address, stdin, lines, sent: BTreeMap::new(), _child: child }))
+        Ok(Some(Self { address, stdin, lines: told, sent: BTreeMap::new(), _child: child }))
     }
 
     async fn tell(&mut self, command: &Value) -> Result<()> {
@@ -124,7 +134,7 @@ impl ControlPlane {
         let lines = &mut self.lines;
         wait::within(what, wait::LIMIT, async {
             loop {
-                let line = lines.next_line().await?.context("the control plane ended")?;
+                let line = lines.recv().await.context("the control plane ended")?;
                 let line: Value = serde_json::from_str(&line)?;
                 if wanted(&line) {
                     return Ok(line);
@@ -145,7 +155,7 @@ impl ControlPlane {
         let what = format!("the acknowledgement of version {version}");
         wait::within(&what, limit, async {
             loop {
-                let line = lines.next_line().await?.context("the control plane ended")?;
+                let line = lines.recv().await.context("the control plane ended")?;
                 let line: Value = serde_json::from_str(&line)?;
                 let text = |field: &str| line[field].as_str().unwrap_or_default().to_owned();
                 let of = (line["stream"].as_u64().unwrap_or(0), text("type"));
