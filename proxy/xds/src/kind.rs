@@ -117,6 +117,15 @@ impl Kind {
         })
     }
 
+    /// The name whose subscription covers the resource `name` too: for virtual hosts the route configuration's, which is
+    /// what stands before the last slash (Envoy: namespace matching).
+    pub fn namespace(self, name: &str) -> Option<&str> {
+        match self {
+            Self::VirtualHost => name.rsplit_once('/').map(|(namespace, _)| namespace),
+            _ => None,
+        }
+    }
+
     /// Kinds whose requests wait while an update of this kind is being decided, so that what the update brings into
     /// being is asked for in one request (Envoy pauses EDS and SDS during CDS, and RDS during LDS and SRDS).
     pub(crate) fn holds_back(self) -> &'static [Self] {

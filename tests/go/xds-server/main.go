@@ -25,6 +25,7 @@ import (
 	"sync"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	virtualhost "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	cluster "github.com/envoyproxy/go-control-plane/envoy/service/cluster/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/service/endpoint/v3"
@@ -46,9 +47,9 @@ import (
 	_ "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	_ "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
@@ -127,6 +128,7 @@ func serve(xds server.Server, address string) (*grpc.Server, string) {
 	endpoint.RegisterEndpointDiscoveryServiceServer(s, xds)
 	listener.RegisterListenerDiscoveryServiceServer(s, xds)
 	route.RegisterRouteDiscoveryServiceServer(s, xds)
+	route.RegisterVirtualHostDiscoveryServiceServer(s, xds)
 	route.RegisterScopedRoutesDiscoveryServiceServer(s, xds)
 	secret.RegisterSecretDiscoveryServiceServer(s, xds)
 	runtime.RegisterRuntimeDiscoveryServiceServer(s, xds)
@@ -145,8 +147,10 @@ type command struct {
 	Resources []json.RawMessage `json:"resources"`
 }
 
-func snapshot(c command) (*cache.Snapshot, error) {
+// Virtual hosts go a way of their own.
+func snapshot(c command, hosts *virtualHosts) (*cache.Snapshot, error) {
 	resources := map[resource.Type][]types.Resource{}
+	var virtual []*virtualhost.VirtualHost
 	for _, text := range c.Resources {
 		var any anypb.Any
 		if err := protojson.Unmarshal(text, &any); err != nil {
@@ -156,7 +160,14 @@ func snapshot(c command) (*cache.Snapshot, error) {
 		if err != nil {
 			return nil, err
 		}
+		if host, ok := message.(*virtualhost.VirtualHost); ok {
+			virtual = append(virtual, host)
+			continue
+		}
 		resources[any.TypeUrl] = append(resources[any.TypeUrl], message)
+	}
+	if err := hosts.set(c.Version, virtual); err != nil {
+		return nil, err
 	}
 	return cache.NewSnapshot(c.Version, resources)
 }
@@ -167,7 +178,19 @@ func main() {
 	out := &output{lines: bufio.NewWriter(os.Stdout)}
 	// Not strict about names: a request for a resource that does not exist is answered by those that do.
 	state := cache.NewSnapshotCache(false, everyNode{}, nil)
-	xds := server.NewServer(ctx, state, callbacks(out))
+	hosts := &virtualHosts{byName: map[string]virtualHost{}, watches: map[int]func() bool{}}
+	kind := func(url string) string {
+		if url == resource.VirtualHostType {
+			return "hosts"
+		}
+		return "rest"
+	}
+	all := &cache.MuxCache{
+		Classify:      func(r *cache.Request) string { return kind(r.TypeUrl) },
+		ClassifyDelta: func(r *cache.DeltaRequest) string { return kind(r.TypeUrl) },
+		Caches:        map[string]cache.Cache{"hosts": hosts, "rest": state},
+	}
+	xds := server.NewServer(ctx, all, callbacks(out))
 	listening, address := serve(xds, "127.0.0.1:0")
 	out.say(map[string]any{"event": "listening", "address": address})
 	lines := bufio.NewScanner(os.Stdin)
@@ -185,7 +208,7 @@ func main() {
 			listening, _ = serve(xds, address)
 			out.say(map[string]any{"event": "listening", "address": address})
 		case "":
-			next, err := snapshot(c)
+			next, err := snapshot(c, hosts)
 			if err == nil {
 				err = state.SetSnapshot(ctx, "all", next)
 			}

@@ -7,4 +7,5 @@ mod generations;
 mod limits;
 mod sockets;
 mod start;
+mod vhds;
 mod xds;

@@ -29,7 +29,9 @@ pub fn bootstrap(message: &pb::Bootstrap, options: &Options) -> (Result<Bootstra
     let names: HashSet<String> =
         resources.flat_map(|message| &message.clusters).map(|cluster| cluster.name.clone()).collect();
     cx.clusters = Some(KnownClusters::new(move |name| names.contains(name)));
-    cx.has_ads = message.dynamic_resources.as_ref().is_some_and(|dynamic| dynamic.ads_config.is_some());
+    let ads = message.dynamic_resources.as_ref().and_then(|dynamic| dynamic.ads_config.as_ref());
+    cx.has_ads = ads.is_some();
+    cx.ads_is_delta = ads.is_some_and(dynamic::is_delta);
     cx.primary_clusters = Some(Arc::new(dynamic::primary_clusters(message)));
     let mut model = convert(&cx, &root, message, options);
     if !cx.has_problems() && lost(message, &model) {

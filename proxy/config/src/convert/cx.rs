@@ -35,6 +35,8 @@ pub struct Options {
     pub secrets: Arc<Vec<Arc<Secret>>>,
     /// Whether the bootstrap has an aggregated stream, for single resources.
     pub ads: bool,
+    /// Whether that stream speaks delta.
+    pub ads_delta: bool,
     /// The clusters that a control plane may be reached by, for single resources; `None`: that is not known.
     pub primary_clusters: Option<Arc<HashSet<String>>>,
     /// The clusters that routes may name, for single resources; `None`: that is not known, and not checked.
@@ -57,6 +59,7 @@ impl Options {
             runtime: Arc::new(bootstrap.runtime.clone()),
             secrets: Arc::new(bootstrap.secrets.clone()),
             ads: bootstrap.dynamic.ads.is_some(),
+            ads_delta: bootstrap.dynamic.ads.as_ref().is_some_and(|ads| ads.delta),
             primary_clusters: Some(Arc::new(primary.map(|cluster| cluster.name.to_string()).collect())),
             cluster_defaults: bootstrap.cluster_defaults.clone(),
             ..self.clone()
@@ -113,6 +116,8 @@ pub(crate) struct Cx {
     pub(crate) check_clusters: Cell<bool>,
     /// Whether the bootstrap has an aggregated stream.
     pub(crate) has_ads: bool,
+    /// Whether that stream speaks delta.
+    pub(crate) ads_is_delta: bool,
     /// The clusters that a control plane may be reached by; `None` where that is not known.
     pub(crate) primary_clusters: Option<Arc<HashSet<String>>>,
     /// What the bootstrap says for clusters that say nothing of theirs.
@@ -132,6 +137,7 @@ impl Cx {
             runtime: options.runtime.clone(),
             secrets: RefCell::new(options.secrets.clone()),
             has_ads: options.ads,
+            ads_is_delta: options.ads_delta,
             primary_clusters: options.primary_clusters.clone(),
             clusters: options.clusters.clone(),
             cluster_defaults: RefCell::new(options.cluster_defaults.clone()),

@@ -7,6 +7,8 @@ use outrider_proto::Path;
 use outrider_proto::pb::envoy::config::bootstrap::v3 as pb;
 use outrider_proto::pb::envoy::config::cluster::v3::Cluster;
 use outrider_proto::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
+use outrider_proto::pb::envoy::config::core::v3::ApiConfigSource;
+use outrider_proto::pb::envoy::config::core::v3::api_config_source::ApiType;
 use outrider_proto::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 
 use super::cx::{Cx, refuse};
@@ -37,6 +39,11 @@ pub(crate) fn resources(
         .and_then(|message| api_config_source(cx, &path.field("ads_config"), message, true))
         .map(Arc::new);
     DynamicResources { lds: source("lds_config", lds_config), cds: source("cds_config", cds_config), ads }
+}
+
+/// Whether an aggregated stream speaks delta.
+pub(crate) fn is_delta(message: &ApiConfigSource) -> bool {
+    message.api_type == ApiType::DeltaGrpc as i32
 }
 
 /// The static clusters that need no control plane themselves.

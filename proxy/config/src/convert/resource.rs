@@ -5,13 +5,15 @@ use std::sync::Arc;
 use outrider_proto::pb::envoy::config::cluster::v3::Cluster as ClusterMessage;
 use outrider_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrider_proto::pb::envoy::config::listener::v3::Listener as ListenerMessage;
-use outrider_proto::pb::envoy::config::route::v3::RouteConfiguration as RouteMessage;
+use outrider_proto::pb::envoy::config::route::v3::{
+    RouteConfiguration as RouteMessage, VirtualHost as HostMessage,
+};
 use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret as SecretMessage;
 use outrider_proto::prost::Message;
 use outrider_proto::{Inspected, Inspector, Path, Problem, any};
 
 use super::cx::{Cx, Ledger, Options, UnknownFields};
-use crate::model::{Cluster, Endpoints, Listener, RouteConfiguration, Secret};
+use crate::model::{Cluster, Endpoints, Listener, RouteConfiguration, Secret, VirtualHost};
 
 /// The outcome of one resource: the model or its problems, and the ledger.
 pub type Outcome<T> = (Result<T, Vec<Problem>>, Ledger);
@@ -27,14 +29,22 @@ pub enum ResourceKind {
     Listener,
     /// RDS
     RouteConfiguration,
+    /// VHDS
+    VirtualHost,
     /// SDS
     Secret,
 }
 
 impl ResourceKind {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Cluster, Self::Endpoints, Self::Listener, Self::RouteConfiguration, Self::Secret];
+    pub const ALL: [Self; 6] = [
+        Self::Cluster,
+        Self::Endpoints,
+        Self::Listener,
+        Self::RouteConfiguration,
+        Self::VirtualHost,
+        Self::Secret,
+    ];
 
     /// The type URL of its resources.
     pub const fn type_url(self) -> &'static str {
@@ -43,6 +53,7 @@ impl ResourceKind {
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::RouteConfiguration => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
             Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
         }
     }
@@ -70,6 +81,8 @@ pub enum Resource {
     Listener(Arc<Listener>),
     /// A route table.
     RouteConfiguration(Arc<RouteConfiguration>),
+    /// A virtual host.
+    VirtualHost(Arc<VirtualHost>),
     /// A secret.
     Secret(Arc<Secret>),
 }
@@ -82,6 +95,7 @@ impl Resource {
             Self::Endpoints { cluster_name, .. } => cluster_name,
             Self::Listener(listener) => &listener.name,
             Self::RouteConfiguration(routes) => &routes.name,
+            Self::VirtualHost(host) => &host.name,
             Self::Secret(secret) => &secret.name,
         }
     }
@@ -136,6 +150,10 @@ impl ResourceReader {
                     Some(Resource::RouteConfiguration(Arc::new(routes)))
                 })
             }
+            ResourceKind::VirtualHost => {
+                let (host, ledger) = self.virtual_host(bytes, &RouteConfiguration::default(), options);
+                (host.map(Resource::VirtualHost), ledger)
+            }
             ResourceKind::Secret => {
                 self.convert(kind, bytes, options, |cx, path, message: &SecretMessage| {
                     super::secret::secret(cx, path, message).map(|secret| Resource::Secret(Arc::new(secret)))
@@ -144,18 +162,30 @@ impl ResourceReader {
         }
     }
 
+    /// Converts a virtual host that came by itself; `table` is the route table that it is for.
+    pub fn virtual_host(
+        &mut self,
+        bytes: &[u8],
+        table: &RouteConfiguration,
+        options: &Options,
+    ) -> Outcome<Arc<VirtualHost>> {
+        self.convert(ResourceKind::VirtualHost, bytes, options, |cx, path, message: &HostMessage| {
+            Some(Arc::new(super::route::dynamic_virtual_host(cx, path, message, table)))
+        })
+    }
+
     /// Gives the memory back that only types not met before, and faults, needed. To be called when a batch is through.
     pub fn release(&mut self) {
         self.inspector.release();
     }
 
-    fn convert<M: Message + Default>(
+    fn convert<M: Message + Default, T>(
         &mut self,
         kind: ResourceKind,
         bytes: &[u8],
         options: &Options,
-        convert: impl FnOnce(&Cx, &Path<'_>, &M) -> Option<Resource>,
-    ) -> Outcome<Resource> {
+        convert: impl FnOnce(&Cx, &Path<'_>, &M) -> Option<T>,
+    ) -> Outcome<T> {
         let name = any::type_name(kind.type_url());
         let refused = |error: &dyn std::fmt::Display| {
             let problem = Problem {

@@ -11,10 +11,11 @@ use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::header::{Lists, mutations};
 use super::route_action::{self, Inherited};
 use super::scalar::{bool_of, enumeration, fraction, header_name, u32_of};
+use super::xds::delta_source;
 use super::{json, matcher, retry};
 use crate::model::{
-    PathMatch, RequireTls, Route, RouteConfiguration, RouteMatch, TlsContextMatch, VirtualCluster,
-    VirtualHost,
+    ConfigSource, PathMatch, RequireTls, Route, RouteConfiguration, RouteMatch, TlsContextMatch, Vhds,
+    VirtualCluster, VirtualHost,
 };
 
 /// The reason why metadata of routes changes nothing.
@@ -34,7 +35,7 @@ pub(crate) fn route_configuration(
     table(cx, path, message, true)
 }
 
-fn table(cx: &Cx, path: &Path<'_>, message: &pb::RouteConfiguration, validate: bool) -> RouteConfiguration {
+fn table(cx: &Cx, path: &Path<'_>, message: &pb::RouteConfiguration, inline: bool) -> RouteConfiguration {
     let pb::RouteConfiguration {
         name,
         virtual_hosts,
@@ -56,16 +57,23 @@ fn table(cx: &Cx, path: &Path<'_>, message: &pb::RouteConfiguration, validate: b
         metadata,
         route_specifiers,
     } = message;
-    refuse!(cx, path, "virtual hosts on demand come with xDS; write virtual_hosts"; vhds);
+    if inline {
+        refuse!(cx, path, "virtual hosts come to tables that came by rds themselves; write virtual_hosts"; vhds);
+    }
+    let vhds_source = vhds.as_ref().and_then(|message| vhds_source(cx, &path.field("vhds"), message));
     refuse!(cx, path, UNSUPPORTED; cluster_specifier_plugins, vhost_header, route_specifiers);
     refuse_per_filter(cx, path, typed_per_filter_config);
     inert!(cx, path, METADATA; metadata);
-    let validate_clusters = bool_of(validate_clusters).unwrap_or(validate);
+    let validate_clusters = bool_of(validate_clusters).unwrap_or(inline);
     cx.check_clusters.set(validate_clusters);
     let mirrors = route_action::mirrors(cx, &path.field("request_mirror_policies"), request_mirror_policies);
     let max_direct_response_body = u32_of(max_direct_response_body_size_bytes).unwrap_or(4096);
+    let vhds = vhds_source.map(|source| Arc::new(Vhds { source, mirrors: mirrors.clone() }));
     let hosts = path.field("virtual_hosts");
-    check_domains(cx, &hosts, virtual_hosts);
+    let mut seen = HashMap::new();
+    for (i, message) in virtual_hosts.iter().enumerate() {
+        check_domains(cx, &hosts.index(i), &message.domains, &mut seen);
+    }
     RouteConfiguration {
         name: Arc::from(name.as_str()),
         virtual_hosts: virtual_hosts
@@ -96,7 +104,34 @@ fn table(cx: &Cx, path: &Path<'_>, message: &pb::RouteConfiguration, validate: b
         validate_clusters,
         max_direct_response_body,
         ignore_path_parameters: *ignore_path_parameters_in_path_matching,
+        vhds,
     }
+}
+
+/// Where a table's other virtual hosts come from.
+fn vhds_source(cx: &Cx, path: &Path<'_>, message: &pb::Vhds) -> Option<ConfigSource> {
+    let pb::Vhds { config_source } = message;
+    let path = path.field("config_source");
+    let Some(source) = config_source else {
+        cx.error(&path, "a source of the virtual hosts is needed");
+        return None;
+    };
+    delta_source(cx, &path, source, "virtual hosts on demand")
+}
+
+/// A virtual host of `table` that a control plane sent by itself.
+pub(crate) fn dynamic_virtual_host(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &pb::VirtualHost,
+    table: &RouteConfiguration,
+) -> VirtualHost {
+    cx.check_clusters.set(table.validate_clusters);
+    check_domains(cx, path, &message.domains, &mut HashMap::new());
+    let mirrors = table.vhds.as_ref().map_or(&[][..], |vhds| &vhds.mirrors);
+    let inherited =
+        Inherited { retry: None, mirrors, max_direct_response_body: table.max_direct_response_body };
+    virtual_host(cx, path, message, &inherited)
 }
 
 /// Refuses per-filter configuration, entry by entry.
@@ -110,23 +145,19 @@ pub(crate) fn refuse_per_filter(cx: &Cx, path: &Path<'_>, configs: &HashMap<Stri
     }
 }
 
-/// A domain may stand in one virtual host alone, and once.
-fn check_domains(cx: &Cx, path: &Path<'_>, hosts: &[pb::VirtualHost]) {
-    let mut seen: HashMap<String, String> = HashMap::new();
-    for (i, host) in hosts.iter().enumerate() {
-        let (host, domains) = (path.index(i), &host.domains);
-        for (j, domain) in domains.iter().enumerate() {
-            let domains = host.field("domains");
-            let at = domains.index(j);
-            if let Some(first) = seen.get(&domain.to_ascii_lowercase()) {
-                let what = if domain == "*" { "the catch-all domain *" } else { "this domain" };
-                cx.error(
-                    &at,
-                    format!("{what} is taken by {first} already; a domain may stand in one place alone"),
-                );
-            } else {
-                seen.insert(domain.to_ascii_lowercase(), at.to_string());
-            }
+/// A domain may stand in one virtual host alone, and once. `seen`: who has it.
+fn check_domains(cx: &Cx, host: &Path<'_>, domains: &[String], seen: &mut HashMap<String, String>) {
+    for (i, domain) in domains.iter().enumerate() {
+        let list = host.field("domains");
+        let at = list.index(i);
+        if let Some(first) = seen.get(&domain.to_ascii_lowercase()) {
+            let what = if domain == "*" { "the catch-all domain *" } else { "this domain" };
+            cx.error(
+                &at,
+                format!("{what} is taken by {first} already; a domain may stand in one place alone"),
+            );
+        } else {
+            seen.insert(domain.to_ascii_lowercase(), at.to_string());
         }
     }
 }

@@ -79,6 +79,30 @@ pub(crate) fn config_source(cx: &Cx, path: &Path<'_>, message: &pb::ConfigSource
     Some(ConfigSource { kind, initial_fetch_timeout })
 }
 
+/// The source of `what`, which the protocol knows in delta form only.
+pub(crate) fn delta_source(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &pb::ConfigSource,
+    what: &str,
+) -> Option<ConfigSource> {
+    let source = config_source(cx, path, message)?;
+    let delta = match &source.kind {
+        // Without a stream that has been said already.
+        ConfigSourceKind::Ads => cx.ads_is_delta || !cx.has_ads,
+        ConfigSourceKind::Api(api) => api.delta,
+        ConfigSourceKind::Path { .. } => false,
+    };
+    if !delta {
+        cx.error(
+            path,
+            format!("{what} need a source of api_type DELTA_GRPC, or ads where the aggregated stream has it"),
+        );
+        return None;
+    }
+    Some(source)
+}
+
 /// The directory that is watched for moves.
 fn directory(cx: &Cx, path: &Path<'_>, message: &pb::WatchedDirectory) -> Arc<str> {
     let path = path.field("watched_directory");

@@ -33,6 +33,17 @@ pub struct RouteConfiguration {
     pub max_direct_response_body: u32,
     /// A path's parameters (`;...`) are not matched.
     pub ignore_path_parameters: bool,
+    /// Where more virtual hosts come from; `None`: there are no others.
+    pub vhds: Option<Arc<Vhds>>,
+}
+
+/// `Vhds`
+#[derive(Debug, Clone)]
+pub struct Vhds {
+    /// Where they come from: a stream that speaks delta.
+    pub source: super::ConfigSource,
+    /// The table's mirrors, for routes that have none of their own.
+    pub mirrors: Vec<MirrorPolicy>,
 }
 
 /// A virtual host.

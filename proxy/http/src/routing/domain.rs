@@ -38,9 +38,12 @@ pub struct DuplicateDomain {
 }
 
 impl DomainIndex {
-    pub(crate) fn build(config: &model::RouteConfiguration) -> Result<Self, DuplicateDomain> {
-        let mut index = Self { ignore_port: config.ignore_port, ..Self::default() };
-        for (number, host) in config.virtual_hosts.iter().enumerate() {
+    pub(crate) fn build<'h>(
+        hosts: impl Iterator<Item = &'h model::VirtualHost>,
+        ignore_port: bool,
+    ) -> Result<Self, DuplicateDomain> {
+        let mut index = Self { ignore_port, ..Self::default() };
+        for (number, host) in hosts.enumerate() {
             let number = u32::try_from(number).unwrap_or(u32::MAX);
             for domain in &host.domains {
                 if !index.insert(&domain.to_ascii_lowercase(), number) {
@@ -149,11 +152,8 @@ mod tests {
                 metadata: None,
             })
         };
-        DomainIndex::build(&model::RouteConfiguration {
-            virtual_hosts: domains.iter().map(host).collect(),
-            ignore_port,
-            ..model::RouteConfiguration::default()
-        })
+        let hosts: Vec<_> = domains.iter().map(host).collect();
+        DomainIndex::build(hosts.iter().map(|host| &**host), ignore_port)
     }
 
     #[test]

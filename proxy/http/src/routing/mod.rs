@@ -24,7 +24,7 @@ pub(crate) use matcher::in_fraction;
 pub(crate) use mutation::{ContextSource, Levels, Mutations};
 pub use slot::RouteSlot;
 pub(crate) use stats::RouteStats;
-pub use table::{RouteTable, RouteTableError, Selected, SelectedAction, TableHandle};
+pub use table::{RouteTable, RouteTableError, Selected, SelectedAction, TableHandle, VirtualHost};
 
 #[cfg(test)]
 mod tests;

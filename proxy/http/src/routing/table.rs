@@ -52,10 +52,14 @@ pub enum RouteTableError {
 pub struct RouteTable {
     config: Arc<model::RouteConfiguration>,
     domains: DomainIndex,
-    hosts: Vec<Host>,
+    hosts: Vec<VirtualHost>,
     /// A format of header changes reads metadata.
     reads_metadata: bool,
 }
+
+/// A compiled virtual host. Cloning gives another handle to the same.
+#[derive(Debug, Clone)]
+pub struct VirtualHost(Arc<Host>);
 
 #[derive(Debug)]
 struct Host {
@@ -140,14 +144,26 @@ impl RouteTable {
         clusters: &ClusterManager,
         registry: &Registry,
     ) -> Result<Self, RouteTableError> {
-        let domains = DomainIndex::build(config)
+        let hosts =
+            config.virtual_hosts.iter().map(|host| VirtualHost::build(config, host, clusters, registry));
+        Self::of(config, hosts.collect::<Result<_, _>>()?)
+    }
+
+    fn of(config: &Arc<model::RouteConfiguration>, hosts: Vec<VirtualHost>) -> Result<Self, RouteTableError> {
+        let domains = DomainIndex::build(hosts.iter().map(|host| &*host.0.config), config.ignore_port)
             .map_err(|source| RouteTableError::Domain { table: config.name.to_string(), source })?;
-        let hosts = config.virtual_hosts.iter().map(|host| Host::build(config, host, clusters, registry));
-        let hosts: Vec<Host> = hosts.collect::<Result<_, _>>()?;
-        let changes = hosts.iter().flat_map(|host| &host.routes).flat_map(|route| &route.changes);
+        let changes = hosts.iter().flat_map(|host| &host.0.routes).flat_map(|route| &route.changes);
         let reads_metadata =
             { changes }.any(|changes| changes.request.reads_metadata() || changes.response.reads_metadata());
         Ok(Self { config: config.clone(), domains, hosts, reads_metadata })
+    }
+
+    /// This table with `more` virtual hosts behind its own, which are not compiled again.
+    ///
+    /// # Errors
+    /// A domain is taken already.
+    pub fn with(&self, more: impl IntoIterator<Item = VirtualHost>) -> Result<Self, RouteTableError> {
+        Self::of(&self.config, self.hosts.iter().cloned().chain(more).collect())
     }
 
     /// The configuration it was compiled from.
@@ -157,20 +173,13 @@ impl RouteTable {
 
     /// The clusters that its routes and mirrors name; those that a header names are not known.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<ClusterSlot>> {
-        let routes = self.hosts.iter().flat_map(|host| &host.routes);
-        routes.flat_map(|route| {
-            let (clusters, mirrors) = match &route.action {
-                Action::Forward { clusters, mirrors } => (&**clusters, &**mirrors),
-                Action::Redirect | Action::Direct(_) => Default::default(),
-            };
-            clusters.iter().chain(mirrors.iter().flatten())
-        })
+        self.hosts.iter().flat_map(VirtualHost::clusters)
     }
 
     /// The route for a request; `None` for 404 `route_not_found`.
     pub fn route(table: &TableHandle, request: &RequestView<'_>) -> Option<Selected> {
         let number = table.domains.find(request.head.authority)?;
-        let host = table.hosts.get(number as usize)?;
+        let host = &table.hosts.get(number as usize)?.0;
         let virtual_cluster =
             host.virtual_clusters.as_ref().map_or(0, |clusters| clusters.find(&request.head));
         let selected = |choice| Selected { table: table.clone(), host: number, virtual_cluster, choice };
@@ -189,6 +198,37 @@ impl RouteTable {
         let route = host.index.first(path, takes)?;
         let cluster = host.routes.get(route as usize)?.choose(request);
         Some(selected(Choice::Route { route, cluster }))
+    }
+}
+
+impl VirtualHost {
+    /// Compiles `config`, a virtual host of `table`. Control thread.
+    ///
+    /// # Errors
+    /// A direct response's body that cannot be read or is too large.
+    pub fn build(
+        table: &model::RouteConfiguration,
+        config: &Arc<model::VirtualHost>,
+        clusters: &ClusterManager,
+        registry: &Registry,
+    ) -> Result<Self, RouteTableError> {
+        Host::build(table, config, clusters, registry).map(|host| Self(Arc::new(host)))
+    }
+
+    /// The configuration it was compiled from.
+    pub fn config(&self) -> &Arc<model::VirtualHost> {
+        &self.0.config
+    }
+
+    /// As [`RouteTable::clusters`].
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<ClusterSlot>> {
+        self.0.routes.iter().flat_map(|route| {
+            let (clusters, mirrors) = match &route.action {
+                Action::Forward { clusters, mirrors } => (&**clusters, &**mirrors),
+                Action::Redirect | Action::Direct(_) => Default::default(),
+            };
+            clusters.iter().chain(mirrors.iter().flatten())
+        })
     }
 }
 
@@ -278,7 +318,7 @@ impl Route {
 
 impl Selected {
     fn vhost(&self) -> Option<&Host> {
-        self.table.hosts.get(self.host as usize)
+        self.table.hosts.get(self.host as usize).map(|host| &*host.0)
     }
 
     pub(crate) fn route(&self) -> Option<&Route> {

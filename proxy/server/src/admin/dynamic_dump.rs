@@ -66,8 +66,25 @@ impl Dynamic<'_> {
         section
     }
 
+    /// Route tables, those of their virtual hosts that came by themselves among the others.
     pub(super) fn routes(&self, section: Value) -> Value {
-        self.flat(section, Kind::Route, "dynamic_route_configs", "route_config")
+        let mut section = self.flat(section, Kind::Route, "dynamic_route_configs", "route_config");
+        let mut tables = section["dynamic_route_configs"].as_array_mut();
+        for (name, record) in self.records.of(Kind::VirtualHost) {
+            let Some(version) = &record.active else { continue };
+            let of = |table: &&mut Value| {
+                table["route_config"]["name"].as_str() == Kind::VirtualHost.namespace(&name)
+            };
+            let table = tables.iter_mut().flat_map(|tables| tables.iter_mut()).find(of);
+            let Some(Value::Object(table)) = table.map(|table| &mut table["route_config"]) else { continue };
+            let mut host = self.expand(Kind::VirtualHost, version);
+            if let Value::Object(fields) = &mut host {
+                fields.remove("@type");
+            }
+            let hosts = table.entry("virtual_hosts").or_insert_with(|| Value::Array(Vec::new()));
+            hosts.as_array_mut().into_iter().for_each(|hosts| hosts.push(host.clone()));
+        }
+        section
     }
 
     pub(super) fn endpoints(&self, section: Value) -> Value {

@@ -286,13 +286,15 @@ impl Controller {
         self.control.records.removed(Kind::Endpoint, name);
     }
 
-    /// Endpoints are late: their clusters go on without them.
-    pub(super) fn give_up_endpoints(&mut self, stream: StreamId, name: &Arc<str>) {
+    /// Endpoints are late, or were refused: their clusters go on without them.
+    pub(super) fn give_up_endpoints(&mut self, stream: StreamId, name: &Arc<str>, late: bool) {
         let Some(endpoints) = self.clusters.endpoints.get_mut(&(stream, name.clone())) else { return };
         endpoints.given_up = true;
         for name in &endpoints.users {
             if let Some(warming) = self.clusters.by_name.get(name).and_then(|entry| entry.warming.as_ref()) {
-                warming.stats().init_fetch_timeout().inc();
+                if late {
+                    warming.stats().init_fetch_timeout().inc();
+                }
                 warming.give_up_waiting();
                 self.clusters.touched.push(name.clone());
             }

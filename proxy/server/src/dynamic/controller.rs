@@ -23,6 +23,7 @@ use super::order::Held;
 use super::records::Version;
 use super::stats::SubscriptionStats;
 use super::streams::{QUEUE, StreamId, Streams};
+use super::vhosts::VirtualHosts;
 use crate::control::Control;
 
 /// How far the first configuration has come.
@@ -45,6 +46,7 @@ pub(crate) struct Controller {
     pub(super) decoder: Decoder,
     pub(super) wanted_secrets: Vec<(StreamId, Arc<DynamicSecret>)>,
     pub(super) held: Held,
+    pub(super) vhosts: VirtualHosts,
     events: mpsc::Receiver<(StreamId, Event)>,
     cds: Option<(StreamId, SubscriptionStats)>,
     lds: Option<(StreamId, SubscriptionStats)>,
@@ -73,6 +75,7 @@ impl Controller {
             streams,
             wanted_secrets: Vec::new(),
             held: Held::default(),
+            vhosts: VirtualHosts::default(),
             events,
             cds: None,
             lds: None,
@@ -165,7 +168,7 @@ impl Controller {
     fn update(&mut self, stream: StreamId, update: Update) {
         let Update { kind, token, version, resources, removed, .. } = update;
         self.control.records.generations().taking(self.streams.source(stream, &update.control_plane));
-        let mut refusals = Vec::new();
+        let (mut refusals, brought) = (Vec::new(), !resources.is_empty());
         // Make before break: what goes is let go after what comes, unless it stands in its way.
         for name in removed.iter().filter(|_| kind == Kind::Listener) {
             self.removed(stream, kind, name);
@@ -176,6 +179,7 @@ impl Controller {
                 Kind::Endpoint => self.endpoints(stream, &resource),
                 Kind::Listener => self.listener(&resource),
                 Kind::Route => self.routes(stream, &resource),
+                Kind::VirtualHost => self.virtual_host(stream, &resource),
                 Kind::Secret => self.secret(stream, &resource),
                 _ => Err(vec![Refusal::new(&*resource.name, "", "resources of this type are not supported")]),
             };
@@ -189,11 +193,19 @@ impl Controller {
                 }
                 self.control.records.refused(kind, &resource.name, version, details);
                 refusals.extend(bad);
+                // As in Envoy: who waits for it waits no longer.
+                match kind {
+                    Kind::Endpoint => self.give_up_endpoints(stream, &resource.name, false),
+                    Kind::Route => self.give_up_routes(stream, &resource.name),
+                    _ => {}
+                }
             }
         }
         if kind == Kind::Cluster && !removed.is_empty() {
             let named = self.named_clusters();
             removed.iter().for_each(|name| self.let_go(name, &named));
+        } else if kind == Kind::VirtualHost {
+            refusals.extend(self.publish_virtual_hosts(stream, brought, &removed));
         } else if kind != Kind::Listener {
             removed.iter().for_each(|name| self.removed(stream, kind, name));
         }
@@ -221,6 +233,7 @@ impl Controller {
             Kind::Cluster => self.let_go(name, &self.named_clusters()),
             Kind::Listener => self.remove_listener(name),
             Kind::Endpoint => self.lose_endpoints(stream, name),
+            Kind::VirtualHost => drop(self.publish_virtual_hosts(stream, true, std::slice::from_ref(name))),
             // Tables and secrets stay in force until nobody uses them.
             _ => {}
         }
@@ -236,8 +249,9 @@ impl Controller {
                 }
                 self.answered |= (kind == Kind::Cluster) == (self.stage == Stage::Clusters);
             }
-            (Kind::Endpoint, Some(name)) => self.give_up_endpoints(stream, name),
+            (Kind::Endpoint, Some(name)) => self.give_up_endpoints(stream, name, true),
             (Kind::Route, Some(name)) => self.give_up_routes(stream, name),
+            (Kind::VirtualHost, Some(name)) => self.give_up_virtual_hosts(stream, name),
             // What waits for a secret goes on waiting: it cannot serve without.
             _ => {}
         }

@@ -80,24 +80,42 @@ impl Decoder {
         }
     }
 
+    /// A virtual host of `table`.
+    pub(super) fn virtual_host(
+        &mut self,
+        name: &Arc<str>,
+        body: &[u8],
+        table: &model::RouteConfiguration,
+    ) -> Decoded<model::VirtualHost> {
+        let step = Step::Convert(Kind::VirtualHost, name);
+        let read = || self.reader.virtual_host(body, table, &self.options);
+        let outcome = self.control.records.generations().time(step, read);
+        self.judge(Kind::VirtualHost, name, outcome)
+    }
+
     fn read(&mut self, kind: ResourceKind, resource: &Resource) -> Result<convert::Resource, Vec<Refusal>> {
-        let mut read = || self.reader.read(kind, &resource.name, &resource.body, &self.options);
-        let (result, ledger) = match Kind::from_type_url(kind.type_url()) {
-            Some(kind) => self.control.records.generations().time(Step::Convert(kind, &resource.name), read),
-            None => read(),
-        };
+        let Some(of) = Kind::from_type_url(kind.type_url()) else { return Err(other(resource)) };
+        let read = || self.reader.read(kind, &resource.name, &resource.body, &self.options);
+        let outcome = self.control.records.generations().time(Step::Convert(of, &resource.name), read);
+        self.judge(of, &resource.name, outcome)
+    }
+
+    fn judge<T>(
+        &self,
+        kind: Kind,
+        name: &Arc<str>,
+        (result, ledger): convert::Outcome<T>,
+    ) -> Result<T, Vec<Refusal>> {
         for field in &ledger.unknown {
-            tracing::warn!(name = &*resource.name, "unknown field {field} is left out");
+            tracing::warn!(name = &**name, "unknown field {field} is left out");
             self.control.server_stats.dynamic_unknown_fields().inc();
         }
-        if result.is_ok()
-            && let Some(kind) = Kind::from_type_url(kind.type_url())
-        {
-            self.control.records.inert(kind, &resource.name, ledger.inert);
+        if result.is_ok() {
+            self.control.records.inert(kind, name, ledger.inert);
         }
         result.map_err(|problems| {
             let refusals = problems.into_iter();
-            refusals.map(|problem| Refusal::new(&*resource.name, problem.path, problem.message)).collect()
+            refusals.map(|problem| Refusal::new(&**name, problem.path, problem.message)).collect()
         })
     }
 }

@@ -216,6 +216,7 @@ impl Controller {
             }
             keep
         });
+        self.forget_unused_virtual_hosts(&used);
     }
 
     /// Takes a route table of RDS.
@@ -237,7 +238,9 @@ impl Controller {
         let table = Arc::new(table);
         self.control.records.warming(Kind::Route, &resource.name, version_of(resource));
         for key in &keys {
-            self.put_table(key, &table);
+            if let Some(table) = self.with_virtual_hosts(key, &table) {
+                self.put_table(key, &table);
+            }
         }
         self.listeners.tables.insert(place, resource.body.clone());
         Ok(())

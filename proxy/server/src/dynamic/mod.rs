@@ -12,6 +12,7 @@ mod routes;
 mod secrets;
 mod stats;
 mod streams;
+mod vhosts;
 
 pub(crate) use controller::{Controller, lock};
 pub use generations::{Change, Generation, Generations};

@@ -34,6 +34,11 @@ impl Held {
         tables.chain(self.leaving.values().copied()).min()
     }
 
+    /// Whether a table of `key` waits for its clusters.
+    pub(super) fn holds(&self, key: &RouteKey) -> bool {
+        self.tables.contains_key(key)
+    }
+
     /// The cluster is wanted again.
     pub(super) fn stays(&mut self, name: &str) {
         self.leaving.remove(name);
@@ -51,7 +56,7 @@ impl Controller {
         }
     }
 
-    fn publish_table(&self, key: &RouteKey, table: &Arc<RouteTable>) {
+    pub(super) fn publish_table(&self, key: &RouteKey, table: &Arc<RouteTable>) {
         let store = || self.control.routes.store(key, table.clone());
         self.control.records.generations().time(Step::Publish, store);
         self.control.records.promoted(Kind::Route, &key.1);

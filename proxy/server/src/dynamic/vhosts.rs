@@ -1,0 +1,271 @@
+//! VHDS: virtual hosts that come by themselves and are put into a route table beside its own.
+//!
+//! A virtual host's resource name is `<route configuration>/<name>`; the route configuration's name asks for all of them
+//! (Envoy: namespace matching). Each is judged by itself. A table whose virtual hosts have not come yet is not in force
+//! before `initial_fetch_timeout` of their source.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use outrider_http::routing::{RouteTable, VirtualHost};
+use outrider_xds::{Kind, Refusal, Resource};
+
+use super::controller::{Controller, version_of};
+use super::routes::RouteKey;
+use super::streams::StreamId;
+
+/// The virtual hosts of the tables that have a source of them.
+#[derive(Default)]
+pub(super) struct VirtualHosts(HashMap<RouteKey, Hosts>);
+
+struct Hosts {
+    stream: StreamId,
+    /// The table as RDS brought it.
+    base: Arc<RouteTable>,
+    by_name: BTreeMap<Arc<str>, Known>,
+    /// The first answer came, or is late.
+    answered: bool,
+    /// Something changed since the table was put together.
+    changed: bool,
+}
+
+struct Known {
+    body: Bytes,
+    host: VirtualHost,
+    /// What was in force before the update that is being taken.
+    before: Option<Box<Known>>,
+    /// The update that is being taken brought it.
+    resource: Option<Resource>,
+}
+
+impl Known {
+    fn is_complete(&self) -> bool {
+        self.host.clusters().all(|slot| slot.current.load().is_some())
+    }
+}
+
+impl Hosts {
+    fn new(stream: StreamId, base: Arc<RouteTable>) -> Self {
+        Self { stream, base, by_name: BTreeMap::new(), answered: false, changed: true }
+    }
+
+    /// Takes out what claims a domain that is taken: where the update brought it, what was before it is in force again.
+    fn settle_domains(&mut self) -> Vec<(Resource, String)> {
+        let mut refused = Vec::new();
+        let table = self.base.config();
+        let own = table.virtual_hosts.iter().flat_map(|host| &host.domains);
+        let own: HashSet<String> = own.cloned().collect();
+        loop {
+            let mut taken = own.clone();
+            let mut bad = None;
+            for (name, known) in &self.by_name {
+                let claimed = known.host.config().domains.iter().find(|domain| taken.contains(*domain));
+                if let Some(domain) = claimed {
+                    bad = Some((name.clone(), domain.clone()));
+                    break;
+                }
+                taken.extend(known.host.config().domains.iter().cloned());
+            }
+            let Some((name, domain)) = bad else { return refused };
+            let Some(known) = self.by_name.remove(&name) else { return refused };
+            tracing::warn!(
+                virtual_host = &*name,
+                domain,
+                "the domain is taken: the virtual host is not in force"
+            );
+            if let Some(resource) = known.resource {
+                refused.push((resource, format!("the domain {domain} is taken by another virtual host")));
+            }
+            if let Some(before) = known.before {
+                self.by_name.insert(name, *before);
+            }
+        }
+    }
+}
+
+impl Controller {
+    /// `base` with its virtual hosts from elsewhere; `None` while it has to wait for them.
+    pub(super) fn with_virtual_hosts(
+        &mut self,
+        key: &RouteKey,
+        base: &Arc<RouteTable>,
+    ) -> Option<Arc<RouteTable>> {
+        let found = base.config().vhds.clone().and_then(|vhds| {
+            let (stream, handle) = self.stream(&vhds.source, Kind::VirtualHost)?;
+            Some((stream, handle, vhds.source.initial_fetch_timeout))
+        });
+        let Some((stream, handle, timeout)) = found else {
+            self.forget_virtual_hosts(key);
+            return Some(base.clone());
+        };
+        if self.vhosts.0.get(key).is_some_and(|hosts| hosts.stream != stream) {
+            self.forget_virtual_hosts(key);
+        }
+        handle.subscribe(Kind::VirtualHost, &key.1, timeout);
+        let known = self.vhosts.0.remove(key);
+        let mut hosts = known.unwrap_or_else(|| Hosts::new(stream, base.clone()));
+        hosts.base = base.clone();
+        hosts.changed = true;
+        // What they take over from the table may have changed.
+        for (name, known) in std::mem::take(&mut hosts.by_name) {
+            match self.compile(base, &name, &known.body) {
+                Ok(host) => {
+                    hosts.by_name.insert(name, Known { host, ..known });
+                }
+                Err(refusals) => tracing::warn!(
+                    virtual_host = &*name,
+                    ?refusals,
+                    "it does not go with its new route configuration and is not in force"
+                ),
+            }
+        }
+        hosts.settle_domains();
+        self.vhosts.0.insert(key.clone(), hosts);
+        self.assembled(key)
+    }
+
+    /// The table of `key` with its virtual hosts, if it is to be put in force.
+    fn assembled(&mut self, key: &RouteKey) -> Option<Arc<RouteTable>> {
+        let settled = self.control.routes.is_settled(key);
+        let hosts = self.vhosts.0.get_mut(key)?;
+        if !(hosts.answered || settled) || !std::mem::take(&mut hosts.changed) {
+            return None;
+        }
+        match hosts.base.with(hosts.by_name.values().map(|known| known.host.clone())) {
+            Ok(table) => Some(Arc::new(table)),
+            Err(error) => {
+                // Domains were settled before.
+                tracing::error!(routes = &*key.1, "virtual hosts do not fit together: {error}");
+                None
+            }
+        }
+    }
+
+    fn compile(
+        &mut self,
+        base: &RouteTable,
+        name: &Arc<str>,
+        body: &Bytes,
+    ) -> Result<VirtualHost, Vec<Refusal>> {
+        let host = self.decoder.virtual_host(name, body, base.config())?;
+        let built = VirtualHost::build(base.config(), &host, &self.control.clusters, &self.control.registry);
+        built.map_err(|error| vec![Refusal::new(&**name, "", error.to_string())])
+    }
+
+    /// Takes a virtual host of VHDS. It is in force when [`Self::publish_virtual_hosts`] has been called.
+    pub(super) fn virtual_host(&mut self, stream: StreamId, resource: &Resource) -> Result<(), Vec<Refusal>> {
+        for key in self.tables_of(stream, &resource.name) {
+            let Some(hosts) = self.vhosts.0.get_mut(&key) else { continue };
+            hosts.answered = true;
+            let known = hosts.by_name.get(&resource.name);
+            if known.is_some_and(|known| known.body == resource.body) {
+                continue;
+            }
+            let base = hosts.base.clone();
+            let host = self.compile(&base, &resource.name, &resource.body)?;
+            let Some(hosts) = self.vhosts.0.get_mut(&key) else { continue };
+            let before = hosts.by_name.remove(&resource.name).map(Box::new);
+            let known = Known { body: resource.body.clone(), host, before, resource: Some(resource.clone()) };
+            hosts.by_name.insert(resource.name.clone(), known);
+            hosts.changed = true;
+        }
+        self.control.records.warming(Kind::VirtualHost, &resource.name, version_of(resource));
+        self.control.records.promoted(Kind::VirtualHost, &resource.name);
+        Ok(())
+    }
+
+    /// Puts what an update of VHDS brought in force, and takes out what it `removed`. Returns what is refused because its
+    /// domains are taken.
+    pub(super) fn publish_virtual_hosts(
+        &mut self,
+        stream: StreamId,
+        brought: bool,
+        removed: &[Arc<str>],
+    ) -> Vec<Refusal> {
+        for name in removed {
+            for key in self.tables_of(stream, name) {
+                let Some(hosts) = self.vhosts.0.get_mut(&key) else { continue };
+                hosts.changed |= hosts.by_name.remove(name).is_some();
+                hosts.answered |= key.1 == *name;
+            }
+            self.control.records.removed(Kind::VirtualHost, name);
+        }
+        let mut refusals = Vec::new();
+        let keys: Vec<_> = self.vhosts.0.keys().cloned().collect();
+        for key in keys {
+            let Some(hosts) = self.vhosts.0.get_mut(&key).filter(|hosts| hosts.stream == stream) else {
+                continue;
+            };
+            // An answer without virtual hosts is for all tables: it names none.
+            hosts.answered |= !brought;
+            let mut breaks = false;
+            if hosts.changed {
+                for (resource, reason) in hosts.settle_domains() {
+                    let version = version_of(&resource);
+                    let records = &self.control.records;
+                    records.refused(Kind::VirtualHost, &resource.name, version, reason.clone());
+                    refusals.push(Refusal::new(&*resource.name, "domains", reason));
+                }
+                for known in hosts.by_name.values_mut() {
+                    breaks |= known.before.is_some() && !known.is_complete();
+                    (known.before, known.resource) = (None, None);
+                }
+            }
+            self.put_assembled(&key, breaks);
+        }
+        refusals
+    }
+
+    /// The virtual hosts of a table are late: it goes on with its own.
+    pub(super) fn give_up_virtual_hosts(&mut self, stream: StreamId, name: &Arc<str>) {
+        for key in self.tables_of(stream, name) {
+            if let Some(hosts) = self.vhosts.0.get_mut(&key) {
+                hosts.answered = true;
+            }
+            self.put_assembled(&key, false);
+        }
+    }
+
+    /// A virtual host that is new breaks nothing, whether its clusters are there or not; one in the place of another may.
+    fn put_assembled(&mut self, key: &RouteKey, breaks: bool) {
+        let Some(table) = self.assembled(key) else { return };
+        if breaks || self.held.holds(key) {
+            self.put_table(key, &table);
+        } else {
+            self.publish_table(key, &table);
+        }
+    }
+
+    /// The tables that a virtual host of this name, or the table's own name, is for.
+    fn tables_of(&self, stream: StreamId, name: &str) -> Vec<RouteKey> {
+        let table = Kind::VirtualHost.namespace(name);
+        let hosts = self.vhosts.0.iter();
+        let of = hosts
+            .filter(|(key, hosts)| hosts.stream == stream && (table == Some(&*key.1) || *key.1 == *name));
+        of.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Gives up the virtual hosts of tables that nobody uses.
+    pub(super) fn forget_unused_virtual_hosts(&mut self, used: &[RouteKey]) {
+        let unused = self.vhosts.0.keys().filter(|key| !used.contains(key));
+        for key in unused.cloned().collect::<Vec<_>>() {
+            self.forget_virtual_hosts(&key);
+        }
+    }
+
+    fn forget_virtual_hosts(&mut self, key: &RouteKey) {
+        let Some(gone) = self.vhosts.0.remove(key) else { return };
+        let shared =
+            self.vhosts.0.iter().any(|(other, hosts)| hosts.stream == gone.stream && other.1 == key.1);
+        if shared {
+            return;
+        }
+        for name in gone.by_name.keys() {
+            self.control.records.removed(Kind::VirtualHost, name);
+        }
+        if let Some(handle) = self.streams.get(gone.stream) {
+            handle.unsubscribe(Kind::VirtualHost, &key.1);
+        }
+    }
+}
