@@ -8,6 +8,7 @@ mod parse;
 mod request;
 mod time;
 mod tls;
+mod write;
 
 use http::HeaderMap;
 
@@ -115,7 +116,7 @@ impl Format {
 
     /// Appends the JSON value of a format that [is one](Self::is_json); `false` when it is absent.
     pub fn write_json(&self, cx: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
-        matches!(&*self.pieces, [Piece::Op { op, .. }] if op::write_json(op, cx, out))
+        matches!(&*self.pieces, [Piece::Op { op, .. }] if write::write_json(op, cx, out))
     }
 
     /// Whether writing it reads which upstream connections were tried.
@@ -155,7 +156,7 @@ impl Format {
 /// The gRPC status that an HTTP status stands for where there is no `grpc-status`
 /// (gRPC: "HTTP to gRPC Status Code Mapping").
 pub const fn grpc_from_http(status: u16) -> u32 {
-    op::from_http(status)
+    write::from_http(status)
 }
 
 fn write_op(op: &Op, max_len: Option<usize>, cx: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {

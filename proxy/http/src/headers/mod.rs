@@ -3,11 +3,13 @@
 //! Follows Envoy's documented behaviour ("HTTP header manipulation" and the fields of HttpConnectionManager), with
 //! details measured on Envoy 1.40. A head is looked through once; only what is there is then touched.
 
+mod check;
 pub(crate) mod host;
 pub(crate) mod path;
 pub(crate) mod request;
 pub(crate) mod request_id;
 pub(crate) mod response;
+mod trust;
 pub(crate) mod xfcc;
 pub(crate) mod xff;
 

@@ -2,19 +2,17 @@
 //! the checks around it).
 
 use http::header::{
-    CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, HOST, LOCATION, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+    CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, HOST, LOCATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
-use outrider_config::model::{HttpConnectionManager, StripPort, UnderscoreAction};
+use outrider_config::model::{HttpConnectionManager, StripPort};
 use outrider_core::reply::details;
-use outrider_core::rng;
-use outrider_core::stream::{Address, Protocol};
 use outrider_core::{LocalReply, ResponseFlags};
 
 use super::path::Normalised;
-use super::{Seen, host, names, remove_if, request_id, xfcc, xff};
+use super::{Seen, check, host, names, remove_if, trust};
 use crate::hcm::HcmShared;
 use crate::local_reply;
 use crate::stream::{Scheme, Stream, UpgradeKind};
@@ -34,40 +32,11 @@ impl From<LocalReply> for Refusal {
     }
 }
 
-fn malformed(status: StatusCode, details: &'static str) -> Refusal {
+pub(super) fn malformed(status: StatusCode, details: &'static str) -> Refusal {
     Refusal { reply: local_reply::malformed(status, details), malformed: true }
 }
 
-const CODEC_ERROR: &str = "http1.codec_error";
-const HTTP: HeaderValue = HeaderValue::from_static("http");
-const HTTPS: HeaderValue = HeaderValue::from_static("https");
-const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
-const TRUE: HeaderValue = HeaderValue::from_static("true");
-
-/// Headers that only internal requests may carry to the router.
-const INTERNAL_ONLY: [HeaderName; 13] = [
-    HeaderName::from_static("x-envoy-retriable-status-codes"),
-    HeaderName::from_static("x-envoy-retriable-header-names"),
-    HeaderName::from_static("x-envoy-retry-on"),
-    HeaderName::from_static("x-envoy-retry-grpc-on"),
-    HeaderName::from_static("x-envoy-max-retries"),
-    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
-    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
-    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
-    HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
-    HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
-    HeaderName::from_static("x-envoy-ip-tags"),
-    HeaderName::from_static("x-envoy-original-url"),
-    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
-];
-
-/// Headers that no client at the edge may bring.
-const NOT_FROM_THE_EDGE: [HeaderName; 4] = [
-    HeaderName::from_static("x-envoy-decorator-operation"),
-    names::SERVICE_CLUSTER,
-    names::SERVICE_NODE,
-    HeaderName::from_static("x-envoy-original-path"),
-];
+pub(super) const CODEC_ERROR: &str = "http1.codec_error";
 
 /// Applies the whole policy to `parts`, which then follow the crate's convention: `host` is the authority, the URI
 /// is path and query alone, upgrades look like HTTP/1.1's.
@@ -80,7 +49,7 @@ pub(crate) fn apply(stream: &Stream, parts: &mut Parts) -> Result<(), Refusal> {
     let mut seen = Seen::scan(&parts.headers);
     stream.grpc.set(seen.has(Seen::CONTENT_TYPE) && is_grpc(&parts.headers));
     stream.head_request.set(parts.method == Method::HEAD);
-    check_message(stream, parts, seen, config)?;
+    check::message(stream, parts, seen, config)?;
     let client_scheme = settle_target(stream, parts, &mut seen)?;
     settle_upgrade(stream, parts, &mut seen)?;
     if parts.version == Version::HTTP_10
@@ -109,7 +78,7 @@ pub(crate) fn apply(stream: &Stream, parts: &mut Parts) -> Result<(), Refusal> {
     remove_if(headers, seen, Seen::KEEP_ALIVE, &names::KEEP_ALIVE);
     remove_if(headers, seen, Seen::PROXY_CONNECTION, &names::PROXY_CONNECTION);
     remove_if(headers, seen, Seen::TRANSFER_ENCODING, &TRANSFER_ENCODING);
-    trust(stream, headers, seen, client_scheme, shared);
+    trust::trust(stream, headers, seen, client_scheme, shared);
     Ok(())
 }
 
@@ -127,128 +96,6 @@ fn join_crumbs(headers: &mut HeaderMap) {
 fn is_grpc(headers: &HeaderMap) -> bool {
     let rest = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-}
-
-/// What Envoy's codecs refuse and hyper lets pass.
-fn check_message(
-    stream: &Stream,
-    parts: &mut Parts,
-    seen: Seen,
-    config: &HttpConnectionManager,
-) -> Result<(), Refusal> {
-    let h1 = &stream.conn.h1;
-    let h2 = stream.conn.is_h2();
-    if parts.version == Version::HTTP_10 {
-        stream.keep_alive_10.set(
-            parts
-                .headers
-                .get_all(CONNECTION)
-                .iter()
-                .any(|value| super::has_token(value.as_bytes(), "keep-alive")),
-        );
-        if !config.http1.accept_http_10 {
-            return Err(malformed(StatusCode::UPGRADE_REQUIRED, details::LOW_VERSION));
-        }
-        stream.info.borrow_mut().protocol = Some(Protocol::Http10);
-    }
-    if !h2 && h1.two_lengths.take() && seen.has(Seen::TRANSFER_ENCODING) && !config.http1.allow_chunked_length
-    {
-        return Err(malformed(StatusCode::BAD_REQUEST, "http1.content_length_and_chunked_not_allowed"));
-    }
-    if !h2 && seen.has(Seen::TRANSFER_ENCODING) {
-        // What else was applied to the body would be lost on the way.
-        let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
-        let mut values = parts.headers.get_all(TRANSFER_ENCODING).iter();
-        if !(values.next().is_some_and(chunked) && values.next().is_none()) || parts.method == Method::CONNECT
-        {
-            return Err(malformed(StatusCode::NOT_IMPLEMENTED, "http1.invalid_transfer_encoding"));
-        }
-    }
-    if !parts.uri.path().is_ascii() {
-        let details = if h2 { "http2.invalid.header.field" } else { CODEC_ERROR };
-        return Err(malformed(StatusCode::BAD_REQUEST, details));
-    }
-    if !h2 && h1.length_twice.take() && seen.has(Seen::CONTENT_LENGTH) {
-        return Err(malformed(StatusCode::BAD_REQUEST, CODEC_ERROR));
-    }
-    if !h2 && !config.http1.allow_custom_methods && !is_registered(&parts.method) {
-        return Err(malformed(StatusCode::BAD_REQUEST, CODEC_ERROR));
-    }
-    if h2 && seen.has(Seen::TE) && parts.headers.get_all(TE).iter().any(|value| value != TRAILERS) {
-        return Err(malformed(StatusCode::BAD_REQUEST, "http2.invalid.header.field"));
-    }
-    if seen.has(Seen::PROXY_CONNECTION) {
-        let mut values = parts.headers.get_all(names::PROXY_CONNECTION).iter();
-        stream.client_closes.set(values.any(|value| super::has_token(value.as_bytes(), "close")));
-    }
-    // Pseudo headers count, as they do in Envoy.
-    let pseudo = if h2 { 4 } else { 0 };
-    if parts.headers.len() + pseudo > config.max_headers_count as usize {
-        let details = if h2 { "http2.too_many_headers" } else { "http1.too_many_headers" };
-        return Err(malformed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, details));
-    }
-    if config.underscores != UnderscoreAction::Allow {
-        let shared = &stream.hcm.shared;
-        let codec = if h2 { &shared.h2_stats } else { &shared.h1_stats };
-        let bad = |name: &&HeaderName| name.as_str().contains('_');
-        if config.underscores == UnderscoreAction::Reject {
-            if parts.headers.keys().any(|name| bad(&name)) {
-                codec.requests_rejected_with_underscores_in_headers().inc();
-                let details = if h2 { "http2.unexpected_underscore" } else { "http1.unexpected_underscore" };
-                return Err(malformed(StatusCode::BAD_REQUEST, details));
-            }
-        } else {
-            let names: Vec<HeaderName> = parts.headers.keys().filter(bad).cloned().collect();
-            for name in names {
-                codec.dropped_headers_with_underscores().inc();
-                parts.headers.remove(name);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The methods that Envoy's parser knows.
-fn is_registered(method: &Method) -> bool {
-    const OTHERS: &[&str] = &[
-        "ACL",
-        "BIND",
-        "CHECKOUT",
-        "COPY",
-        "LINK",
-        "LOCK",
-        "MERGE",
-        "MKACTIVITY",
-        "MKCALENDAR",
-        "MKCOL",
-        "MOVE",
-        "MSEARCH",
-        "NOTIFY",
-        "PROPFIND",
-        "PROPPATCH",
-        "PURGE",
-        "REBIND",
-        "REPORT",
-        "SEARCH",
-        "SOURCE",
-        "SUBSCRIBE",
-        "UNBIND",
-        "UNLINK",
-        "UNLOCK",
-        "UNSUBSCRIBE",
-    ];
-    match *method {
-        Method::GET
-        | Method::POST
-        | Method::HEAD
-        | Method::PUT
-        | Method::DELETE
-        | Method::OPTIONS
-        | Method::PATCH
-        | Method::CONNECT
-        | Method::TRACE => true,
-        _ => OTHERS.contains(&method.as_str()),
-    }
 }
 
 /// Moves scheme and authority out of the URI. Returns the scheme that the request itself names.
@@ -436,7 +283,7 @@ fn settle_upgrade(stream: &Stream, parts: &mut Parts, seen: &mut Seen) -> Result
         let trailers =
             parts.headers.get_all(TE).iter().any(|value| super::has_token(value.as_bytes(), "trailers"));
         if trailers {
-            parts.headers.insert(TE, TRAILERS);
+            parts.headers.insert(TE, check::TRAILERS);
         } else {
             parts.headers.remove(TE);
         }
@@ -467,155 +314,6 @@ fn remove_nominated(headers: &mut HeaderMap) -> Result<(), Refusal> {
         headers.remove(name);
     }
     Ok(())
-}
-
-/// Who the client is, what it may say, and what those behind us are told.
-fn trust(
-    stream: &Stream,
-    headers: &mut HeaderMap,
-    seen: Seen,
-    client_scheme: Option<Scheme>,
-    shared: &HcmShared,
-) {
-    let config = &*shared.config;
-    let conn = &stream.conn.info;
-    let over_tls = conn.tls.is_some();
-    let mut alone = false;
-    let mut client = None;
-    if config.use_remote_address {
-        alone = !seen.has(Seen::XFF);
-        if config.xff_num_trusted_hops > 0 && seen.has(Seen::XFF) {
-            client = xff::client(headers, config.xff_num_trusted_hops - 1).map(|(ip, _)| Address::Ip(ip));
-        }
-        if !config.skip_xff_append
-            && let Some(peer) = conn.remote.ip()
-        {
-            // Our own address, which stands for a loopback peer, is never mapped.
-            let mapped = config.represent_ipv4_remote_address_as_ipv4_mapped_ipv6;
-            match peer.ip() {
-                ip if ip.is_loopback() => xff::append(headers, shared.local_address, false),
-                ip => xff::append(headers, ip, mapped),
-            }
-        }
-        let untrusted = config.xff_num_trusted_hops == 0;
-        if untrusted || !seen.has(Seen::XFP) {
-            headers.insert(names::X_FORWARDED_PROTO, if over_tls { HTTPS } else { HTTP });
-        }
-        if config.append_x_forwarded_port
-            && (untrusted || !seen.has(Seen::XFPORT))
-            && let Some(local) = conn.local.ip()
-        {
-            headers.insert(names::X_FORWARDED_PORT, HeaderValue::from(local.port()));
-        }
-    } else {
-        if seen.has(Seen::XFF)
-            && let Some((ip, only)) = xff::client(headers, config.xff_num_trusted_hops)
-        {
-            client = Some(Address::Ip(ip));
-            alone = only;
-        }
-        if !seen.has(Seen::XFP) {
-            headers.insert(names::X_FORWARDED_PROTO, if over_tls { HTTPS } else { HTTP });
-        }
-    }
-    settle_scheme(stream, headers, client_scheme, over_tls, config);
-    let internal = alone
-        && (client.is_some() || config.use_remote_address)
-        && xff::is_internal(client.as_ref().unwrap_or(&conn.remote), &config.internal_addresses);
-    let edge = config.use_remote_address && !internal;
-    stream.internal.set(internal);
-    sanitize(headers, seen, internal, edge, shared);
-    if !config.via.is_empty() {
-        super::append_via(headers, &config.via);
-    }
-    if let Some((cluster, node)) = &shared.user_agent {
-        headers.insert(names::SERVICE_CLUSTER, cluster.clone());
-        if headers.get(USER_AGENT).is_none_or(HeaderValue::is_empty) {
-            headers.insert(USER_AGENT, cluster.clone());
-        }
-        if let Some(node) = node {
-            headers.insert(names::SERVICE_NODE, node.clone());
-        }
-    }
-    if edge && let Some(ip) = client.as_ref().unwrap_or(&conn.remote).ip() {
-        external_address(headers, ip.ip());
-    }
-    if config.generate_request_id {
-        let (seen, keep) = (seen.has(Seen::REQUEST_ID), config.preserve_external_request_id);
-        rng::with(|rng| request_id::apply(headers, seen, edge, keep, config.pack_trace_reason, rng));
-    }
-    if seen.has(Seen::XFCC) || (conn.tls.as_ref().is_some_and(|tls| tls.peer.is_some())) {
-        xfcc::apply(headers, config.forward_client_cert, config.client_cert_details, conn.tls.as_deref());
-    }
-    if let Some(client) = client {
-        stream.info.borrow_mut().remote = Some(client);
-    }
-}
-
-/// The configured scheme, else the request's own, else what `x-forwarded-proto` says, else the transport's.
-fn settle_scheme(
-    stream: &Stream,
-    headers: &mut HeaderMap,
-    client: Option<Scheme>,
-    over_tls: bool,
-    config: &HttpConnectionManager,
-) {
-    let named = |text: &[u8]| match text {
-        b"https" => Some(Scheme::Https),
-        b"http" => Some(Scheme::Http),
-        _ => None,
-    };
-    let transport = if over_tls { Scheme::Https } else { Scheme::Http };
-    let scheme = match &config.scheme_overwrite {
-        Some(text) => {
-            let scheme = named(text.as_bytes());
-            if let Some(scheme) = scheme {
-                let value = if scheme == Scheme::Https { HTTPS } else { HTTP };
-                headers.insert(names::X_FORWARDED_PROTO, value);
-            }
-            scheme
-        }
-        None => client.or_else(|| named(headers.get(names::X_FORWARDED_PROTO)?.as_bytes())),
-    };
-    stream.scheme.set(scheme.unwrap_or(transport));
-}
-
-/// Takes away what only internal requests may say.
-fn sanitize(headers: &mut HeaderMap, seen: Seen, internal: bool, edge: bool, shared: &HcmShared) {
-    if seen.has(Seen::ENVOY) {
-        headers.remove(names::X_ENVOY_INTERNAL);
-        if !internal {
-            for name in &INTERNAL_ONLY {
-                headers.remove(name);
-            }
-            headers.remove(names::X_ENVOY_FORCE_TRACE);
-        }
-        if edge {
-            for name in &NOT_FROM_THE_EDGE {
-                headers.remove(name);
-            }
-        }
-    }
-    if internal {
-        headers.insert(names::X_ENVOY_INTERNAL, TRUE);
-    } else {
-        for name in shared.routes.load().internal_only_headers() {
-            headers.remove(name);
-        }
-    }
-}
-
-fn external_address(headers: &mut HeaderMap, ip: std::net::IpAddr) {
-    use std::io::Write;
-
-    let mut text = [0_u8; 48];
-    let mut rest = text.as_mut_slice();
-    // An IP address is at most 45 characters.
-    let _ = write!(rest, "{ip}");
-    let len = 48 - rest.len();
-    if let Ok(value) = HeaderValue::from_bytes(text.get(..len).unwrap_or_default()) {
-        headers.insert(names::X_ENVOY_EXTERNAL_ADDRESS, value);
-    }
 }
 
 /// The flags of a malformed message.
