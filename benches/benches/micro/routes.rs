@@ -36,6 +36,7 @@ fn route(path: PathMatch, headers: Vec<HeaderMatcher>) -> Arc<Route> {
         headers: HeaderMutations::default(),
         per_request_buffer_limit: None,
         stat_prefix: None,
+        filters: Vec::new(),
         metadata: None,
     })
 }
@@ -51,6 +52,7 @@ fn host(name: String, domain: String, routes: Vec<Arc<Route>>) -> Arc<VirtualHos
         attempt_count_in_response: false,
         is_timeout_retry_header: false,
         virtual_clusters: Vec::new(),
+        filters: Vec::new(),
         metadata: None,
     })
 }
@@ -63,7 +65,8 @@ fn table(virtual_hosts: Vec<Arc<VirtualHost>>) -> TableHandle {
     };
     let registry = Registry::new();
     let clusters = ClusterManager::new(registry.clone());
-    Rc::new(Arc::new(RouteTable::build(&Arc::new(config), &clusters, &registry).expect("a route table")))
+    let table = RouteTable::build(&Arc::new(config), &clusters, &registry).expect("a route table");
+    Rc::new(Arc::new(table))
 }
 
 /// A path that the last of `count` routes matches and no other.

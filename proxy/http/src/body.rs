@@ -16,14 +16,46 @@ use crate::stream::{Stream, StreamGuard};
 /// A request's body as it comes from the client. Counts bytes and notes when the request is complete.
 #[derive(Debug)]
 pub struct DownstreamBody {
-    incoming: Incoming,
+    source: Source,
     stream: Rc<Stream>,
+}
+
+/// A body as filters and responses hold one.
+pub(crate) type BoxedBody = Pin<Box<dyn Body<Data = Bytes, Error = BodyError>>>;
+
+/// Where a request's body comes from.
+enum Source {
+    Client(Incoming),
+    /// A filter's body around the client's.
+    Filter(BoxedBody),
+    /// A filter's body has it.
+    Gone,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Client(_) => "Client",
+            Self::Filter(_) => "Filter",
+            Self::Gone => "Gone",
+        })
+    }
 }
 
 impl DownstreamBody {
     /// The body of `stream`'s request.
     pub(crate) fn new(incoming: Incoming, stream: Rc<Stream>) -> Self {
-        Self { incoming, stream }
+        Self { source: Source::Client(incoming), stream }
+    }
+
+    /// Puts what `wrap` makes of it in its place.
+    pub(crate) fn wrap<B>(&mut self, wrap: impl FnOnce(Self) -> B)
+    where
+        B: Body<Data = Bytes, Error = BodyError> + 'static,
+    {
+        let inner =
+            Self { source: std::mem::replace(&mut self.source, Source::Gone), stream: self.stream.clone() };
+        self.source = Source::Filter(Box::pin(wrap(inner)));
     }
 }
 
@@ -35,32 +67,39 @@ impl Body for DownstreamBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        let this = &mut *self;
+        let incoming = match &mut this.source {
+            Source::Client(incoming) => incoming,
+            // What comes from the client was counted inside of it.
+            Source::Filter(body) => return body.as_mut().poll_frame(cx),
+            Source::Gone => return Poll::Ready(None),
+        };
+        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
         match frame {
             Some(Ok(frame))
                 if frame.is_trailers()
-                    && (!self.stream.passes_trailers() || self.stream.drops_trailers.get()) =>
+                    && (!this.stream.passes_trailers() || this.stream.drops_trailers.get()) =>
             {
-                self.stream.request_complete();
+                this.stream.request_complete();
                 Poll::Ready(None)
             }
             Some(Ok(frame)) => {
-                self.stream.request_frame(frame.data_ref().map_or(0, Bytes::len));
-                if frame.is_trailers() || self.incoming.is_end_stream() {
-                    self.stream.request_complete();
+                this.stream.request_frame(frame.data_ref().map_or(0, Bytes::len));
+                if frame.is_trailers() || incoming.is_end_stream() {
+                    this.stream.request_complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             None => {
-                self.stream.request_complete();
+                this.stream.request_complete();
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
                 let cause = std::error::Error::source(&error)
                     .and_then(|cause| cause.downcast_ref::<std::io::Error>());
                 match cause.map(std::io::Error::kind) {
-                    Some(ErrorKind::InvalidInput | ErrorKind::InvalidData) => self.stream.malformed_body(),
-                    _ => self.stream.client_leaves(),
+                    Some(ErrorKind::InvalidInput | ErrorKind::InvalidData) => this.stream.malformed_body(),
+                    _ => this.stream.client_leaves(),
                 }
                 Poll::Ready(Some(Err(BodyError::new(error))))
             }
@@ -68,11 +107,19 @@ impl Body for DownstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.source {
+            Source::Client(incoming) => incoming.is_end_stream(),
+            Source::Filter(body) => body.is_end_stream(),
+            Source::Gone => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.source {
+            Source::Client(incoming) => incoming.size_hint(),
+            Source::Filter(body) => body.size_hint(),
+            Source::Gone => SizeHint::with_exact(0),
+        }
     }
 }
 
@@ -85,7 +132,7 @@ pub enum ResponseBody {
     /// From an upstream. Boxed: it passes through many hands.
     Upstream(Box<crate::router::UpstreamResponse>),
     /// Anything else.
-    Boxed(Pin<Box<dyn Body<Data = Bytes, Error = BodyError>>>),
+    Boxed(BoxedBody),
     /// The response is an upgrade: after its head the connection belongs to this.
     Upgrade(Box<PendingTunnel>),
 }

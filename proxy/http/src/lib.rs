@@ -6,6 +6,7 @@
 
 pub mod body;
 mod codec;
+mod filter;
 pub mod hcm;
 mod headers;
 mod local_reply;

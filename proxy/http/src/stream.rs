@@ -125,6 +125,10 @@ pub struct Stream {
     pub request_done: Cell<bool>,
     /// What it asks to be upgraded to.
     pub upgrade: RefCell<Option<UpgradeKind>>,
+    /// Its way through the HTTP filters.
+    pub(crate) filters: crate::filter::Run,
+    /// A filter reads the request's head after it was forwarded.
+    pub(crate) keeps_head: Cell<bool>,
     /// Its connection.
     pub(crate) conn: Rc<Conn>,
     /// Its place in the connection's list.
@@ -196,6 +200,8 @@ impl Stream {
             head_request: Cell::new(false),
             request_done: Cell::new(false),
             upgrade: RefCell::default(),
+            filters: crate::filter::Run::default(),
+            keeps_head: Cell::new(false),
             conn: conn.clone(),
             slot: Cell::new(0),
             tunnel: Cell::new(false),
@@ -244,7 +250,7 @@ impl Stream {
     /// Whether something will read the request's head after it was forwarded. If so, the router calls
     /// [`Stream::keep_head`] once it has made its changes and before it returns, whatever it returns.
     pub fn wants_head(&self) -> bool {
-        self.hcm.wants_head()
+        self.hcm.wants_head() || self.keeps_head.get()
     }
 
     /// Keeps a copy of the request's head.
@@ -586,6 +592,7 @@ impl Stream {
         stats.downstream_rq_time().record(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
         drop(info);
         self.log("DownstreamEnd");
+        self.filters.finish();
     }
 
     /// What the codec would say of an HTTP/2 stream's end.

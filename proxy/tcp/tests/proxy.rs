@@ -77,6 +77,7 @@ impl Proxy {
             weight: *weight,
             headers: HeaderMutations::default(),
             host_rewrite: None,
+            filters: Vec::new(),
         };
         let config = TcpProxy {
             stat_prefix: "t".into(),

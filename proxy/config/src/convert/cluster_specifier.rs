@@ -7,7 +7,7 @@ use outrider_proto::pb::envoy::config::route::v3 as pb;
 
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::header::{Lists, mutations};
-use super::route::refuse_per_filter;
+use super::http_filter;
 use super::scalar::{request_header, runtime_u64, u32_of};
 use crate::model::{ClusterSpecifier, Weighted, WeightedCluster};
 
@@ -96,7 +96,7 @@ fn one(
     } = message;
     refuse!(cx, path, "a header names the cluster of the whole route only; use cluster_header of the route"; cluster_header);
     refuse!(cx, path, UNSUPPORTED; metadata_match);
-    refuse_per_filter(cx, path, typed_per_filter_config);
+    let filters = http_filter::overrides(cx, path, typed_per_filter_config);
     if name.is_empty() && cluster_header.is_empty() {
         cx.error(&path.field("name"), "a cluster is needed");
         return None;
@@ -128,5 +128,6 @@ fn one(
         host_rewrite: host_rewrite_specifier
             .as_ref()
             .map(|HostRewriteSpecifier::HostRewriteLiteral(text)| text.as_str().into()),
+        filters,
     })
 }

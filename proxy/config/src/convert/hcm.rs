@@ -17,7 +17,7 @@ use super::http_options::{Common, common, http1, http2};
 use super::route::route_configuration;
 use super::scalar::{bool_of, duration, header_value, runtime_bool, timeout};
 use super::xds::config_source;
-use super::{local_reply, route_action, router};
+use super::{http_filter, local_reply, route_action};
 use crate::model::{HttpConnectionManager, Routes, UpgradeConfig};
 
 /// A connection manager; `None`, and an error, when it lacks what it cannot do without.
@@ -119,10 +119,10 @@ pub(crate) fn manager(
         *flush_access_log_on_new_request,
     );
     let routes = routes(cx, path, route_specifier.as_ref());
-    let router = router::filter_chain(cx, &path.field("http_filters"), http_filters);
+    let chain = http_filter::chain(cx, &path.field("http_filters"), http_filters);
     let (forward_client_cert, client_cert_details) =
         client_cert(cx, path, *forward_client_cert_details, set_current_client_cert_details.as_ref());
-    let (router, router_name) = router?;
+    let http_filter::Chain { filters, router, router_name } = chain?;
     Some(HttpConnectionManager {
         stat_prefix: Arc::from(stat_prefix.as_str()),
         codec: codec(cx, path, *codec_type),
@@ -193,6 +193,7 @@ pub(crate) fn manager(
         strip_trailing_host_dot: *strip_trailing_host_dot,
         stream_error_on_invalid_http_message: bool_of(stream_error_on_invalid_http_message).unwrap_or(false),
         internal_addresses: internal(cx, path, internal_address_config.as_ref()),
+        filters,
         router,
         router_name,
     })

@@ -34,28 +34,16 @@ pub(crate) fn adds(cx: &Cx, path: &Path<'_>, messages: &[pb::HeaderValueOption])
     messages.iter().enumerate().filter_map(|(i, message)| add(cx, &path.index(i), message)).collect()
 }
 
-fn add(cx: &Cx, path: &Path<'_>, message: &pb::HeaderValueOption) -> Option<HeaderAdd> {
-    use pb::header_value_option::HeaderAppendAction;
-    let pb::HeaderValueOption { header, append, append_action, keep_empty_value } = message;
+/// A header to add; `None`, and an error, when it is not usable.
+pub(crate) fn add(cx: &Cx, path: &Path<'_>, message: &pb::HeaderValueOption) -> Option<HeaderAdd> {
+    let pb::HeaderValueOption { header, append: _append, append_action: _action, keep_empty_value } = message;
     let Some(pb::HeaderValue { key, value, raw_value }) = header else {
         cx.error(&path.field("header"), "a header is needed");
         return None;
     };
     let at = path.field("header");
     refuse!(cx, at, "raw values are not supported; write the text as value"; raw_value);
-    if append.is_some() && *append_action != 0 {
-        cx.error(&path.field("append"), "append and append_action exclude one another; keep append_action");
-    }
-    let action = match append {
-        Some(append) if append.value => AppendAction::AppendIfExistsOrAdd,
-        Some(_) => AppendAction::OverwriteIfExistsOrAdd,
-        None => match enumeration::<HeaderAppendAction>(cx, path, "append_action", *append_action) {
-            HeaderAppendAction::AppendIfExistsOrAdd => AppendAction::AppendIfExistsOrAdd,
-            HeaderAppendAction::AddIfAbsent => AppendAction::AddIfAbsent,
-            HeaderAppendAction::OverwriteIfExistsOrAdd => AppendAction::OverwriteIfExistsOrAdd,
-            HeaderAppendAction::OverwriteIfExists => AppendAction::OverwriteIfExists,
-        },
-    };
+    let action = action(cx, path, message);
     if key.starts_with(':') || key.eq_ignore_ascii_case("host") {
         cx.error(
             &at.field("key"),
@@ -66,6 +54,25 @@ fn add(cx: &Cx, path: &Path<'_>, message: &pb::HeaderValueOption) -> Option<Head
     let name = header_name(cx, &at.field("key"), key)?;
     let value = format_value(cx, &at.field("value"), value)?;
     Some(HeaderAdd { name: AddTarget::Name(name), value, action, keep_empty: *keep_empty_value })
+}
+
+/// What happens to a header that is there already, by the newer field or the older.
+fn action(cx: &Cx, path: &Path<'_>, message: &pb::HeaderValueOption) -> AppendAction {
+    use pb::header_value_option::HeaderAppendAction;
+    let pb::HeaderValueOption { append, append_action, .. } = message;
+    if append.is_some() && *append_action != 0 {
+        cx.error(&path.field("append"), "append and append_action exclude one another; keep append_action");
+    }
+    match append {
+        Some(append) if append.value => AppendAction::AppendIfExistsOrAdd,
+        Some(_) => AppendAction::OverwriteIfExistsOrAdd,
+        None => match enumeration::<HeaderAppendAction>(cx, path, "append_action", *append_action) {
+            HeaderAppendAction::AppendIfExistsOrAdd => AppendAction::AppendIfExistsOrAdd,
+            HeaderAppendAction::AddIfAbsent => AppendAction::AddIfAbsent,
+            HeaderAppendAction::OverwriteIfExistsOrAdd => AppendAction::OverwriteIfExistsOrAdd,
+            HeaderAppendAction::OverwriteIfExists => AppendAction::OverwriteIfExists,
+        },
+    }
 }
 
 /// A value with command operators.
@@ -89,14 +96,14 @@ pub(crate) fn format(cx: &Cx, path: &Path<'_>, text: &str) -> Option<Format> {
 }
 
 fn removes(cx: &Cx, path: &Path<'_>, names: &[String]) -> Vec<HeaderName> {
-    let mut headers = Vec::with_capacity(names.len());
-    for (i, name) in names.iter().enumerate() {
-        let path = path.index(i);
-        if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
-            cx.error(&path, format!("{name:?} may not be removed; it is part of every request"));
-        } else {
-            headers.extend(header_name(cx, &path, name));
-        }
+    names.iter().enumerate().filter_map(|(i, name)| removal(cx, &path.index(i), name)).collect()
+}
+
+/// A header to remove; `None`, and an error, when it may not be.
+pub(crate) fn removal(cx: &Cx, path: &Path<'_>, name: &str) -> Option<HeaderName> {
+    if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
+        cx.error(path, format!("{name:?} may not be removed; it is part of every request"));
+        return None;
     }
-    headers
+    header_name(cx, path, name)
 }

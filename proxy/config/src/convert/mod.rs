@@ -27,6 +27,7 @@ mod grpc_service;
 mod hcm;
 mod hcm_settings;
 mod header;
+mod http_filter;
 mod http_options;
 mod json;
 mod lb;

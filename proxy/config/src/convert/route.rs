@@ -1,18 +1,17 @@
 //! Route tables, virtual hosts, routes and what they match.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use outrider_proto::Path;
 use outrider_proto::pb::envoy::config::route::v3 as pb;
-use outrider_proto::pb::google::protobuf::Any;
 
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::header::{Lists, mutations};
 use super::route_action::{self, Inherited};
 use super::scalar::{bool_of, enumeration, fraction, header_name, u32_of};
 use super::xds::delta_source;
-use super::{json, matcher, retry};
+use super::{http_filter, json, matcher, retry};
 use crate::model::{
     ConfigSource, PathMatch, RequireTls, Route, RouteConfiguration, RouteMatch, TlsContextMatch, Vhds,
     VirtualCluster, VirtualHost,
@@ -62,7 +61,7 @@ fn table(cx: &Cx, path: &Path<'_>, message: &pb::RouteConfiguration, inline: boo
     }
     let vhds_source = vhds.as_ref().and_then(|message| vhds_source(cx, &path.field("vhds"), message));
     refuse!(cx, path, UNSUPPORTED; cluster_specifier_plugins, vhost_header, route_specifiers);
-    refuse_per_filter(cx, path, typed_per_filter_config);
+    let filters = http_filter::overrides(cx, path, typed_per_filter_config);
     inert!(cx, path, METADATA; metadata);
     let validate_clusters = bool_of(validate_clusters).unwrap_or(inline);
     cx.check_clusters.set(validate_clusters);
@@ -104,6 +103,7 @@ fn table(cx: &Cx, path: &Path<'_>, message: &pb::RouteConfiguration, inline: boo
         validate_clusters,
         max_direct_response_body,
         ignore_path_parameters: *ignore_path_parameters_in_path_matching,
+        filters,
         vhds,
     }
 }
@@ -132,17 +132,6 @@ pub(crate) fn dynamic_virtual_host(
     let inherited =
         Inherited { retry: None, mirrors, max_direct_response_body: table.max_direct_response_body };
     virtual_host(cx, path, message, &inherited)
-}
-
-/// Refuses per-filter configuration, entry by entry.
-pub(crate) fn refuse_per_filter(cx: &Cx, path: &Path<'_>, configs: &HashMap<String, Any>) {
-    let names: BTreeSet<&str> = configs.keys().map(String::as_str).collect();
-    for name in names {
-        cx.refuse(
-            &path.field("typed_per_filter_config").key(name),
-            "no HTTP filter but the router is supported, and it has no settings for a route; remove the entry",
-        );
-    }
 }
 
 /// A domain may stand in one virtual host alone, and once. `seen`: who has it.
@@ -197,7 +186,7 @@ fn virtual_host(
     } = message;
     refuse!(cx, path, UNSUPPORTED;
         matcher, rate_limits, cors, retry_policy_typed_config, hedge_policy, route_specifiers);
-    refuse_per_filter(cx, path, typed_per_filter_config);
+    let filters = http_filter::overrides(cx, path, typed_per_filter_config);
     let buffer_limit = buffer_limit(per_request_buffer_limit_bytes, request_body_buffer_limit);
     let retry = retry_policy
         .as_ref()
@@ -236,6 +225,7 @@ fn virtual_host(
         request_attempt_count: *include_request_attempt_count,
         attempt_count_in_response: *include_attempt_count_in_response,
         is_timeout_retry_header: *include_is_timeout_retry_header,
+        filters,
     }
 }
 
@@ -287,7 +277,7 @@ fn route(
     refuse!(cx, path, "tracing is not supported; remove it"; tracing);
     inert!(cx, path, "it names spans, and tracing is not supported"; decorator);
     refuse!(cx, path, UNSUPPORTED; route_specifiers);
-    refuse_per_filter(cx, path, typed_per_filter_config);
+    let filters = http_filter::overrides(cx, path, typed_per_filter_config);
     let headers = mutations(
         cx,
         path,
@@ -315,6 +305,7 @@ fn route(
         per_request_buffer_limit: buffer_limit(per_request_buffer_limit_bytes, request_body_buffer_limit)
             .or(host_buffer_limit),
         stat_prefix: (!stat_prefix.is_empty()).then(|| Arc::from(stat_prefix.as_str())),
+        filters,
     })
 }
 

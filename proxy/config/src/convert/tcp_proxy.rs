@@ -114,6 +114,7 @@ fn clusters(
         weight,
         headers: HeaderMutations::default(),
         host_rewrite: None,
+        filters: Vec::new(),
     };
     match message {
         Some(ClusterSpecifier::Cluster(name)) if !name.is_empty() => Some(vec![one(name, 1)]),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::{
-    AccessLog, ConfigSource, DirectBody, HeaderAdd, Http1Options, Http2Options, LogFilter, LogFormat,
-    RouteConfiguration, UpgradeConfig,
+    AccessLog, ConfigSource, DirectBody, HeaderAdd, Http1Options, Http2Options, HttpFilter, LogFilter,
+    LogFormat, RouteConfiguration, UpgradeConfig,
 };
 
 /// `envoy.filters.network.http_connection_manager`
@@ -105,6 +105,8 @@ pub struct HttpConnectionManager {
     pub stream_error_on_invalid_http_message: bool,
     /// Which peers count as internal.
     pub internal_addresses: InternalAddresses,
+    /// The filters in front of the router, in their order.
+    pub filters: Vec<HttpFilter>,
     /// The router's settings.
     pub router: RouterFilter,
     /// The router filter's name in the configuration.

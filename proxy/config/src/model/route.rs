@@ -10,7 +10,7 @@ use outrider_core::format::Format;
 use outrider_core::matcher::{HeaderMatcher, QueryMatcher, RuntimeFraction};
 use regex::Regex;
 
-use super::BackOff;
+use super::{BackOff, FilterOverride};
 
 /// A route table.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +33,8 @@ pub struct RouteConfiguration {
     pub max_direct_response_body: u32,
     /// A path's parameters (`;...`) are not matched.
     pub ignore_path_parameters: bool,
+    /// What it says of HTTP filters; each filter once.
+    pub filters: Vec<FilterOverride>,
     /// Where more virtual hosts come from; `None`: there are no others.
     pub vhds: Option<Arc<Vhds>>,
 }
@@ -67,6 +69,8 @@ pub struct VirtualHost {
     pub is_timeout_retry_header: bool,
     /// What requests are counted by, beside routes: the first that matches.
     pub virtual_clusters: Vec<VirtualCluster>,
+    /// What it says of HTTP filters; each filter once.
+    pub filters: Vec<FilterOverride>,
     /// Its metadata, for `%METADATA(..)%`.
     pub metadata: Option<Arc<Metadata>>,
 }
@@ -107,6 +111,8 @@ pub struct Route {
     pub per_request_buffer_limit: Option<u64>,
     /// Prefix of its own stats (`vhost.<v>.route.<prefix>.`); `None` for none.
     pub stat_prefix: Option<Arc<str>>,
+    /// What it says of HTTP filters; each filter once.
+    pub filters: Vec<FilterOverride>,
     /// Its metadata, for `%METADATA(..)%`.
     pub metadata: Option<Arc<Metadata>>,
 }
@@ -260,6 +266,8 @@ pub struct WeightedCluster {
     pub headers: HeaderMutations,
     /// Rewrites the authority.
     pub host_rewrite: Option<Box<str>>,
+    /// What it says of HTTP filters; each filter once.
+    pub filters: Vec<FilterOverride>,
 }
 
 /// Rewrites a path.

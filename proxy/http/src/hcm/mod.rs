@@ -1,6 +1,7 @@
 //! The connection manager: what all workers share of it, and what each has for itself.
 
 pub(crate) mod conn;
+pub(crate) mod routing;
 pub(crate) mod serve;
 pub(crate) mod timer;
 
@@ -11,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
@@ -23,6 +25,7 @@ use outrider_upstream::WorkerClusters;
 
 use crate::codec;
 use crate::codec::h2::LocalExec;
+use crate::filter::{Chain, PinnedChain};
 use crate::headers::path::PathPolicy;
 use crate::headers::xff;
 use crate::reply_mapper::ReplyMapper;
@@ -57,6 +60,10 @@ pub struct HcmShared {
     pub logger: AccessLogger,
     pub(crate) path_policy: PathPolicy,
     pub(crate) local_address: IpAddr,
+    /// The HTTP filters in force.
+    filters: ArcSwap<Chain>,
+    /// Whether there are any.
+    pub(crate) has_filters: bool,
     /// Changes local replies.
     pub(crate) reply_mapper: Option<Box<ReplyMapper>>,
     /// What `add_user_agent` adds: the node's cluster, and its id.
@@ -90,6 +97,11 @@ impl HcmShared {
     ) -> Result<Arc<Self>, HcmError> {
         let prefix = &config.stat_prefix;
         Ok(Arc::new(Self {
+            filters: ArcSwap::from_pointee(Chain::build(
+                &config.filters,
+                &registry.scope(format!("http.{prefix}.")),
+            )),
+            has_filters: !config.filters.is_empty(),
             logger: AccessLogger::new(&config.access_logs, files)?,
             stats: HcmStats::new(registry.scope(format!("http.{prefix}."))),
             listener_stats: ListenerHttpStats::new(listener.child(&format!("http.{prefix}."))),
@@ -127,6 +139,8 @@ pub struct HcmWorker {
     pub clusters: Rc<WorkerClusters>,
     /// The routes as they were last looked at.
     routes: RefCell<TableHandle>,
+    /// The filters as they were last looked at.
+    filters: RefCell<Rc<PinnedChain>>,
     /// What an update put in its place.
     successor: RefCell<Option<Rc<Self>>>,
     pub(crate) h1: http1::Builder,
@@ -154,6 +168,7 @@ impl HcmWorker {
         Rc::new(Self {
             clusters,
             routes: RefCell::new(Rc::new(shared.routes.load().clone())),
+            filters: RefCell::new(Rc::new(PinnedChain::new(shared.filters.load_full()))),
             successor: RefCell::default(),
             h1: http1_builder(&shared),
             h2: http2_builder(&shared),
@@ -172,6 +187,16 @@ impl HcmWorker {
         let mut known = self.routes.borrow_mut();
         if !Arc::ptr_eq(&known, &current) {
             *known = Rc::new(current.clone());
+        }
+        known.clone()
+    }
+
+    /// The filters in force.
+    pub(crate) fn filters(&self) -> Rc<PinnedChain> {
+        let current = self.shared.filters.load();
+        let mut known = self.filters.borrow_mut();
+        if !known.is(&current) {
+            *known = Rc::new(PinnedChain::new(current.clone()));
         }
         known.clone()
     }

@@ -13,7 +13,9 @@ use outrider_core::reply::details;
 use outrider_core::{LocalReply, ResponseFlags};
 
 use super::conn::Conn;
+use super::routing::Routing;
 use crate::body::{DownstreamBody, ResponseBody, TrackedBody};
+use crate::filter;
 use crate::headers;
 use crate::headers::request::Refusal;
 use crate::local_reply;
@@ -33,17 +35,19 @@ pub(crate) async fn request(
     let (parts, incoming) = request.into_parts();
     // Boxed: it passes through many hands.
     let mut parts = Box::new(parts);
-    let prepared = prepare(&stream, &mut parts, &incoming);
+    let mut routing = Routing::default();
+    let prepared = prepare(&stream, &mut parts, &incoming, &mut routing);
     let (answer, closes) = match prepared {
-        Ok(selected) => {
+        Ok(()) => {
             let body = DownstreamBody::new(incoming, stream.clone());
             // Pinned here: passed by value it would be held twice, and it is kilobytes.
-            let forwarded = stream.or_abort(pin!(router::forward(&stream, parts, body, &selected))).await;
-            let Some(mut answer) = forwarded else { return Err(h2::Reason::CANCEL.into()) };
+            let answered = stream.or_abort(pin!(answer(&stream, parts, body, &mut routing))).await;
+            let Some(mut answer) = answered else { return Err(h2::Reason::CANCEL.into()) };
             if let Err(reply) = &mut answer
+                && let Some(selected) = routing.known()
                 && stream.cut_short.get()
             {
-                router::finish_reply(&stream, &selected, reply);
+                router::finish_reply(&stream, selected, reply);
             }
             (answer, false)
         }
@@ -56,11 +60,58 @@ pub(crate) async fn request(
             (Err(refusal.reply), closes)
         }
     };
-    Ok(respond(&stream, guard, answer, closes))
+    Ok(respond(&stream, guard, answer, closes, routing.known()))
+}
+
+/// The answer to a request whose head is in order: a filter's, or what the router gets.
+async fn answer(
+    stream: &Rc<Stream>,
+    mut parts: Box<Parts>,
+    mut body: DownstreamBody,
+    routing: &mut Routing,
+) -> Answer {
+    if stream.hcm.shared.has_filters {
+        match filter::request(stream, &mut parts, &mut body, routing).await {
+            Ok(None) => {}
+            Ok(Some(response)) => {
+                note_answered(stream, *parts, routing.known());
+                return Ok(response);
+            }
+            Err(mut reply) => {
+                note_answered(stream, *parts, routing.known());
+                if let Some(selected) = routing.known() {
+                    router::finish_reply(stream, selected, &mut reply);
+                }
+                return Err(reply);
+            }
+        }
+    }
+    match routing.selected(stream, &parts) {
+        Some(selected) => router::forward(stream, parts, body, selected).await,
+        None => {
+            if stream.wants_head() {
+                stream.keep_head(&parts);
+            }
+            Err(no_route(stream))
+        }
+    }
+}
+
+/// Notes what logs show of a request that a filter answered.
+fn note_answered(stream: &Stream, parts: Parts, selected: Option<&Selected>) {
+    stream.store_head(parts.method, parts.uri, parts.headers);
+    if let Some(selected) = selected {
+        router::note_routed(stream, selected);
+    }
 }
 
 /// Everything up to the router.
-fn prepare(stream: &Rc<Stream>, parts: &mut Parts, incoming: &Incoming) -> Result<Selected, Refusal> {
+fn prepare(
+    stream: &Rc<Stream>,
+    parts: &mut Parts,
+    incoming: &Incoming,
+    routing: &mut Routing,
+) -> Result<(), Refusal> {
     let settled = headers::request::apply(stream, parts);
     // A request that asks for more than HTTP has no end in HTTP, and one that is none has no end at all.
     let whole = !settled.as_ref().is_err_and(|refusal| refusal.malformed);
@@ -68,7 +119,10 @@ fn prepare(stream: &Rc<Stream>, parts: &mut Parts, incoming: &Incoming) -> Resul
         stream.request_complete();
     }
     let routed = match settled {
-        Ok(()) => route(stream, parts).map_err(Refusal::from),
+        Ok(()) => {
+            routing.set(find_route(stream, parts));
+            routing.known().map_or(Ok(()), |selected| check_upgrade(stream, selected)).map_err(Refusal::from)
+        }
         Err(refusal) => Err(refusal),
     };
     let config = &stream.hcm.shared.config;
@@ -76,18 +130,18 @@ fn prepare(stream: &Rc<Stream>, parts: &mut Parts, incoming: &Incoming) -> Resul
         *stream.request_id.borrow_mut() = parts.headers.get(headers::names::X_REQUEST_ID).cloned();
     }
     match routed {
-        Ok(selected) => {
-            if config.log_on_new_request {
+        Ok(()) => {
+            if config.log_on_new_request && routing.known().is_some() {
                 stream.keep_head(parts);
                 stream.log("DownstreamStart");
             }
-            Ok(selected)
+            Ok(())
         }
         Err(refusal) => {
             let stats = &stream.hcm.shared.stats;
             if refusal.malformed {
                 stats.downstream_cx_protocol_error().inc();
-            } else if stream.wants_head() {
+            } else if stream.wants_head() || stream.hcm.shared.has_filters {
                 stream.keep_head(parts);
             }
             Err(refusal)
@@ -95,40 +149,48 @@ fn prepare(stream: &Rc<Stream>, parts: &mut Parts, incoming: &Incoming) -> Resul
     }
 }
 
-/// The route for a request whose head is in order.
-fn route(stream: &Rc<Stream>, parts: &Parts) -> Result<Selected, LocalReply> {
+/// The route for a request whose head is in order; `None` for none.
+pub(super) fn find_route(stream: &Rc<Stream>, parts: &Parts) -> Option<Selected> {
     let shared = &stream.hcm.shared;
     let view = RequestView {
         head: stream.view(&parts.method, &parts.uri, &parts.headers),
         tls: stream.conn.info.tls.as_deref(),
         random: stream.random.get(),
     };
-    let Some(selected) = RouteTable::route(&stream.hcm.routes(), &view) else {
-        shared.stats.rq_total().inc();
-        shared.stats.no_route().inc();
-        return Err(LocalReply::new(StatusCode::NOT_FOUND, details::ROUTE_NOT_FOUND)
-            .flags(ResponseFlags::NO_ROUTE_FOUND));
-    };
+    let selected = RouteTable::route(&stream.hcm.routes(), &view);
     {
         let mut info = stream.info.borrow_mut();
-        info.route_name = selected.name().cloned();
+        info.route_name = selected.as_ref().and_then(|selected| selected.name().cloned());
+        let selected = selected.as_ref()?;
         info.generation = generation::current();
         if shared.logger.reads_metadata() || selected.reads_metadata() {
             info.metadata = Some(Box::new(selected.metadata()));
         }
     }
-    if let Some(kind) = stream.upgrade.borrow().as_ref()
-        && !upgrade_allowed(stream, &selected, kind)
-    {
-        shared.stats.downstream_rq_ws_on_non_ws_route().inc();
-        router::note_routed(stream, &selected);
-        return Err(LocalReply::new(StatusCode::FORBIDDEN, details::UPGRADE_FAILED));
-    }
-    if let Some(forward) = selected.forward() {
+    if let Some(forward) = selected.as_ref().and_then(Selected::forward) {
         let longest = forward.max_stream_duration.and_then(|limits| longest(limits, &parts.headers));
         stream.route_limits(forward.idle_timeout, longest);
     }
-    Ok(selected)
+    selected
+}
+
+/// The reply where no route takes a request.
+fn no_route(stream: &Stream) -> LocalReply {
+    let stats = &stream.hcm.shared.stats;
+    stats.rq_total().inc();
+    stats.no_route().inc();
+    LocalReply::new(StatusCode::NOT_FOUND, details::ROUTE_NOT_FOUND).flags(ResponseFlags::NO_ROUTE_FOUND)
+}
+
+/// The reply to a request for an upgrade that is not allowed.
+fn check_upgrade(stream: &Stream, selected: &Selected) -> Result<(), LocalReply> {
+    let upgrade = stream.upgrade.borrow();
+    if upgrade.as_ref().is_none_or(|kind| upgrade_allowed(stream, selected, kind)) {
+        return Ok(());
+    }
+    stream.hcm.shared.stats.downstream_rq_ws_on_non_ws_route().inc();
+    router::note_routed(stream, selected);
+    Err(LocalReply::new(StatusCode::FORBIDDEN, details::UPGRADE_FAILED))
 }
 
 /// The longest life that a route gives a stream: what the client's `grpc-timeout` asks for, capped, where the route
@@ -177,6 +239,7 @@ fn respond(
     guard: StreamGuard,
     answer: Answer,
     closes: bool,
+    route: Option<&Selected>,
 ) -> http::Response<TrackedBody> {
     let conn = &stream.conn;
     let shared = &stream.hcm.shared;
@@ -190,7 +253,10 @@ fn respond(
             local_reply::build(stream, reply)
         }
     };
-    let (mut parts, body) = response.into_parts();
+    let (mut parts, mut body) = response.into_parts();
+    if shared.has_filters {
+        filter::response(stream, &mut parts, &mut body, route);
+    }
     let tunnel = matches!(body, ResponseBody::Upgrade(_));
     let mut close = conn.closes_after_response() || closes || stream.client_closes.get();
     if !stream.request_done.get() {
@@ -278,7 +344,10 @@ pub(crate) fn refused(conn: &Rc<Conn>, reply: &LocalReply) -> Vec<u8> {
         mapper.apply(&stream, &mut reply);
     }
     let response = local_reply::build(&stream, reply.clone());
-    let (mut parts, _) = response.into_parts();
+    let (mut parts, mut body) = response.into_parts();
+    if conn.hcm.shared.has_filters {
+        filter::response(&stream, &mut parts, &mut body, None);
+    }
     headers::response::apply(&stream, &mut parts, false, true);
     count_code(&stream, parts.status);
     stream.response_head(parts.status, &parts.headers);

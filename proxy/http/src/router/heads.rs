@@ -18,10 +18,10 @@ use crate::routing::{ContextSource, Selected};
 use crate::stream::Stream;
 
 /// The context of formats in request headers.
-struct RequestContext<'a> {
-    stream: &'a Stream,
-    method: &'a http::Method,
-    uri: &'a Uri,
+pub(crate) struct RequestContext<'a> {
+    pub(crate) stream: &'a Stream,
+    pub(crate) method: &'a http::Method,
+    pub(crate) uri: &'a Uri,
 }
 
 impl ContextSource for RequestContext<'_> {
@@ -33,9 +33,9 @@ impl ContextSource for RequestContext<'_> {
 }
 
 /// The context of formats in response headers.
-struct ResponseContext<'a> {
-    stream: &'a Stream,
-    status: u16,
+pub(crate) struct ResponseContext<'a> {
+    pub(crate) stream: &'a Stream,
+    pub(crate) status: u16,
 }
 
 impl ContextSource for ResponseContext<'_> {
@@ -103,7 +103,11 @@ pub(crate) fn replace_host(headers: &mut HeaderMap, new: HeaderValue, forwarded:
     headers.insert(HOST, new);
 }
 
-fn set_path(parts: &mut Parts, path: String) -> bool {
+/// Puts `path` in place of the path and query; what is no path changes nothing.
+pub(crate) fn set_path(parts: &mut Parts, path: String) -> bool {
+    if parts.uri.path_and_query().is_none() {
+        return false;
+    }
     let Ok(path) = PathAndQuery::from_maybe_shared(bytes::Bytes::from(path)) else { return false };
     let mut uri = std::mem::take(&mut parts.uri).into_parts();
     uri.path_and_query = Some(path);

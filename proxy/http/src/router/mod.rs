@@ -27,7 +27,7 @@ use outrider_core::LocalReply;
 pub use response::UpstreamResponse;
 
 pub(crate) use call::note_routed;
-pub(crate) use heads::finish_reply;
+pub(crate) use heads::{RequestContext, ResponseContext, finish_reply, set_path};
 pub(crate) use timeout::{GRPC_TIMEOUT, parse_grpc_timeout};
 
 use crate::body::{DownstreamBody, ResponseBody};

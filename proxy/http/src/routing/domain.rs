@@ -149,6 +149,7 @@ mod tests {
                 attempt_count_in_response: false,
                 is_timeout_retry_header: false,
                 virtual_clusters: Vec::new(),
+                filters: Vec::new(),
                 metadata: None,
             })
         };

@@ -5,6 +5,7 @@
 
 mod direct;
 mod domain;
+mod filters;
 mod index;
 mod matcher;
 mod mutation;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use outrider_config::model::{
-    self, ClusterSpecifier, Forward, HeaderMutations, MirrorCluster, RequireTls, RouteAction,
+    self, ClusterSpecifier, FilterName, Forward, HeaderMutations, MirrorCluster, RequireTls, RouteAction,
 };
 use outrider_core::reply::details;
 use outrider_core::stats::Registry;
@@ -15,6 +15,7 @@ use outrider_upstream::{ClusterManager, ClusterSlot};
 
 use super::direct::{self, DirectBodyError};
 use super::domain::{DomainIndex, DuplicateDomain};
+use super::filters::{HostFilters, Override, Overrides};
 use super::index::PathIndex;
 use super::matcher::{self, RequestView};
 use super::mutation::{Levels, Mutations};
@@ -76,6 +77,8 @@ pub(crate) struct Route {
     action: Action,
     /// By the number of the weighted cluster; one entry for all other routes.
     changes: Box<[Changes]>,
+    /// What is said of HTTP filters, in the same way.
+    filters: Box<[Overrides]>,
     pub(crate) stats: Option<RouteStats>,
 }
 
@@ -239,6 +242,7 @@ impl Host {
         clusters: &ClusterManager,
         registry: &Registry,
     ) -> Result<Self, RouteTableError> {
+        let filters = HostFilters::new(table, config);
         let mut routes = Vec::with_capacity(config.routes.len());
         for (number, route) in config.routes.iter().enumerate() {
             let action =
@@ -254,6 +258,7 @@ impl Host {
                 config: route.clone(),
                 action,
                 changes: changes(table, config, route),
+                filters: filters.of(route),
                 stats: route.stat_prefix.as_ref().map(|prefix| RouteStats::build(registry, config, prefix)),
             });
         }
@@ -449,6 +454,12 @@ impl Selected {
             Choice::RequireTls => None,
             Choice::Route { cluster, .. } => self.route()?.changes.get(cluster as usize),
         }
+    }
+
+    /// What the route says of a filter; `None` when no level of the table speaks of it.
+    pub(crate) fn filter(&self, name: &FilterName) -> Option<&Override> {
+        let Choice::Route { cluster, .. } = self.choice else { return None };
+        self.route()?.filters.get(cluster as usize)?.iter().find(|said| said.name == *name)
     }
 
     /// The changes of request headers, when there are any.

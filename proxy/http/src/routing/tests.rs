@@ -45,6 +45,7 @@ fn route(number: u16, matches: RouteMatch) -> Arc<Route> {
         headers: HeaderMutations::default(),
         per_request_buffer_limit: None,
         stat_prefix: None,
+        filters: Vec::new(),
         metadata: None,
     })
 }
@@ -61,6 +62,7 @@ fn table_of(matches: Vec<RouteMatch>, require_tls: RequireTls) -> TableHandle {
         attempt_count_in_response: false,
         is_timeout_retry_header: false,
         virtual_clusters: Vec::new(),
+        filters: Vec::new(),
         metadata: None,
     };
     let config = model::RouteConfiguration {
@@ -230,6 +232,7 @@ fn a_direct_body_over_the_limit_is_refused() {
         attempt_count_in_response: false,
         is_timeout_retry_header: false,
         virtual_clusters: Vec::new(),
+        filters: Vec::new(),
         metadata: None,
     };
     let config = model::RouteConfiguration {

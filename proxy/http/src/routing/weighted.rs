@@ -34,6 +34,7 @@ mod tests {
             weight: *weight,
             headers: HeaderMutations::default(),
             host_rewrite: None,
+            filters: Vec::new(),
         };
         Weighted {
             clusters: weights.iter().map(cluster).collect(),

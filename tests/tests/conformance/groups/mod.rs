@@ -3,6 +3,7 @@
 
 mod admin;
 mod failures;
+mod filters;
 mod forwarding;
 mod grpc;
 mod h2;
@@ -61,5 +62,8 @@ pub(crate) fn all() -> Vec<Group> {
         replies::replies(),
         places::places(),
         places::mirrors(),
+        filters::chains(),
+        filters::header_mutation(),
+        filters::cors(),
     ]
 }

@@ -118,7 +118,6 @@ fn listeners_of_a_sidecar() {
             format!("{at}.tracing"),
             format!("{at}.http_filters[0].typed_config"),
             format!("{at}.http_filters[1].typed_config"),
-            format!("{at}.http_filters[2].typed_config"),
         ]
     );
 }

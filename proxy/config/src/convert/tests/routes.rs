@@ -265,18 +265,30 @@ route_config:
 }
 
 #[test]
-fn per_filter_configuration_is_refused_by_its_key() {
-    let yaml = r#"
-match: {prefix: /}
-route: {cluster: c}
-typed_per_filter_config:
-  envoy.filters.http.cors: {"@type": type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy}
-"#;
-    let problems = bad(&with_route(yaml));
-    assert!(
-        problems[0].starts_with(&format!(
-            "{ROUTE}.typed_per_filter_config[\"envoy.filters.http.cors\"]: no HTTP filter"
-        )),
-        "{problems:?}"
+fn what_a_route_says_of_filters_is_taken_or_refused_by_its_key() {
+    let entry = |what: &str| {
+        bad(&with_route(&format!(
+            "match: {{prefix: /}}\nroute: {{cluster: c}}\ntyped_per_filter_config:\n  f: {{\"@type\": type.googleapis.com/{what}}}\n"
+        )))
+    };
+    let at = format!("{ROUTE}.typed_per_filter_config[\"f\"]");
+    let wrapped = |what: &str| entry(&format!("envoy.config.route.v3.FilterConfig, {what}"));
+    let unknown = "config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}";
+    assert_eq!(
+        entry("envoy.extensions.filters.http.cors.v3.Cors"),
+        [format!(
+            "{at}: no supported HTTP filter has the route settings envoy.extensions.filters.http.cors.v3.Cors; remove the entry"
+        )]
     );
+    assert_eq!(
+        wrapped("is_optional: true"),
+        [format!("{at}.config: settings for the filter \"f\" are needed, or {{}} to turn it on")]
+    );
+    assert!(wrapped(unknown)[0].starts_with(&format!("{at}.config: no supported HTTP filter")));
+    for fine in ["disabled: true", "config: {}", &format!("is_optional: true, {unknown}")] {
+        let text = format!(
+            "match: {{prefix: /}}\nroute: {{cluster: c}}\ntyped_per_filter_config:\n  f: {{\"@type\": type.googleapis.com/envoy.config.route.v3.FilterConfig, {fine}}}\n"
+        );
+        good(&with_route(&text));
+    }
 }

@@ -1,0 +1,196 @@
+//! HTTP filters: a connection manager's chain, and what routes say of its filters.
+//!
+//! A filter has a file here with one function for its own message and, where routes can change it, one for theirs;
+//! [`kind`] and [`route_config`] know it by the type of its message, as Envoy does. What runs is in `outrider-http`.
+
+mod cors;
+mod header_mutation;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use outrider_proto::Path;
+use outrider_proto::pb::envoy::config::route::v3::FilterConfig;
+use outrider_proto::pb::envoy::extensions::filters::http as ext;
+use outrider_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
+use outrider_proto::pb::google::protobuf::Any;
+
+use super::cx::{Cx, inert, refuse};
+use super::router;
+use super::scalar::{type_of, unpack};
+use crate::model::{FilterName, FilterOverride, HttpFilter, HttpFilterKind, RouteFilterConfig, RouterFilter};
+
+/// As many filters a chain may have: a request notes by one bit which of them work for it.
+const MOST_FILTERS: usize = 64;
+
+/// A connection manager's filters.
+pub(crate) struct Chain {
+    /// Those in front of the router.
+    pub(crate) filters: Vec<HttpFilter>,
+    /// The router.
+    pub(crate) router: RouterFilter,
+    /// The router's name.
+    pub(crate) router_name: Arc<str>,
+}
+
+/// The chain at `path`; `None`, and an error, when it does not end in a router.
+pub(crate) fn chain(cx: &Cx, path: &Path<'_>, messages: &[pb::HttpFilter]) -> Option<Chain> {
+    let mut filters = Vec::new();
+    let mut last = None;
+    if messages.len() > MOST_FILTERS {
+        cx.refuse(path, format!("{MOST_FILTERS} HTTP filters are supported at most"));
+    }
+    for (i, message) in messages.iter().enumerate() {
+        let path = path.index(i);
+        match one(cx, &path, message, i + 1 == messages.len()) {
+            Some(One::Filter(filter)) => filters.push(filter),
+            Some(One::Router(router)) => last = Some((router, Arc::from(message.name.as_str()))),
+            None => {}
+        }
+    }
+    let Some((router, router_name)) = last else {
+        cx.error(path, "the last HTTP filter must be envoy.filters.http.router");
+        return None;
+    };
+    Some(Chain { filters, router, router_name })
+}
+
+enum One {
+    Filter(HttpFilter),
+    Router(RouterFilter),
+}
+
+fn one(cx: &Cx, path: &Path<'_>, message: &pb::HttpFilter, is_last: bool) -> Option<One> {
+    use pb::http_filter::ConfigType;
+    let pb::HttpFilter { name, is_optional, disabled, config_type } = message;
+    let any = match config_type {
+        Some(ConfigType::TypedConfig(any)) => any,
+        Some(ConfigType::ConfigDiscovery(_)) => {
+            cx.refuse(&path.field("config_discovery"), "filter discovery comes with xDS; write typed_config");
+            return None;
+        }
+        None => {
+            cx.error(path, format!("the filter {name:?} needs a typed_config with its @type"));
+            return None;
+        }
+    };
+    let at = path.field("typed_config");
+    if outrider_proto::any::is::<ext::router::v3::Router>(any) {
+        inert!(cx, path, "the router is always there"; is_optional);
+        refuse!(cx, path, "without its router a connection manager serves nothing; remove it"; disabled);
+        if !is_last {
+            cx.error(path, format!("the router {name:?} must be the last HTTP filter"));
+            return None;
+        }
+        return unpack(cx, &at, any).map(|message| One::Router(router::router(cx, &at, &message)));
+    }
+    match kind(cx, &at, any) {
+        Kind::Known(kind) => {
+            inert!(cx, path, "the filter is supported"; is_optional);
+            Some(One::Filter(HttpFilter { name: FilterName::new(name), disabled: *disabled, kind: kind? }))
+        }
+        Kind::Unknown if *is_optional => {
+            let why = format!(
+                "the HTTP filter {} is not supported; it is optional, so it is left out",
+                type_of(any)
+            );
+            cx.inert(&at, why);
+            None
+        }
+        Kind::Unknown => {
+            let why =
+                format!("the HTTP filter {} is not supported; remove the filter {name:?}", type_of(any));
+            cx.refuse(&at, why);
+            None
+        }
+    }
+}
+
+/// What the message of a filter turned out to be.
+enum Kind<T> {
+    /// Of a filter that we have; `None`, and an error, when it is not usable.
+    Known(Option<T>),
+    /// Of none.
+    Unknown,
+}
+
+/// The filter whose settings `any` carries.
+fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Kind<HttpFilterKind> {
+    use outrider_proto::any::is;
+    Kind::Known(if is::<ext::cors::v3::Cors>(any) {
+        unpack(cx, path, any).map(|ext::cors::v3::Cors {}| HttpFilterKind::Cors)
+    } else if is::<ext::header_mutation::v3::HeaderMutation>(any) {
+        unpack(cx, path, any).map(|message| {
+            HttpFilterKind::HeaderMutation(Arc::new(header_mutation::filter(cx, path, &message)))
+        })
+    } else {
+        return Kind::Unknown;
+    })
+}
+
+/// The settings for a route that `any` carries.
+fn route_config(cx: &Cx, path: &Path<'_>, any: &Any) -> Kind<RouteFilterConfig> {
+    use outrider_proto::any::is;
+    Kind::Known(if is::<ext::cors::v3::CorsPolicy>(any) {
+        unpack(cx, path, any)
+            .map(|message| RouteFilterConfig::Cors(Arc::new(cors::policy(cx, path, &message))))
+    } else if is::<ext::header_mutation::v3::HeaderMutationPerRoute>(any) {
+        unpack(cx, path, any).map(|message| {
+            RouteFilterConfig::HeaderMutation(Arc::new(header_mutation::per_route(cx, path, &message)))
+        })
+    } else {
+        return Kind::Unknown;
+    })
+}
+
+/// What the message at `path` says of HTTP filters (`typed_per_filter_config`), by name.
+pub(crate) fn overrides(cx: &Cx, path: &Path<'_>, configs: &HashMap<String, Any>) -> Vec<FilterOverride> {
+    let names: BTreeSet<&String> = configs.keys().collect();
+    let path = path.field("typed_per_filter_config");
+    let one = |name: &String| override_of(cx, &path.key(name), name, configs.get(name)?);
+    names.into_iter().filter_map(one).collect()
+}
+
+/// Envoy: `PerFilterConfigs`. A plain message turns its filter on and sets it; a `FilterConfig` can do each by itself.
+fn override_of(cx: &Cx, path: &Path<'_>, name: &str, any: &Any) -> Option<FilterOverride> {
+    let entry = |disabled, config| Some(FilterOverride { name: FilterName::new(name), disabled, config });
+    if !outrider_proto::any::is::<FilterConfig>(any) {
+        return entry(false, settings(cx, path, any, false)?);
+    }
+    let FilterConfig { config, is_optional, disabled } = unpack(cx, path, any)?;
+    if disabled {
+        if config.is_some() {
+            cx.inert(&path.field("config"), "the filter is disabled here, so it has no settings");
+        }
+        return entry(true, None);
+    }
+    let Some(config) = config else {
+        cx.error(
+            &path.field("config"),
+            format!("settings for the filter {name:?} are needed, or {{}} to turn it on"),
+        );
+        return None;
+    };
+    if config.type_url.is_empty() {
+        return entry(false, None);
+    }
+    entry(false, settings(cx, &path.field("config"), &config, is_optional)?)
+}
+
+/// The settings that `any` carries; the inner `None` for those of a filter that may be missing.
+#[expect(clippy::option_option, reason = "not usable, none, some")]
+fn settings(cx: &Cx, path: &Path<'_>, any: &Any, is_optional: bool) -> Option<Option<RouteFilterConfig>> {
+    match route_config(cx, path, any) {
+        Kind::Known(config) => config.map(Some),
+        Kind::Unknown if is_optional => {
+            cx.inert(path, format!("no filter has the settings {}; they are optional", type_of(any)));
+            Some(None)
+        }
+        Kind::Unknown => {
+            let why =
+                format!("no supported HTTP filter has the route settings {}; remove the entry", type_of(any));
+            cx.refuse(path, why);
+            None
+        }
+    }
+}

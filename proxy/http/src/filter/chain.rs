@@ -1,0 +1,173 @@
+//! Chains, and a request's way through its own.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::Response;
+use http::request::Parts;
+use outrider_config::model::{FilterName, HttpFilter};
+use outrider_core::LocalReply;
+use outrider_core::stats::Scope;
+
+use super::{Filter, RequestCx, ResponseCx, State, Step, Verdict};
+use crate::body::{DownstreamBody, ResponseBody};
+use crate::hcm::routing::Routing;
+use crate::routing::Selected;
+use crate::stream::Stream;
+
+/// The filters of a connection manager in front of its router. Shared by all workers.
+#[derive(Debug)]
+pub(crate) struct Chain(Box<[Entry]>);
+
+#[derive(Debug)]
+struct Entry {
+    name: FilterName,
+    disabled: bool,
+    filter: Arc<Filter>,
+}
+
+/// A worker's handle to the chain in force. Streams pin it; the worker replaces it.
+#[derive(Debug)]
+pub(crate) struct PinnedChain(Arc<Chain>);
+
+impl PinnedChain {
+    pub(crate) const fn new(chain: Arc<Chain>) -> Self {
+        Self(chain)
+    }
+
+    /// Whether this is `chain`.
+    pub(crate) fn is(&self, chain: &Arc<Chain>) -> bool {
+        Arc::ptr_eq(&self.0, chain)
+    }
+
+    /// The filters that work for `run`, with their places.
+    fn working<'a>(&'a self, run: &'a Run) -> impl DoubleEndedIterator<Item = (usize, &'a Entry)> {
+        self.0.0.iter().enumerate().filter(|(place, _)| run.working.get() & (1 << place) != 0)
+    }
+}
+
+/// A request's way through the chain: pinned when the request got its first route, so that it meets the same filters
+/// with the same settings on its way back.
+#[derive(Debug, Default)]
+pub(crate) struct Run {
+    chain: OnceCell<Rc<PinnedChain>>,
+    /// The places whose filters work for it, by bit.
+    working: Cell<u64>,
+    states: RefCell<Vec<Option<State>>>,
+}
+
+impl Chain {
+    /// The chain of `filters`, which count in `scope` (`http.<stat_prefix>.`). Control thread.
+    pub(crate) fn build(filters: &[HttpFilter], scope: &Scope) -> Self {
+        let entry = |filter: &HttpFilter| Entry {
+            name: filter.name.clone(),
+            disabled: filter.disabled,
+            filter: Arc::new(Filter::build(&filter.kind, scope)),
+        };
+        Self(filters.iter().map(entry).collect())
+    }
+
+    /// The places whose filters work on `route`: each as the most specific level says that speaks of it, else as the
+    /// chain says (Envoy: "Route based filter chain").
+    fn working(&self, route: Option<&Selected>) -> u64 {
+        let mut working = 0;
+        for (place, entry) in self.0.iter().enumerate() {
+            let said = route.and_then(|route| route.filter(&entry.name)).map(|found| found.disabled);
+            if !said.unwrap_or(entry.disabled) {
+                working |= 1 << place;
+            }
+        }
+        working
+    }
+}
+
+impl Run {
+    /// Begins with the filters that work on `route`; later calls change nothing.
+    fn begin(&self, stream: &Stream, route: Option<&Selected>) -> Rc<PinnedChain> {
+        let begin = || {
+            let chain = stream.hcm.filters();
+            self.working.set(chain.0.working(route));
+            chain
+        };
+        self.chain.get_or_init(begin).clone()
+    }
+
+    /// Keeps something for the filter at `place`.
+    pub(super) fn keep(&self, place: usize, state: State) {
+        let mut states = self.states.borrow_mut();
+        if states.len() <= place {
+            states.resize_with(place + 1, || None);
+        }
+        if let Some(kept) = states.get_mut(place) {
+            *kept = Some(state);
+        }
+    }
+
+    /// What was kept for the filter at `place`.
+    pub(super) fn take(&self, place: usize) -> Option<State> {
+        self.states.borrow_mut().get_mut(place)?.take()
+    }
+
+    /// The stream is over: what filters kept goes.
+    pub(crate) fn finish(&self) {
+        if let Ok(mut states) = self.states.try_borrow_mut() {
+            states.clear();
+        }
+    }
+}
+
+/// Takes a request's head through the filters. `Some` is a response that a filter gave.
+///
+/// # Errors
+/// The proxy's own reply that a filter asks for.
+pub(crate) async fn request(
+    stream: &Rc<Stream>,
+    parts: &mut Parts,
+    body: &mut DownstreamBody,
+    routing: &mut Routing,
+) -> Result<Option<Response<ResponseBody>>, LocalReply> {
+    let chain = stream.filters.begin(stream, routing.known());
+    for (place, entry) in chain.working(&stream.filters) {
+        let cx = RequestCx {
+            stream,
+            parts: &mut *parts,
+            body: &mut *body,
+            routing: &mut *routing,
+            name: &entry.name,
+            place,
+        };
+        let verdict = match entry.filter.request(cx) {
+            Step::Now(verdict) => verdict,
+            Step::Later(verdict) => verdict.await,
+        };
+        match verdict {
+            Verdict::GoOn => {}
+            Verdict::Reply(reply) => return Err(reply),
+            Verdict::Respond(response) => return Ok(Some(*response)),
+        }
+    }
+    Ok(None)
+}
+
+/// Takes a response's head through the filters, the last one first; the proxy's own replies pass all of them, whichever
+/// filter made them (Envoy: `sendLocalReplyViaFilterChain`).
+pub(crate) fn response(
+    stream: &Rc<Stream>,
+    parts: &mut http::response::Parts,
+    body: &mut ResponseBody,
+    route: Option<&Selected>,
+) {
+    stream.info.borrow_mut().response_code = Some(parts.status.as_u16());
+    let chain = stream.filters.begin(stream, route);
+    for (place, entry) in chain.working(&stream.filters).rev() {
+        entry.filter.response(ResponseCx {
+            stream,
+            parts: &mut *parts,
+            body: &mut *body,
+            route,
+            name: &entry.name,
+            place,
+        });
+    }
+}

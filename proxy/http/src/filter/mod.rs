@@ -1,0 +1,84 @@
+//! HTTP filters: what stands between the connection manager and the router.
+//!
+//! A chain is built once from a connection manager's configuration, on the control thread, and workers share it
+//! ([`Chain`]). A request notes which of its filters work for it, and what they keep ([`Run`]). Where the chain is the
+//! router alone, a request pays one look at a flag.
+//!
+//! A request's head passes the filters in the chain's order once it has a first route; a response's head, the proxy's
+//! own replies among them, passes all of them in the opposite order. Bodies and trailers pass those filters alone that
+//! put themselves around them. Envoy: "HTTP filters", "Route based filter chain".
+//!
+//! # How to add a filter
+//!
+//! 1. Its settings: a type in `outrider_config::model::http_filter`, a variant of `HttpFilterKind`, and one of
+//!    `RouteFilterConfig` where routes can change it. All that can be compiled is compiled there (matchers, formats).
+//! 2. Its conversion: a file in `outrider_config::convert::http_filter`, and a line in `kind` and in `route_config` of its
+//!    `mod.rs`. Every field of the message is honoured, refused by its path or inert with a reason.
+//! 3. What it does: a file here with a struct that all workers share (its settings and stats; atomics, no locks), a
+//!    variant of [`Filter`], and a line in those functions of `impl Filter` that it has something to do in:
+//!    - `request` gets a [`RequestCx`]: the head (to be changed in place), the body, the route and what it says of this
+//!      filter ([`RequestCx::settings`] is what the most specific level says, [`RequestCx::levels`] what each says).
+//!      After a change that another route may match, [`RequestCx::clear_route`]. It returns [`Step::GO_ON`], or a
+//!      reply of the proxy ([`Step::reply`]), or a whole response ([`Step::respond`]). What takes time is a future
+//!      ([`Step::wait`]), which may borrow the context: the box for it is the only one, and only then. Dropping the
+//!      future (the client left, a timeout) must undo what it did.
+//!    - `response` gets a [`ResponseCx`] with the response's head.
+//!    - To see or change a body or trailers: [`RequestCx::wrap_body`], [`ResponseCx::wrap_body`], [`Mapped`].
+//!    - What it keeps for a request, from one function to the next or until the stream ends (a permit, say), is a
+//!      variant of [`State`]: `keep` and `take`.
+//!    - For access logs: `stream.info` (flags, details, `dynamic` metadata, `filter_state`).
+//! 4. Its conformance cases beside the real Envoy: a group in `tests/tests/conformance/groups`.
+
+mod body;
+mod chain;
+mod context;
+mod cors;
+mod header_mutation;
+
+use outrider_config::model::HttpFilterKind;
+use outrider_core::stats::Scope;
+
+pub(crate) use body::Mapped;
+pub(crate) use chain::{Chain, PinnedChain, Run, request, response};
+pub(crate) use context::{RequestCx, ResponseCx, Step, Verdict};
+
+/// A filter, with its settings and what it counts.
+#[derive(Debug)]
+pub(crate) enum Filter {
+    Cors(cors::Cors),
+    HeaderMutation(header_mutation::HeaderMutation),
+}
+
+/// What a filter keeps for a request.
+#[derive(Debug)]
+pub(crate) enum State {
+    Cors(cors::Latched),
+}
+
+impl Filter {
+    /// The filter for `config`. `scope` is the connection manager's (`http.<stat_prefix>.`).
+    fn build(config: &HttpFilterKind, scope: &Scope) -> Self {
+        match config {
+            HttpFilterKind::Cors => Self::Cors(cors::Cors::new(scope)),
+            HttpFilterKind::HeaderMutation(config) => {
+                Self::HeaderMutation(header_mutation::HeaderMutation::new(config.clone()))
+            }
+        }
+    }
+
+    /// A request's head comes by.
+    fn request<'a>(&'a self, cx: RequestCx<'a>) -> Step<'a> {
+        match self {
+            Self::Cors(filter) => filter.request(cx),
+            Self::HeaderMutation(filter) => filter.request(cx),
+        }
+    }
+
+    /// A response's head comes by.
+    fn response(&self, cx: ResponseCx<'_>) {
+        match self {
+            Self::Cors(_) => cors::response(cx),
+            Self::HeaderMutation(filter) => filter.response(cx),
+        }
+    }
+}

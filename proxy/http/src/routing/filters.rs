@@ -1,0 +1,74 @@
+//! What a table says of HTTP filters, lined up when it is compiled.
+
+use std::sync::Arc;
+
+use outrider_config::model::{
+    self, ClusterSpecifier, FilterName, FilterOverride, RouteAction, RouteConfiguration, RouteFilterConfig,
+};
+
+/// What a route and all levels above it say of a filter.
+#[derive(Debug, Clone)]
+pub(crate) struct Override {
+    /// Which.
+    pub(super) name: FilterName,
+    /// Whether the most specific level that speaks of it turns it off.
+    pub(crate) disabled: bool,
+    /// Its settings: the table's, the virtual host's, the route's, the weighted cluster's, where they have any.
+    pub(crate) levels: Vec<RouteFilterConfig>,
+}
+
+/// What is said of all filters: few, so that they are looked through.
+pub(super) type Overrides = Arc<[Override]>;
+
+/// What the routes of a virtual host have in common.
+pub(super) struct HostFilters<'a> {
+    table: &'a RouteConfiguration,
+    host: &'a model::VirtualHost,
+    own: Overrides,
+}
+
+impl<'a> HostFilters<'a> {
+    /// What `table` and `host` say.
+    pub(super) fn new(table: &'a RouteConfiguration, host: &'a model::VirtualHost) -> Self {
+        Self { table, host, own: line_up(&[&table.filters, &host.filters]) }
+    }
+
+    /// The overrides of `route` for each of its weighted clusters; one entry for all other routes.
+    pub(super) fn of(&self, route: &model::Route) -> Box<[Overrides]> {
+        let all = |cluster: &[FilterOverride]| {
+            if route.filters.is_empty() && cluster.is_empty() {
+                return self.own.clone();
+            }
+            line_up(&[&self.table.filters, &self.host.filters, &route.filters, cluster])
+        };
+        match &route.action {
+            RouteAction::Forward(forward) => match &forward.cluster {
+                ClusterSpecifier::Weighted(weighted) => {
+                    weighted.clusters.iter().map(|cluster| all(&cluster.filters)).collect()
+                }
+                ClusterSpecifier::Name(_) | ClusterSpecifier::Header(_) => Box::from([all(&[])]),
+            },
+            RouteAction::Redirect(_) | RouteAction::Direct(_) => Box::from([all(&[])]),
+        }
+    }
+}
+
+/// The levels, the least specific first, by filter.
+fn line_up(levels: &[&[FilterOverride]]) -> Overrides {
+    let mut found: Vec<Override> = Vec::new();
+    for said in levels.iter().copied().flatten() {
+        let config = said.config.clone();
+        match found.iter_mut().find(|known| known.name == said.name) {
+            Some(known) => {
+                known.disabled = said.disabled;
+                known.levels.extend(config);
+            }
+            None => found.push(Override {
+                name: said.name.clone(),
+                disabled: said.disabled,
+                levels: config.into_iter().collect(),
+            }),
+        }
+    }
+    found.into()
+}

@@ -1,0 +1,349 @@
+//! HTTP filters: their chain, and each of them.
+
+use outrider_tests::{bootstrap::indent, reply::Reply};
+
+use crate::driver::{Group, Req, case, get, post, raw, req};
+
+/// Filters as items of `http_filters`: name, type behind `envoy.extensions.filters.http.`, further fields of the
+/// filter, and its settings; the router comes last.
+fn chain(filters: &[(&str, &str, &str, &str)]) -> String {
+    let mut text = String::from("http_filters:\n");
+    for (name, kind, more, settings) in filters {
+        text.push_str(&format!("- name: {name}\n"));
+        text.push_str(&indent(2, more));
+        text.push_str(&format!(
+            "  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.filters.http.{kind}\n{}",
+            indent(4, settings)
+        ));
+    }
+    text.push_str(
+        "- name: envoy.filters.http.router\n  typed_config: \
+         { \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }\n",
+    );
+    text
+}
+
+fn manager(filters: &[(&str, &str, &str, &str)], routes: &str) -> String {
+    format!("{}route_config:\n{}", chain(filters), indent(2, routes))
+}
+
+const MUTATION: &str = "header_mutation.v3.HeaderMutation";
+const FORMS: &str = r#"
+mutations:
+  request_mutations:
+  - append: { header: { key: x-by, value: "filter %REQ(x-in)%" } }
+  - append: { header: { key: x-over, value: new }, append_action: OVERWRITE_IF_EXISTS_OR_ADD }
+  - append: { header: { key: x-only, value: new }, append_action: OVERWRITE_IF_EXISTS }
+  - append: { header: { key: x-absent, value: new }, append_action: ADD_IF_ABSENT }
+  - append: { header: { key: x-empty, value: "" } }
+  - append: { header: { key: x-kept, value: "" }, keep_empty_value: true }
+  - append: { header: { key: x-saw, value: "%REQ(x-over)%" } }
+  - remove: x-rm
+  - remove_on_match: { key_matcher: { prefix: x-many- } }
+  response_mutations:
+  - append: { header: { key: x-resp, value: "%RESPONSE_CODE% %REQ(x-in)% %RESP(x-up)% %RESPONSE_CODE_DETAILS%" } }
+  - remove: x-rm
+  - remove_on_match: { key_matcher: { suffix: -gone } }
+  request_trailers_mutations:
+  - append: { header: { key: x-trailer, value: "%REQ(x-in)% added" } }
+  - remove: x-rm-trailer
+  response_trailers_mutations:
+  - append: { header: { key: x-trailer, value: "%RESPONSE_CODE% added" } }
+  - remove: x-rm-trailer
+"#;
+
+/// `envoy.filters.http.header_mutation`
+pub(crate) fn header_mutation() -> Group {
+    let per_route = |value: &str| {
+        format!(
+            "typed_per_filter_config: {{ m: {{ \"@type\": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute, mutations: {{ \
+             request_mutations: [ {{ append: {{ header: {{ key: x-level, value: {value} }}, append_action: OVERWRITE_IF_EXISTS_OR_ADD }} }}, {{ append: {{ header: {{ key: x-order, value: {value} }} }} }} ], \
+             response_mutations: [ {{ append: {{ header: {{ key: x-level, value: {value} }}, append_action: OVERWRITE_IF_EXISTS_OR_ADD }} }}, {{ append: {{ header: {{ key: x-order, value: {value} }} }} }} ], \
+             response_trailers_mutations: [ {{ append: {{ header: {{ key: x-trailer-level, value: {value} }} }} }} ] }} }} }}"
+        )
+    };
+    let levels = format!(
+        r#"
+{}
+virtual_hosts:
+- name: all
+  domains: ["*"]
+  {}
+  routes:
+  - match: {{ prefix: /route }}
+    route: {{ cluster: a }}
+    {}
+  - match: {{ prefix: /weighted }}
+    route:
+      weighted_clusters:
+        clusters:
+        - name: a
+          weight: 1
+          {}
+    {}
+  - {{ match: {{ prefix: /direct }}, direct_response: {{ status: 403, body: {{ inline_string: "no" }} }} }}
+  - {{ match: {{ prefix: /redirect }}, redirect: {{ path_redirect: /x }} }}
+  - {{ match: {{ prefix: /rewritten }}, route: {{ cluster: a }} }}
+  - {{ match: {{ prefix: /gone }}, route: {{ cluster: gone }} }}
+  - {{ match: {{ prefix: /h2 }}, route: {{ cluster: h2 }} }}
+  - {{ match: {{ prefix: / }}, route: {{ cluster: a }} }}
+"#,
+        per_route("table"),
+        per_route("host"),
+        per_route("route"),
+        per_route("cluster"),
+        per_route("route"),
+    );
+    let own = "mutations: { request_mutations: [ { append: { header: { key: x-order, value: own } } } ] }";
+    let wins = format!("{own}\nmost_specific_header_mutations_wins: true");
+    let query = r#"
+mutations:
+  query_parameter_mutations:
+  - append: { record: { key: added, value: "%REQ(x-in)%" } }
+  - append: { record: { key: twice, value: two } }
+  - append: { record: { key: absent, value: new }, action: ADD_IF_ABSENT }
+  - append: { record: { key: over, value: "a b&c" }, action: OVERWRITE_IF_EXISTS_OR_ADD }
+  - append: { record: { key: only, value: new }, action: OVERWRITE_IF_EXISTS }
+  - remove: rm
+"#;
+    let plain = "virtual_hosts:\n- name: all\n  domains: [ \"some.host\", \"test.host\", \"other.host\" ]\n  routes:\n  \
+                 - { match: { prefix: /direct }, direct_response: { status: 403, body: { inline_string: \"no\" } } }\n  \
+                 - { match: { prefix: /gone }, route: { cluster: gone } }\n  \
+                 - { match: { prefix: /h2 }, route: { cluster: h2 } }\n  \
+                 - { match: { prefix: /a }, route: { cluster: a } }\n";
+    let get = |path: &str| get(path).h("x-in", "in");
+    let full = || {
+        get("/a")
+            .h("x-over", "old")
+            .h("x-only", "old")
+            .h("x-absent", "old")
+            .h("x-rm", "1")
+            .h("x-many-a", "1")
+            .h("x-many-b", "2")
+    };
+    let up = || Reply::text("ok").header("x-up", "up").header("x-rm", "1").header("x-gone", "1");
+    let trailers = || Reply::text("ok").trailer("x-up", "1").trailer("x-rm-trailer", "1");
+    Group::new("header_mutation")
+        .upstreams(&["a"])
+        .with(|b| b.hosts("gone", &[], "").hosts("h2", &["a"], crate::driver::case::H2_CLUSTER))
+        .http("main", &manager(&[("m", MUTATION, "", FORMS)], plain))
+        .http("levels", &manager(&[("m", MUTATION, "", own)], &levels))
+        .http("wins", &manager(&[("m", MUTATION, "", &wins)], &levels))
+        .http("query", &manager(&[("m", MUTATION, "", query)], plain))
+        .cases([
+            case("all forms", full()).reply(up()),
+            case("absent headers", get("/a")).reply(up()),
+            case("a reply of the proxy", get("/direct")),
+            case("no route", get("/none")),
+            case("no healthy upstream", get("/gone")),
+            case("a bad request", raw("GET /a HTTP/1.1\r\n\r\n")),
+            case("over h2", full().h2()).reply(up()),
+            case(
+                "trailers",
+                post("/h2", "x").h2().h("x-in", "in").trailer("x-rm-trailer", "1").trailer("x-t", "1"),
+            )
+            .reply(trailers()),
+            case("trailers only", Req::grpc("/h2", &["x"])).reply(
+                Reply::status(200)
+                    .header("content-type", "application/grpc")
+                    .header("grpc-status", "7")
+                    .head_only(),
+            ),
+            case("no trailers", get("/h2").h2()).reply(up()),
+            case("route level", get("/route").to("levels")),
+            case("weighted level", get("/weighted").to("levels")),
+            case("host level", get("/other").to("levels")),
+            case("direct response", get("/direct").to("levels")),
+            case("redirect", get("/redirect").to("levels")),
+            case("trailers at levels", get("/h2").h2().to("levels")).reply(trailers()),
+            case("most specific wins", get("/route").to("wins")),
+            case("most specific wins, weighted", get("/weighted").to("wins")),
+            case("query without parameters", get("/a").to("query")),
+            case("query with all", get("/a?z=1&twice=one&absent=old&over=old&only=old&rm=1&b").to("query")),
+            case("query encoded", get("/a?sp=a%20b&pl=a+b&am=%26&e=").to("query")),
+        ])
+}
+
+const CORS: &str = "cors.v3.Cors";
+
+/// `envoy.filters.http.cors`
+pub(crate) fn cors() -> Group {
+    let policy = |more: &str| {
+        format!(
+            "typed_per_filter_config: {{ cors: {{ \"@type\": type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy, {more} }} }}"
+        )
+    };
+    let host = policy(
+        "allow_origin_string_match: [ { exact: https://good.example } ], allow_methods: \"GET, POST\", max_age: \"600\", allow_credentials: true, expose_headers: x-host",
+    );
+    let rows = [
+        ("/host", String::new()),
+        (
+            "/route",
+            policy(
+                "allow_origin_string_match: [ { suffix: .example, ignore_case: true } ], allow_headers: \"*\", allow_methods: \"*\", expose_headers: \"x-a,x-b\", allow_credentials: false",
+            ),
+        ),
+        (
+            "/star",
+            policy("allow_origin_string_match: [ { exact: \"*\" } ], allow_private_network_access: true"),
+        ),
+        ("/strict", policy("allow_headers: x-one, forward_not_matching_preflights: false")),
+        ("/off", policy("filter_enabled: { default_value: { numerator: 0 } }")),
+        (
+            "/shadow",
+            policy(
+                "filter_enabled: { default_value: { numerator: 0 } }, shadow_enabled: { default_value: { numerator: 100 } }",
+            ),
+        ),
+        (
+            "/both",
+            policy(
+                "filter_enabled: { default_value: { numerator: 100 } }, shadow_enabled: { default_value: { numerator: 100 } }",
+            ),
+        ),
+        (
+            "/regex",
+            policy(
+                "allow_origin_string_match: [ { safe_regex: { regex: \"https://[a-z]+\\\\.example\" } } ]",
+            ),
+        ),
+    ];
+    let mut routes = format!("virtual_hosts:\n- name: all\n  domains: [\"*\"]\n  {host}\n  routes:\n");
+    for (path, policy) in rows {
+        routes.push_str(&format!("  - match: {{ prefix: {path} }}\n    route: {{ cluster: a }}\n    response_headers_to_add: [ {{ header: {{ key: x-route, value: r }} }} ]\n    {policy}\n"));
+    }
+    routes.push_str(
+        "  - { match: { prefix: /direct }, direct_response: { status: 200, body: { inline_string: x } } }\n",
+    );
+    let none = "virtual_hosts:\n- name: all\n  domains: [\"*\"]\n  routes:\n  - { match: { prefix: / }, route: { cluster: a } }\n";
+    let simple = |path: &str, origin: &str| get(path).h("origin", origin);
+    let preflight = |path: &str, origin: &str| {
+        req("OPTIONS", path)
+            .h("origin", origin)
+            .h("access-control-request-method", "PUT")
+            .h("access-control-request-headers", "x-q, x-p")
+    };
+    let good = "https://good.example";
+    let bad = "https://bad.test";
+    let stats = &["http.main.cors.*", "http.main.downstream_rq_2xx", "cluster.a.upstream_rq_total"];
+    let mut cases = Vec::new();
+    for path in ["/host", "/route", "/star", "/strict", "/off", "/shadow", "/both", "/regex", "/direct"] {
+        for origin in [good, bad] {
+            cases.push(case(&format!("simple {path} {origin}"), simple(path, origin)).stats(stats));
+            cases.push(case(&format!("preflight {path} {origin}"), preflight(path, origin)).stats(stats));
+        }
+    }
+    cases.extend([
+        case("no origin", get("/host")).stats(stats),
+        case("empty origin", simple("/host", "")).stats(stats),
+        case("null origin", simple("/star", "null")).stats(stats),
+        case("the upstream's headers are replaced", simple("/host", good)).reply(
+            Reply::text("x")
+                .header("access-control-allow-origin", "*")
+                .header("access-control-allow-credentials", "false")
+                .header("access-control-expose-headers", "up"),
+        ),
+        case("OPTIONS without a method", req("OPTIONS", "/host").h("origin", good)).stats(stats),
+        case("private network", preflight("/star", good).h("access-control-request-private-network", "true")),
+        case(
+            "private network not asked",
+            preflight("/star", good).h("access-control-request-private-network", "1"),
+        ),
+        case(
+            "nothing asked for headers",
+            req("OPTIONS", "/route").h("origin", good).h("access-control-request-method", "PUT"),
+        ),
+        case("preflight over h2", preflight("/host", good).h2()),
+        case("no policy", preflight("/x", good).to("none")),
+        case("preflight with a body", preflight("/host", good).piece("body")),
+        case("no route", simple("/nowhere", good)),
+    ]);
+    Group::new("cors")
+        .upstreams(&["a"])
+        .http("main", &manager(&[("cors", CORS, "", "")], &routes))
+        .http("none", &manager(&[("cors", CORS, "", "")], none))
+        .cases(cases)
+}
+
+/// The chain: which filters work where, in which order, and on which messages.
+pub(crate) fn chains() -> Group {
+    let mark = |value: &str| {
+        format!(
+            "mutations: {{ request_mutations: [ {{ append: {{ header: {{ key: x-mark, value: {value} }} }} }} ], response_mutations: [ {{ append: {{ header: {{ key: x-mark, value: {value} }} }} }} ] }}"
+        )
+    };
+    let (one, two, off) = (mark("one"), mark("two"), mark("idle"));
+    let filters = [
+        ("one", MUTATION, "", one.as_str()),
+        ("idle", MUTATION, "disabled: true", off.as_str()),
+        ("cors", CORS, "", ""),
+        ("two", MUTATION, "", two.as_str()),
+        ("two", MUTATION, "is_optional: true", two.as_str()),
+    ];
+    let config = |what: &str| {
+        format!("{{ \"@type\": type.googleapis.com/envoy.config.route.v3.FilterConfig, {what} }}")
+    };
+    let policy = "{ \"@type\": type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy, allow_origin_string_match: [ { exact: \"*\" } ] }";
+    let own = format!(
+        "{{ \"@type\": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute, {} }}",
+        mark("route")
+    );
+    let rows = [
+        ("/plain", String::new()),
+        ("/disabled", format!("one: {}", config("disabled: true"))),
+        ("/enabled", format!("idle: {}", config("config: {}"))),
+        ("/set", format!("idle: {own}")),
+        ("/wrapped", format!("idle: {}", config(&format!("config: {own}")))),
+        ("/twice", format!("two: {own}")),
+        ("/both", format!("two: {}", config("disabled: true"))),
+        ("/other", format!("unheard: {own}, one: {policy}")),
+        (
+            "/optional",
+            format!(
+                "one: {}",
+                config(
+                    "is_optional: true, config: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }"
+                )
+            ),
+        ),
+        ("/again", format!("one: {}", config("config: {}"))),
+    ];
+    let mut routes = String::from("virtual_hosts:\n");
+    for (name, host) in [("plain", String::new()), ("no-one", format!("one: {}", config("disabled: true")))] {
+        routes.push_str(&format!(
+            "- name: {name}\n  domains: [\"{name}.host\"]\n  typed_per_filter_config: {{ cors: {policy}{}{host} }}\n  routes:\n",
+            if host.is_empty() { "" } else { ", " }
+        ));
+        for (path, what) in &rows {
+            let what = if what.is_empty() {
+                String::new()
+            } else {
+                format!("typed_per_filter_config: {{ {what} }}")
+            };
+            routes.push_str(&format!(
+                "  - match: {{ prefix: {path} }}\n    route: {{ cluster: a }}\n    {what}\n"
+            ));
+        }
+    }
+    let mut cases = Vec::new();
+    for host in ["plain.host", "no-one.host"] {
+        for (path, _) in &rows {
+            cases.push(case(&format!("{host} {path}"), get(path).host(host)));
+        }
+    }
+    cases.extend([
+        case("no route passes all", get("/nowhere").host("plain.host")),
+        case("no host passes all", get("/plain").host("nobody.host")),
+        case("a bad request passes all", raw("GET /plain HTTP/1.1\r\n\r\n")),
+        case(
+            "an answer passes those behind it",
+            req("OPTIONS", "/plain")
+                .host("plain.host")
+                .h("origin", "x")
+                .h("access-control-request-method", "GET"),
+        ),
+        case("nonsense passes all", raw("NONSENSE\r\n\r\n")),
+    ]);
+    Group::new("chains").upstreams(&["a"]).http("main", &manager(&filters, &routes)).cases(cases)
+}
