@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion};
-use outrider_config::model::{EndpointHealth, LbPolicy};
+use outrider_config::model::{EndpointHealth, LbPolicy, RuntimeDouble};
 use outrider_core::rng::FastRng;
 use outrider_core::stream::Address;
 use outrider_upstream::Host;
@@ -20,7 +20,7 @@ fn hosts(count: u16, weighted: bool) -> Vec<Arc<Host>> {
 }
 
 pub(crate) fn benchmarks(criterion: &mut Criterion) {
-    let least = || LbPolicy::LeastRequest { choices: 2, active_request_bias: 1.0 };
+    let least = || LbPolicy::LeastRequest { choices: 2, active_request_bias: RuntimeDouble::fixed(1.0) };
     let cases = [
         ("round_robin", LbPolicy::RoundRobin, false),
         ("least_request", least(), false),

@@ -25,7 +25,7 @@ use crate::{
     Descriptors, Problem, Problems,
     any::type_name,
     encode::canonical,
-    pb::google::protobuf::{Any, Struct},
+    pb::google::protobuf::{Any, Struct, Value},
 };
 use convert::Loader;
 use node::{Kind, Node};
@@ -192,6 +192,20 @@ pub fn resolve_typed_struct(descs: &Descriptors, any: &Any) -> Result<Any, Probl
     let value = typed.value.unwrap_or_default();
     let loaded = parse_struct(descs, &value, type_name(&typed.type_url), ParseOptions::default())?;
     Ok(Any { type_url: typed.type_url, value: canonical(&loaded.message) })
+}
+
+/// Reads a YAML text as a `Value`, as Envoy reads a single value.
+///
+/// # Errors
+/// It is no YAML: why, and on which line.
+pub fn yaml_value(text: &str) -> Result<Value, Problem> {
+    let node = yaml::read(text).map_err(|error| Problem {
+        path: String::new(),
+        line: Some(error.line),
+        source: String::new(),
+        message: error.message,
+    })?;
+    Ok(node.to_value())
 }
 
 /// Reads a `Struct` as the message whose JSON it is.

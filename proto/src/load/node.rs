@@ -1,6 +1,6 @@
 //! The tree that YAML and JSON text are both read into, with the line of everything.
 
-use crate::pb::google::protobuf::{Struct, Value, value};
+use crate::pb::google::protobuf::{ListValue, Struct, Value, value};
 
 /// How deep a text may nest. Envoy's deepest messages nest some forty levels; protobuf itself stops at a hundred.
 pub(crate) const MAX_DEPTH: usize = 200;
@@ -100,6 +100,29 @@ impl Node {
             .collect();
         entries.sort_by(|a, b| a.key.cmp(&b.key));
         Self { line: 0, kind: Kind::Map(entries) }
+    }
+
+    /// The node as a `Value`.
+    pub(crate) fn to_value(&self) -> Value {
+        let kind = match &self.kind {
+            Kind::Null => value::Kind::NullValue(0),
+            Kind::Scalar(text, style) => match interpret(text, *style) {
+                Scalar::Bool(flag) => value::Kind::BoolValue(flag),
+                Scalar::Number(text) => match super::scalar::float(&text) {
+                    Some(number) => value::Kind::NumberValue(number),
+                    None => value::Kind::StringValue(text.into_owned()),
+                },
+                Scalar::Text(text) => value::Kind::StringValue(text.into_owned()),
+            },
+            Kind::Seq(items) => {
+                value::Kind::ListValue(ListValue { values: items.iter().map(Self::to_value).collect() })
+            }
+            Kind::Map(entries) => {
+                let fields = entries.iter().map(|entry| (entry.key.clone(), entry.value.to_value()));
+                value::Kind::StructValue(Struct { fields: fields.collect() })
+            }
+        };
+        Value { kind: Some(kind) }
     }
 
     fn from_value(value: &Value) -> Self {

@@ -11,6 +11,7 @@ pub mod matcher;
 pub mod metadata;
 pub mod reply;
 pub mod rng;
+pub mod runtime;
 pub mod stats;
 pub mod stream;
 

@@ -7,6 +7,7 @@ use http::header::HeaderName;
 use regex::Regex;
 
 use crate::rng::Rng;
+use crate::runtime::RuntimeKey;
 
 /// `type.matcher.v3.StringMatcher`, compiled.
 #[derive(Debug, Clone)]
@@ -277,14 +278,28 @@ pub struct RuntimeFraction {
     /// Its denominator: 100, 10,000 or 1,000,000.
     pub denominator: u32,
     /// The runtime key that may override it.
-    pub runtime_key: Option<Box<str>>,
+    pub runtime_key: Option<RuntimeKey>,
 }
 
 impl RuntimeFraction {
+    /// Numerator and denominator now.
+    #[inline]
+    pub fn share(&self) -> (u32, u32) {
+        let runtime = self.runtime_key.as_ref().and_then(RuntimeKey::share);
+        runtime.unwrap_or((self.numerator, self.denominator))
+    }
+
+    /// Whether a request with this random number is in the share.
+    #[inline]
+    pub fn has(&self, random: u64) -> bool {
+        let (numerator, denominator) = self.share();
+        random % u64::from(denominator.max(1)) < u64::from(numerator)
+    }
+
     /// Draws: whether this request is in the share.
     pub fn draw(&self, rng: &impl Rng) -> bool {
-        self.numerator >= self.denominator
-            || rng.below(u64::from(self.denominator)) < u64::from(self.numerator)
+        let (numerator, denominator) = self.share();
+        numerator >= denominator || rng.below(u64::from(denominator)) < u64::from(numerator)
     }
 }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_config::model::{
-    FilterChain, FilterChainMatch, ListenerAddress, ListenerFilterKind, ListenerFilterMatch, ProxyProtocol,
-    SocketAddress,
+    FilterChain, FilterChainMatch, ListenerAddress, ListenerFilterKind, ListenerFilterMatch, NO_LIMIT,
+    ProxyProtocol, RuntimeInteger, SocketAddress,
 };
 use outrider_core::stats::Registry;
 use outrider_net::listener::{GlobalConnections, ListenerShared, Sockets};
@@ -195,7 +195,7 @@ fn limits_turn_connections_away_and_count_them() {
     local(async {
         let worker = Worker::new(Some(2));
         let mut limited = listener(named("l"), vec![]);
-        limited.connection_limit = Some(1);
+        limited.connection_limit = RuntimeInteger::fixed(1);
         let (_limited, to) = worker.start(limited);
         let (_open, other) = worker.start(listener(named("o"), vec![]));
         let (to, other) = (to.expect("an address"), other.expect("an address"));
@@ -237,7 +237,7 @@ fn a_port_in_use_is_an_error_that_says_how_to_mend_it() {
     let address_text = taken.local_addr().expect("an address").to_string();
     let mut config = listener(named("x"), vec![]);
     config.addresses = vec![address(&address_text)];
-    let global = GlobalConnections::new(None);
+    let global = GlobalConnections::new(NO_LIMIT);
     let shared = ListenerShared::build(
         Arc::new(config),
         &Registry::new(),

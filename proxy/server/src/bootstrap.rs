@@ -91,6 +91,7 @@ pub(crate) fn judge(loaded: Loaded, options: &Options) -> anyhow::Result<Judged>
         service_node: given(&options.service_node),
         service_cluster: given(&options.service_cluster),
         service_zone: given(&options.service_zone),
+        disk_layers: Some(crate::runtime::read_disk_layer),
         ..convert::Options::default()
     };
     let (model, ledger) = convert::bootstrap(&wire, &options);

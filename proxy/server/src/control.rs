@@ -20,6 +20,7 @@ use crate::lifecycle::ServerStats;
 use crate::listeners::{Builder, BuiltListener, Listeners};
 use crate::logging::LogControl;
 use crate::options::Options;
+use crate::runtime::RuntimeLayers;
 
 /// The process: its configuration, what was built from it, and its state.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub struct Control {
     pub exposition: Exposition,
     /// Access log files.
     pub log_files: LogFiles,
+    /// Runtime layers.
+    pub runtime: RuntimeLayers,
     /// Clusters.
     pub clusters: ClusterManager,
     /// Listeners.
@@ -156,7 +159,10 @@ impl Control {
         let registry = Registry::new();
         set_filter(&registry, &loaded.model.stats);
         let log_files = LogFiles::new(&registry, options.file_flush_min_size);
-        let clusters = ClusterManager::new(registry.clone());
+        let clusters = ClusterManager::with_runtime(registry.clone(), loaded.model.runtime.clone());
+        let model = &loaded.model;
+        let runtime =
+            RuntimeLayers::new(&model.runtime_layers, model.runtime.clone(), clusters.clone(), &registry);
         let mut later = Later::default();
         for cluster in &loaded.model.clusters {
             if needs_more(cluster) {
@@ -166,7 +172,7 @@ impl Control {
             }
         }
         let (routes, secrets) = (RouteTables::default(), Secrets::default());
-        let global = GlobalConnections::new(loaded.model.max_downstream_connections);
+        let global = GlobalConnections::new(loaded.model.max_downstream_connections.clone());
         let builder = Builder {
             clusters: clusters.clone(),
             registry: registry.clone(),
@@ -202,6 +208,7 @@ impl Control {
             server_stats: ServerStats::new(registry.scope("server.")),
             registry,
             log_files,
+            runtime,
             clusters,
             listeners,
             first: Mutex::new(first),

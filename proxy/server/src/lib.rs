@@ -13,6 +13,7 @@ pub mod lifecycle;
 pub mod listeners;
 pub mod logging;
 pub mod options;
+pub mod runtime;
 pub mod serve;
 pub mod version;
 mod worker;

@@ -43,6 +43,7 @@ pub async fn serve(control: Arc<Control>) -> anyhow::Result<()> {
     if let Some(admin) = admin {
         tokio::task::spawn_local(admin.serve(control.clone()));
     }
+    tokio::task::spawn_local(crate::runtime::watch(control.clone()));
     let clusters = control.clusters.clone();
     tokio::task::spawn_local(async move { clusters.run_discovery().await });
     tokio::select! {

@@ -67,7 +67,7 @@ impl TcpProxyShared {
             .map_err(|source| TcpProxyError { prefix: config.stat_prefix.clone(), source })?;
         let mut sum = 0;
         let clusters = config.clusters.iter().map(|cluster| {
-            sum += u64::from(cluster.weight);
+            sum += cluster.weight.get();
             (sum, manager.slot_or_empty(&cluster.name))
         });
         Ok(Arc::new(Self {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use outrider_config::model::{
     CircuitBreaker, Cluster, Discovery, Endpoint, EndpointHealth, Endpoints, HeaderMutations, LbPolicy,
-    LocalityEndpoints, SocketAddress, TcpProxy, UpstreamHttp, WeightedCluster,
+    LocalityEndpoints, RuntimeInteger, SocketAddress, TcpProxy, UpstreamHttp, WeightedCluster,
 };
 use outrider_core::ResponseFlags;
 use outrider_core::stats::Registry;
@@ -60,7 +60,7 @@ fn cluster(name: &str, hosts: &[SocketAddr]) -> Arc<Cluster> {
         socket_options: Vec::new(),
         keepalive: None,
         close_connections_on_host_health_failure: false,
-        panic_threshold: 50.0,
+        panic_threshold: RuntimeInteger::fixed(50),
         fail_traffic_on_panic: false,
     })
 }
@@ -74,7 +74,7 @@ impl Proxy {
         }
         let route = |(name, weight): &(&str, u32)| WeightedCluster {
             name: (*name).into(),
-            weight: *weight,
+            weight: RuntimeInteger::fixed(u64::from(*weight)),
             headers: HeaderMutations::default(),
             host_rewrite: None,
             filters: Vec::new(),

@@ -4,10 +4,10 @@
 //! moves the `*_open` gauge, so gauges need no lock either.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use outrider_config::model::{CircuitBreaker, RetryBudget};
-use outrider_core::stats::Scope;
+use outrider_config::model::{CircuitBreaker, RetryBudget, RuntimeValues};
+use outrider_core::stats::{Gauge, Scope};
 
 use crate::cluster::ClusterShared;
 
@@ -57,8 +57,51 @@ pub struct PriorityBreakers {
     pending: AtomicU32,
     requests: AtomicU32,
     retries: AtomicU32,
-    limits: CircuitBreaker,
+    limits: Limits,
     stats: BreakerStats,
+}
+
+/// Limits that the runtime may move under way.
+#[derive(Debug)]
+struct Limits {
+    connections: AtomicU32,
+    pending: AtomicU32,
+    requests: AtomicU32,
+    retries: AtomicU32,
+    /// The share above, the floor below; [`NO_BUDGET`] for none.
+    budget: AtomicU64,
+    track_remaining: bool,
+    connection_pools: u32,
+}
+
+/// No share is that large.
+const NO_BUDGET: u64 = u64::MAX;
+
+impl Limits {
+    fn new(config: CircuitBreaker) -> Self {
+        Self {
+            connections: AtomicU32::new(config.max_connections),
+            pending: AtomicU32::new(config.max_pending_requests),
+            requests: AtomicU32::new(config.max_requests),
+            retries: AtomicU32::new(config.max_retries),
+            budget: AtomicU64::new(packed(config.retry_budget)),
+            track_remaining: config.track_remaining,
+            connection_pools: config.max_connection_pools,
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
+    fn budget(&self) -> Option<RetryBudget> {
+        let word = self.budget.load(Relaxed);
+        (word != NO_BUDGET)
+            .then_some(RetryBudget { budget_centipercent: (word >> 32) as u32, min_concurrency: word as u32 })
+    }
+}
+
+fn packed(budget: Option<RetryBudget>) -> u64 {
+    budget.map_or(NO_BUDGET, |budget| {
+        u64::from(budget.budget_centipercent) << 32 | u64::from(budget.min_concurrency)
+    })
 }
 
 /// A retry that is under way; gives its place back when dropped.
@@ -96,12 +139,53 @@ impl PriorityBreakers {
             stats.remaining_cx_pools().set(limits.max_connection_pools.into());
         }
         let zero = || AtomicU32::new(0);
-        Self { connections: zero(), pending: zero(), requests: zero(), retries: zero(), limits, stats }
+        Self {
+            connections: zero(),
+            pending: zero(),
+            requests: zero(),
+            retries: zero(),
+            limits: Limits::new(limits),
+            stats,
+        }
     }
 
-    /// The limits as configured.
-    pub const fn limits(&self) -> &CircuitBreaker {
-        &self.limits
+    /// The limits in force.
+    pub fn limits(&self) -> CircuitBreaker {
+        CircuitBreaker {
+            max_connections: self.limits.connections.load(Relaxed),
+            max_pending_requests: self.limits.pending.load(Relaxed),
+            max_requests: self.limits.requests.load(Relaxed),
+            max_retries: self.limits.retries.load(Relaxed),
+            retry_budget: self.limits.budget(),
+            track_remaining: self.limits.track_remaining,
+            max_connection_pools: self.limits.connection_pools,
+        }
+    }
+
+    /// Moves the limits. What is taken stays taken. A worker that crosses a limit at the very same moment may leave its
+    /// gauge one off until the limit moves again.
+    pub fn set_limits(&self, limits: CircuitBreaker) {
+        use Resource::{Connections, Pending, Requests, Retries};
+        if limits == self.limits() {
+            return;
+        }
+        let all = [Connections, Pending, Requests, Retries];
+        let before = all.map(|resource| self.max(resource));
+        self.limits.connections.store(limits.max_connections, Relaxed);
+        self.limits.pending.store(limits.max_pending_requests, Relaxed);
+        self.limits.requests.store(limits.max_requests, Relaxed);
+        self.limits.retries.store(limits.max_retries, Relaxed);
+        self.limits.budget.store(packed(limits.retry_budget), Relaxed);
+        for (resource, before) in all.into_iter().zip(before) {
+            let (taken, max) = (self.taken(resource), self.max(resource));
+            let is_open = |max: u32| taken >= max && max > 0;
+            if is_open(before) != is_open(max) {
+                self.crossed(resource, is_open(max));
+            }
+            if self.limits.track_remaining && !(resource == Retries && limits.retry_budget.is_some()) {
+                self.remaining_gauge(resource).set(max.saturating_sub(taken).into());
+            }
+        }
     }
 
     /// How many of `resource` are taken.
@@ -161,22 +245,24 @@ impl PriorityBreakers {
     }
 
     fn max(&self, resource: Resource) -> u32 {
-        match (resource, self.limits.retry_budget) {
-            (Resource::Connections, _) => self.limits.max_connections,
-            (Resource::Pending, _) => self.limits.max_pending_requests,
-            (Resource::Requests, _) => self.limits.max_requests,
-            (Resource::Retries, None) => self.limits.max_retries,
-            (Resource::Retries, Some(budget)) => {
-                let active = self.taken(Resource::Requests).saturating_add(self.taken(Resource::Pending));
-                retries_allowed(budget, active)
-            }
+        match resource {
+            Resource::Connections => self.limits.connections.load(Relaxed),
+            Resource::Pending => self.limits.pending.load(Relaxed),
+            Resource::Requests => self.limits.requests.load(Relaxed),
+            Resource::Retries => match self.limits.budget() {
+                None => self.limits.retries.load(Relaxed),
+                Some(budget) => {
+                    let active = self.taken(Resource::Requests).saturating_add(self.taken(Resource::Pending));
+                    retries_allowed(budget, active)
+                }
+            },
         }
     }
 
     #[cold]
     fn crossed(&self, resource: Resource, open: bool) {
         // The limit of a budget moves with the load, so that crossings do not pair up: no gauge for it.
-        if resource == Resource::Retries && self.limits.retry_budget.is_some() {
+        if resource == Resource::Retries && self.limits.budget().is_some() {
             return;
         }
         let gauge = match resource {
@@ -189,16 +275,20 @@ impl PriorityBreakers {
     }
 
     fn remaining(&self, resource: Resource, more: bool) {
-        if resource == Resource::Retries && self.limits.retry_budget.is_some() {
+        if resource == Resource::Retries && self.limits.budget().is_some() {
             return;
         }
-        let gauge = match resource {
+        let gauge = self.remaining_gauge(resource);
+        if more { gauge.inc() } else { gauge.dec() }
+    }
+
+    fn remaining_gauge(&self, resource: Resource) -> Gauge<'_> {
+        match resource {
             Resource::Connections => self.stats.remaining_cx(),
             Resource::Pending => self.stats.remaining_pending(),
             Resource::Requests => self.stats.remaining_rq(),
             Resource::Retries => self.stats.remaining_retries(),
-        };
-        if more { gauge.inc() } else { gauge.dec() }
+        }
     }
 }
 
@@ -224,6 +314,49 @@ impl Drop for RetryPermit {
     }
 }
 
+/// `limits` with what the runtime says of them (`circuit_breakers.<cluster>.<priority>.max_connections`, ..., and
+/// `retry_budget.budget_percent`, `retry_budget.min_retry_concurrency` below it).
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a percentage, clamped")]
+pub(crate) fn overridden(
+    limits: CircuitBreaker,
+    cluster: &str,
+    high: bool,
+    values: &RuntimeValues,
+) -> CircuitBreaker {
+    const KEYS: &str = "circuit_breakers.";
+    // Nearly always there is none, and no name need be made.
+    if values.range(KEYS.to_owned()..).next().is_none_or(|(key, _)| !key.starts_with(KEYS)) {
+        return limits;
+    }
+    let prefix = format!("{KEYS}{cluster}.{}.", if high { "high" } else { "default" });
+    let value = |name: &str| values.get(&format!("{prefix}{name}"));
+    let limit = |name: &str, default: u32| {
+        let integer = value(name).and_then(outrider_config::model::RuntimeValue::integer);
+        integer.map_or(default, |limit| u32::try_from(limit).unwrap_or(u32::MAX))
+    };
+    let percent = value("retry_budget.budget_percent").and_then(|value| value.double());
+    let floor = value("retry_budget.min_retry_concurrency").and_then(|value| value.integer());
+    let mut retry_budget = limits.retry_budget;
+    if percent.is_some() || floor.is_some() {
+        let budget =
+            retry_budget.get_or_insert(RetryBudget { budget_centipercent: 2_000, min_concurrency: 3 });
+        if let Some(percent) = percent {
+            budget.budget_centipercent = (percent.clamp(0.0, 10_000.0) * 100.0).round() as u32;
+        }
+        if floor.is_some() {
+            budget.min_concurrency = limit("retry_budget.min_retry_concurrency", budget.min_concurrency);
+        }
+    }
+    CircuitBreaker {
+        max_connections: limit("max_connections", limits.max_connections),
+        max_pending_requests: limit("max_pending_requests", limits.max_pending_requests),
+        max_requests: limit("max_requests", limits.max_requests),
+        max_retries: limit("max_retries", limits.max_retries),
+        retry_budget,
+        ..limits
+    }
+}
+
 /// How many retries `budget` allows beside `active` requests.
 pub fn retries_allowed(budget: RetryBudget, active: u32) -> u32 {
     let share = u64::from(budget.budget_centipercent) * u64::from(active) / 10_000;
@@ -236,6 +369,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn the_runtime_has_the_last_word_on_limits() {
+        use outrider_config::model::RuntimeValue;
+
+        let limits = CircuitBreaker { max_requests: 5, ..Default::default() };
+        let values = |pairs: &[(&str, f64)]| -> RuntimeValues {
+            let value = |(key, number): &(&str, f64)| ((*key).to_owned(), RuntimeValue::Number(*number));
+            pairs.iter().map(value).collect()
+        };
+        let key = "circuit_breakers.a.default.max_requests";
+        assert_eq!(overridden(limits, "a", false, &values(&[(key, 7.0)])).max_requests, 7);
+        for (cluster, high) in [("a", true), ("b", false)] {
+            assert_eq!(overridden(limits, cluster, high, &values(&[(key, 7.0)])), limits, "another's key");
+        }
+        assert_eq!(overridden(limits, "a", false, &values(&[(key, 1.5)])), limits, "no whole number");
+        let budget = values(&[("circuit_breakers.a.high.retry_budget.budget_percent", 12.5)]);
+        let budget = overridden(limits, "a", true, &budget).retry_budget;
+        assert_eq!(budget, Some(RetryBudget { budget_centipercent: 1_250, min_concurrency: 3 }));
+    }
 
     fn breakers(limits: CircuitBreaker) -> (Registry, PriorityBreakers) {
         let registry = Registry::new();
@@ -253,7 +406,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn gauges_tell_the_state_after_any_sequence(max in 0_u32..4, steps in prop::collection::vec(0_u8..3, 0..40)) {
+        fn gauges_tell_the_state_after_any_sequence(first in 0_u32..4, steps in prop::collection::vec(0_u8..7, 0..40)) {
+            let mut max = first;
             let limits = CircuitBreaker { max_requests: max, track_remaining: true, ..Default::default() };
             let (registry, breakers) = breakers(limits);
             let mut taken = 0;
@@ -267,6 +421,11 @@ mod tests {
                     1 => {
                         breakers.take_anyway(Resource::Requests);
                         taken += 1;
+                    }
+                    // The runtime moves the limit.
+                    3..=5 => {
+                        max = u32::from(step - 3);
+                        breakers.set_limits(CircuitBreaker { max_requests: max, ..limits });
                     }
                     _ if taken > 0 => {
                         breakers.give(Resource::Requests);

@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use outrider_config::model::{self, Discovery, DynamicSecret, FindSecret, UpstreamProtocol};
+use outrider_config::model::{
+    self, CircuitBreaker, Discovery, DynamicSecret, FindSecret, Runtime, UpstreamProtocol,
+};
 use outrider_core::Metadata;
 use outrider_core::stats::{Counter, Gauge, Registry, Scope, StatSlot};
 use outrider_core::stream::Address;
 use outrider_net::tls::{AlpnDefault, ClientTls};
 
-use crate::breaker::Breakers;
+use crate::breaker::{self, Breakers};
 use crate::error::ClusterError;
 use crate::host::{Host, HostSet};
 use crate::stats::ClusterStats;
@@ -42,6 +44,7 @@ pub struct ClusterShared {
     /// As in `config.tls_matches`.
     tls_matches: Vec<Option<ArcSwap<ClientTls>>>,
     registry: Registry,
+    runtime: Runtime,
     // Made on first use: most clusters of a mesh's sidecar are never used.
     stats: OnceLock<Box<ClusterStats>>,
     breakers: OnceLock<Box<Breakers>>,
@@ -64,6 +67,7 @@ impl ClusterShared {
     pub fn build(
         config: Arc<model::Cluster>,
         registry: &Registry,
+        runtime: &Runtime,
         secrets: FindSecret<'_>,
     ) -> Result<Self, ClusterError> {
         let build = |tls: &Option<Arc<model::UpstreamTls>>| match tls {
@@ -83,6 +87,7 @@ impl ClusterShared {
             tls,
             tls_matches,
             registry: registry.clone(),
+            runtime: runtime.clone(),
             stats: OnceLock::new(),
             breakers: OnceLock::new(),
             original_dst,
@@ -162,8 +167,23 @@ impl ClusterShared {
     pub fn breakers(&self) -> &Breakers {
         self.breakers.get_or_init(|| {
             let scope = self.registry.scope(scope_of(&self.config));
-            Box::new(Breakers::new(self.config.breaker_default, self.config.breaker_high, &scope))
+            let breakers = Breakers::new(self.limits(false), self.limits(true), &scope);
+            Box::new(breakers)
         })
+    }
+
+    /// The limits of its circuit breakers: the configuration's with the runtime's word over them.
+    pub fn limits(&self, high: bool) -> CircuitBreaker {
+        let config = if high { self.config.breaker_high } else { self.config.breaker_default };
+        breaker::overridden(config, &self.config.name, high, &self.runtime.values())
+    }
+
+    /// Takes over what the runtime says now.
+    pub(crate) fn runtime_changed(&self) {
+        if let Some(breakers) = self.breakers.get() {
+            breakers.default.set_limits(self.limits(false));
+            breakers.high.set_limits(self.limits(true));
+        }
     }
 
     /// The registry that its stats are in.
@@ -192,7 +212,8 @@ impl ClusterShared {
         let degraded = count(model::EndpointHealth::Degraded);
         let ids = |hosts: &[Arc<Host>]| hosts.iter().map(|host| host.id).collect::<Vec<_>>();
         let new = ids(&hosts);
-        let set = Arc::new(HostSet::new(hosts, overprovisioning, self.config.panic_threshold));
+        let panic_threshold = self.config.panic_threshold.get().min(100) as f64;
+        let set = Arc::new(HostSet::new(hosts, overprovisioning, panic_threshold));
         let earlier = self.hosts.swap(set);
         let scope = self.registry.scope(scope_of(&self.config));
         if ids(&earlier.iter().cloned().collect::<Vec<_>>()) != new {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use outrider_config::model::{self, FindSecret};
+use outrider_config::model::{self, FindSecret, Runtime};
 use outrider_core::stats::Registry;
 use tokio::sync::watch;
 
@@ -28,6 +28,7 @@ pub struct ClusterManager(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     registry: Registry,
+    runtime: Runtime,
     stats: ManagerStats,
     names: Mutex<Names>,
     log: Mutex<ChangeLog>,
@@ -74,9 +75,15 @@ impl ChangeLog {
 impl ClusterManager {
     /// A manager without clusters, whose stats go to `registry`.
     pub fn new(registry: Registry) -> Self {
+        Self::with_runtime(registry, Runtime::default())
+    }
+
+    /// The same, with circuit breakers that follow `runtime`; see [`Self::runtime_changed`].
+    pub fn with_runtime(registry: Registry, runtime: Runtime) -> Self {
         let stats = ManagerStats::new(registry.scope("cluster_manager."));
         Self(Arc::new(Inner {
             registry,
+            runtime,
             stats,
             names: Mutex::default(),
             log: Mutex::default(),
@@ -107,7 +114,7 @@ impl ClusterManager {
         config: Arc<model::Cluster>,
         secrets: FindSecret<'_>,
     ) -> Result<Arc<ClusterShared>, ClusterError> {
-        let shared = ClusterShared::build(config.clone(), &self.0.registry, secrets)?;
+        let shared = ClusterShared::build(config.clone(), &self.0.registry, &self.0.runtime, secrets)?;
         let fixed = discovery::fixed_hosts(&config)?;
         let slot = self.slot_or_empty(&config.name);
         shared.slot.store(slot.id, Relaxed);
@@ -164,6 +171,13 @@ impl ClusterManager {
             if let Err(error) = cluster.renew_tls(changed, secrets) {
                 tracing::error!(secret = &*changed.name, "the certificate in force stays: {error}");
             }
+        }
+    }
+
+    /// To be called when the runtime changed: circuit breakers take its limits.
+    pub fn runtime_changed(&self) {
+        for cluster in self.clusters() {
+            cluster.runtime_changed();
         }
     }
 

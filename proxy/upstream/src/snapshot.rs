@@ -44,7 +44,7 @@ fn cluster_text(out: &mut String, cluster: &ClusterShared) -> std::fmt::Result {
     let config = &cluster.config;
     let name = &config.name;
     writeln!(out, "{name}::observability_name::{}", config.alt_stat_name.as_ref().unwrap_or(name))?;
-    for (priority, limits) in [("default", &config.breaker_default), ("high", &config.breaker_high)] {
+    for (priority, limits) in [("default", &cluster.limits(false)), ("high", &cluster.limits(true))] {
         for (limit, value) in limits_of(limits) {
             writeln!(out, "{name}::{priority}_priority::{limit}::{value}")?;
         }
@@ -74,7 +74,7 @@ fn cluster_text(out: &mut String, cluster: &ClusterShared) -> std::fmt::Result {
 
 fn cluster_json(cluster: &ClusterShared) -> Value {
     let config = &cluster.config;
-    let mut thresholds = [thresholds(&config.breaker_default), thresholds(&config.breaker_high)];
+    let mut thresholds = [thresholds(&cluster.limits(false)), thresholds(&cluster.limits(true))];
     if let [_, Value::Object(high)] = &mut thresholds {
         high.insert("priority".into(), "HIGH".into());
     }

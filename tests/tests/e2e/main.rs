@@ -5,6 +5,7 @@ mod config;
 mod drain;
 mod generations;
 mod limits;
+mod runtime;
 mod sockets;
 mod start;
 mod vhds;

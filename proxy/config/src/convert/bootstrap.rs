@@ -13,7 +13,9 @@ use super::address::{Bind, Names, bind, required, socket_options};
 use super::cx::{Cx, KnownClusters, Ledger, Options, UNSUPPORTED, inert, refuse};
 use super::scalar::{duration, type_of};
 use super::{cluster, dns, dynamic, listener, node, overload, runtime, secret, stats};
-use crate::model::{AccessLog, Admin, Bootstrap, Cluster, ClusterDefaults, Listener, LogSink, SocketAddress};
+use crate::model::{
+    AccessLog, Admin, Bootstrap, Cluster, ClusterDefaults, Listener, LogSink, Runtime, SocketAddress,
+};
 
 /// Converts a bootstrap.
 ///
@@ -21,10 +23,7 @@ use crate::model::{AccessLog, Admin, Bootstrap, Cluster, ClusterDefaults, Listen
 /// second tells what was accepted without effect and what was refused, and is given either way.
 pub fn bootstrap(message: &pb::Bootstrap, options: &Options) -> (Result<Bootstrap, Vec<Problem>>, Ledger) {
     let root = Path::root();
-    // The runtime comes first: other fields may be overridden by it.
     let mut cx = Cx::new(options);
-    let values = runtime::layers(&cx, &root.field("layered_runtime"), message.layered_runtime.as_ref());
-    cx.extend_runtime(values.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect());
     let resources = message.static_resources.iter();
     let names: HashSet<String> =
         resources.flat_map(|message| &message.clusters).map(|cluster| cluster.name.clone()).collect();
@@ -33,13 +32,20 @@ pub fn bootstrap(message: &pb::Bootstrap, options: &Options) -> (Result<Bootstra
     cx.has_ads = ads.is_some();
     cx.ads_is_delta = ads.is_some_and(dynamic::is_delta);
     cx.primary_clusters = Some(Arc::new(dynamic::primary_clusters(message)));
+    // The runtime comes first: other fields may be overridden by it.
+    cx.runtime = Runtime::default();
+    let node = message.node.as_ref().map_or("", |node| node.cluster.as_str());
+    let cluster = if options.service_cluster.is_empty() { node } else { &options.service_cluster };
+    let at = root.field("layered_runtime");
+    let (layers, places) = runtime::layers(&cx, &at, message.layered_runtime.as_ref(), options, cluster);
     let mut model = convert(&cx, &root, message, options);
     if !cx.has_problems() && lost(message, &model) {
         // A resource is never left out in silence, whatever mistake the conversion may have.
         cx.error(&root.field("static_resources"), "a resource of it cannot be used");
     }
-    model.runtime.clone_from(cx.whole_runtime());
-    runtime::unread(&cx, &values);
+    model.runtime = cx.runtime.clone();
+    model.runtime_layers = layers;
+    runtime::unread(&cx, &places, cx.uses_control_plane.get());
     cx.finish(model)
 }
 

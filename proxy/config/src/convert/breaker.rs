@@ -5,7 +5,7 @@ use outrider_proto::pb::envoy::config::cluster::v3 as pb;
 use outrider_proto::pb::envoy::config::core::v3::RoutingPriority;
 
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
-use super::scalar::{enumeration, percent, runtime_u64, u32_of};
+use super::scalar::{enumeration, percent, u32_of};
 use crate::model::{CircuitBreaker, RetryBudget};
 
 /// The limits of both priorities.
@@ -15,11 +15,11 @@ pub(crate) struct Breakers {
     pub(crate) high: CircuitBreaker,
 }
 
-/// The limits of a cluster, and the connections that one of its hosts may have.
+/// The limits of a cluster, and the connections that one of its hosts may have. The runtime's word
+/// (`circuit_breakers.<cluster>.<priority>.max_connections`, ...) comes over them where they are in force.
 pub(crate) fn breakers(
     cx: &Cx,
     path: &Path<'_>,
-    cluster: &str,
     message: Option<&pb::CircuitBreakers>,
 ) -> (Breakers, Option<u32>) {
     let mut breakers = Breakers::default();
@@ -37,25 +37,9 @@ pub(crate) fn breakers(
             *place = Some(breaker);
         }
     }
-    breakers.default = overridden(cx, cluster, "default", default.unwrap_or_default());
-    breakers.high = overridden(cx, cluster, "high", high.unwrap_or_default());
+    breakers.default = default.unwrap_or_default();
+    breakers.high = high.unwrap_or_default();
     (breakers, per_host(cx, &path.field("per_host_thresholds"), per_host_thresholds))
-}
-
-/// The limits with the runtime's word over them (`circuit_breakers.<cluster>.<priority>.max_connections`, ...).
-fn overridden(cx: &Cx, cluster: &str, priority: &str, breaker: CircuitBreaker) -> CircuitBreaker {
-    let limit = |name: &str, value: u32| {
-        let key = format!("circuit_breakers.{cluster}.{priority}.{name}");
-        u32::try_from(runtime_u64(cx, &key, u64::from(value))).unwrap_or(u32::MAX)
-    };
-    CircuitBreaker {
-        max_connections: limit("max_connections", breaker.max_connections),
-        max_pending_requests: limit("max_pending_requests", breaker.max_pending_requests),
-        max_requests: limit("max_requests", breaker.max_requests),
-        max_retries: limit("max_retries", breaker.max_retries),
-        max_connection_pools: limit("max_connection_pools", breaker.max_connection_pools),
-        ..breaker
-    }
 }
 
 fn one(

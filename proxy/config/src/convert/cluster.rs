@@ -155,7 +155,7 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster) -> Option
         .unwrap_or_default()
         .over(&cx.cluster_defaults.borrow().bind);
     let (breakers, per_host_max_connections) =
-        breaker::breakers(cx, &path.field("circuit_breakers"), name, circuit_breakers.as_ref());
+        breaker::breakers(cx, &path.field("circuit_breakers"), circuit_breakers.as_ref());
     Some(Cluster {
         metadata: json::metadata(cx, path, metadata.as_ref()),
         name: Arc::from(name.as_str()),

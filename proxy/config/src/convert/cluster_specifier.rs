@@ -8,8 +8,8 @@ use outrider_proto::pb::envoy::config::route::v3 as pb;
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::header::{Lists, mutations};
 use super::http_filter;
-use super::scalar::{request_header, runtime_u64, u32_of};
-use crate::model::{ClusterSpecifier, Weighted, WeightedCluster};
+use super::scalar::{request_header, runtime_integer, u32_of};
+use crate::model::{ClusterSpecifier, RuntimeInteger, Weighted, WeightedCluster};
 
 /// The cluster, or clusters, of the route action at `path`.
 pub(crate) fn specifier(
@@ -64,7 +64,7 @@ fn weighted(cx: &Cx, path: &Path<'_>, message: &pb::WeightedCluster) -> Option<W
         .enumerate()
         .filter_map(|(i, message)| one(cx, &at.index(i), message, runtime_key_prefix))
         .collect();
-    let total: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
+    let total: u64 = clusters.iter().map(|cluster| cluster.weight.default).fold(0, u64::saturating_add);
     if total == 0 {
         cx.error(&at, "all weights are 0; at least one must be more");
         return None;
@@ -72,6 +72,7 @@ fn weighted(cx: &Cx, path: &Path<'_>, message: &pb::WeightedCluster) -> Option<W
     if total > u64::from(u32::MAX) {
         cx.error(&at, format!("the weights sum up to {total}; 4294967295 is the most there may be"));
     }
+    let total = runtime_key_prefix.is_empty().then_some(total);
     Some(Weighted { clusters, total, header })
 }
 
@@ -107,10 +108,9 @@ fn one(
         return None;
     };
     let weight = if runtime_prefix.is_empty() {
-        weight
+        RuntimeInteger::fixed(u64::from(weight))
     } else {
-        let over = runtime_u64(cx, &format!("{runtime_prefix}.{name}"), u64::from(weight));
-        u32::try_from(over).unwrap_or(u32::MAX)
+        runtime_integer(cx, &format!("{runtime_prefix}.{name}"), u64::from(weight))
     };
     Some(WeightedCluster {
         name: Arc::from(name.as_str()),

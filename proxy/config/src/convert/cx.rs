@@ -2,12 +2,14 @@
 //! runtime and secrets.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use outrider_proto::{Path, Problem};
 
-use crate::model::{Bootstrap, ClusterDefaults, ConfigSourceKind, Discovery, RuntimeValue, Secret};
+use crate::model::{
+    Bootstrap, ClusterDefaults, ConfigSourceKind, Discovery, DiskLayer, Runtime, RuntimeEntries, Secret,
+};
 
 /// What became of the fields that are not simply honoured. Anyone can read it (`outrider check`, `/compat`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,8 +31,10 @@ pub struct Options {
     pub service_cluster: String,
     /// `--service-zone`; empty when not given.
     pub service_zone: String,
-    /// Runtime values in force, for single resources; `super::bootstrap` reads the bootstrap's own.
-    pub runtime: Arc<BTreeMap<String, RuntimeValue>>,
+    /// The runtime that keys are followed in, for single resources; `super::bootstrap` makes its own.
+    pub runtime: Runtime,
+    /// Reads a disk layer of the bootstrap's runtime; without it there is none.
+    pub disk_layers: Option<ReadDiskLayer>,
     /// Secrets that may be referred to by name, for single resources.
     pub secrets: Arc<Vec<Arc<Secret>>>,
     /// Whether the bootstrap has an aggregated stream, for single resources.
@@ -56,7 +60,7 @@ impl Options {
             _ => true,
         });
         Self {
-            runtime: Arc::new(bootstrap.runtime.clone()),
+            runtime: bootstrap.runtime.clone(),
             secrets: Arc::new(bootstrap.secrets.clone()),
             ads: bootstrap.dynamic.ads.is_some(),
             ads_delta: bootstrap.dynamic.ads.as_ref().is_some_and(|ads| ads.delta),
@@ -100,14 +104,18 @@ impl std::fmt::Debug for KnownClusters {
     }
 }
 
+/// Reads the keys of a disk layer: conversion itself opens no files.
+pub type ReadDiskLayer = fn(&DiskLayer) -> RuntimeEntries;
+
 /// The context of one conversion. Problems are collected, not thrown: the conversion goes on with a
 /// stand-in, so that all problems are found in one go, and its result is given only when there are none.
 #[derive(Debug, Default)]
 pub(crate) struct Cx {
     problems: RefCell<Vec<Problem>>,
     ledger: RefCell<Ledger>,
-    runtime: Arc<BTreeMap<String, RuntimeValue>>,
-    /// Runtime keys that a setting looked at.
+    /// The runtime.
+    pub(crate) runtime: Runtime,
+    /// Runtime keys that were read once, while converting.
     runtime_read: RefCell<HashSet<String>>,
     secrets: RefCell<Arc<Vec<Arc<Secret>>>>,
     /// The clusters that routes may name; `None` where that is not known.
@@ -176,26 +184,15 @@ impl Cx {
         self.ledger.borrow_mut().inert.push((path, why.into()));
     }
 
-    /// The runtime's value for `key`, if it has one.
-    pub(crate) fn runtime(&self, key: &str) -> Option<&RuntimeValue> {
-        let value = self.runtime.get(key)?;
+    /// The runtime's truth value for `key` now: for settings that a change of the runtime leaves as they are.
+    pub(crate) fn runtime_now(&self, key: &str, default: bool) -> bool {
         self.runtime_read.borrow_mut().insert(key.to_owned());
-        Some(value)
+        self.runtime.get(key).and_then(|value| value.boolean()).unwrap_or(default)
     }
 
-    /// Whether a setting looked at the runtime's `key`.
+    /// Whether a setting follows the runtime's `key`, or looked at it.
     pub(crate) fn runtime_was_read(&self, key: &str) -> bool {
-        self.runtime_read.borrow().contains(key)
-    }
-
-    /// Puts the bootstrap's runtime over what the options brought.
-    pub(crate) fn extend_runtime(&mut self, values: BTreeMap<String, RuntimeValue>) {
-        Arc::make_mut(&mut self.runtime).extend(values);
-    }
-
-    /// The whole runtime.
-    pub(crate) fn whole_runtime(&self) -> &BTreeMap<String, RuntimeValue> {
-        &self.runtime
+        self.runtime.is_followed(key) || self.runtime_read.borrow().contains(key)
     }
 
     /// Checks that the cluster that `path` names exists. Envoy leaves the clusters of tcp_proxy unchecked, since they

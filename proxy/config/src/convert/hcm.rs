@@ -15,7 +15,8 @@ use super::hcm_settings::{
 };
 use super::http_options::{Common, common, http1, http2};
 use super::route::route_configuration;
-use super::scalar::{bool_of, duration, header_value, runtime_bool, timeout};
+use super::runtime::REJECT_FRAGMENT;
+use super::scalar::{bool_of, duration, header_value, runtime_flag, timeout};
 use super::xds::config_source;
 use super::{http_filter, local_reply, route_action};
 use crate::model::{HttpConnectionManager, Routes, UpgradeConfig};
@@ -186,7 +187,8 @@ pub(crate) fn manager(
         represent_ipv4_remote_address_as_ipv4_mapped_ipv6: *represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
         upgrades: upgrades(cx, &path.field("upgrade_configs"), upgrade_configs),
         normalize_path: bool_of(normalize_path)
-            .unwrap_or_else(|| runtime_bool(cx, "http_connection_manager.normalize_path", false)),
+            .unwrap_or_else(|| cx.runtime_now("http_connection_manager.normalize_path", false)),
+        reject_path_with_fragment: runtime_flag(cx, REJECT_FRAGMENT, true),
         merge_slashes: *merge_slashes,
         escaped_slashes: escaped_slashes(cx, path, *path_with_escaped_slashes_action),
         strip_port: strip_port(cx, path, *strip_matching_host_port, strip_port_mode.as_ref()),

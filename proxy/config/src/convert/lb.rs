@@ -8,8 +8,8 @@ use outrider_proto::pb::envoy::extensions::load_balancing_policies as ext;
 use outrider_proto::pb::google::protobuf as google;
 
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
-use super::scalar::{enumeration, percent, runtime_f64, type_of, u32_of, unpack};
-use crate::model::LbPolicy;
+use super::scalar::{enumeration, percent, runtime_double, runtime_integer, type_of, u32_of, unpack};
+use crate::model::{LbPolicy, RuntimeDouble, RuntimeInteger};
 
 /// The fields of a cluster that say how a host is chosen.
 pub(crate) struct Fields<'a> {
@@ -107,10 +107,11 @@ fn least_request(
     if choices < 2 {
         cx.error(&path.field("choice_count"), "it must be 2 or more");
     }
-    let active_request_bias = bias.map_or(1.0, |core_pb::RuntimeDouble { default_value, runtime_key }| {
-        runtime_f64(cx, runtime_key, *default_value)
-    });
-    if active_request_bias < 0.0 || active_request_bias.is_nan() {
+    let active_request_bias =
+        bias.map_or(RuntimeDouble::fixed(1.0), |core_pb::RuntimeDouble { default_value, runtime_key }| {
+            runtime_double(cx, runtime_key, *default_value)
+        });
+    if active_request_bias.default < 0.0 || active_request_bias.default.is_nan() {
         cx.error(&path.field("active_request_bias"), "it must be 0 or more");
     }
     LbPolicy::LeastRequest { choices, active_request_bias }
@@ -206,13 +207,17 @@ fn locality(cx: &Cx, path: &Path<'_>, message: Option<&ext::common::v3::Locality
 /// The reason why settings of zone awareness change nothing.
 const NO_ZONES: &str = "zones count only with cluster_manager.local_cluster_name, which is refused";
 
+/// The runtime key that overrides `healthy_panic_threshold`.
+const PANIC_KEY: &str = "upstream.healthy_panic_threshold";
+
 /// `common_lb_config`, as far as it is honoured.
 pub(crate) struct Common {
-    pub(crate) panic_threshold: f64,
+    pub(crate) panic_threshold: RuntimeInteger,
     pub(crate) fail_traffic_on_panic: bool,
 }
 
 /// What all policies share.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a percentage is 0 to 100")]
 pub(crate) fn common(cx: &Cx, path: &Path<'_>, message: Option<&cluster_pb::CommonLbConfig>) -> Common {
     use cluster_pb::common_lb_config::{LocalityConfigSpecifier, ZoneAwareLbConfig};
     let empty = cluster_pb::CommonLbConfig::default();
@@ -230,6 +235,7 @@ pub(crate) fn common(cx: &Cx, path: &Path<'_>, message: Option<&cluster_pb::Comm
     inert!(cx, path, "ring hash and maglev are refused, and nothing else reads it"; consistent_hashing_lb_config);
     inert!(cx, path, "stateful sessions are refused, and nothing else reads it"; override_host_status);
     refuse!(cx, path, UNSUPPORTED; close_connections_on_host_set_change);
+    let panic = percent(cx, path, "healthy_panic_threshold", healthy_panic_threshold).unwrap_or(50.0);
     let mut fail = false;
     match locality_config_specifier {
         Some(LocalityConfigSpecifier::ZoneAwareLbConfig(message)) => {
@@ -244,12 +250,7 @@ pub(crate) fn common(cx: &Cx, path: &Path<'_>, message: Option<&cluster_pb::Comm
         None => {}
     }
     Common {
-        panic_threshold: runtime_f64(
-            cx,
-            "upstream.healthy_panic_threshold",
-            percent(cx, path, "healthy_panic_threshold", healthy_panic_threshold).unwrap_or(50.0),
-        )
-        .clamp(0.0, 100.0),
+        panic_threshold: runtime_integer(cx, PANIC_KEY, panic.round() as u64),
         fail_traffic_on_panic: fail,
     }
 }

@@ -10,9 +10,9 @@ use outrider_proto::pb::envoy::config::listener::v3 as pb;
 use super::access_log::{self, Protocol};
 use super::address::{Names, keepalive, required, socket_options};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
-use super::scalar::{bool_of, enumeration, runtime_u64, stat_name, timeout, u32_of};
+use super::scalar::{bool_of, enumeration, runtime_integer, stat_name, timeout, u32_of};
 use super::{filter_chain, json, listener_filter};
-use crate::model::{Listener, ListenerAddress, SocketAddress, TrafficDirection};
+use crate::model::{Listener, ListenerAddress, NO_LIMIT, RuntimeInteger, SocketAddress, TrafficDirection};
 
 /// A listener; `None`, and an error, when it lacks what it cannot do without.
 #[expect(clippy::too_many_lines, reason = "one message of forty fields, destructured and built once")]
@@ -163,9 +163,9 @@ fn accepts(
 }
 
 /// The limit that the runtime sets.
-fn connection_limit(cx: &Cx, name: &str) -> Option<u64> {
-    let limit = runtime_u64(cx, &format!("envoy.resource_limits.listener.{name}.connection_limit"), u64::MAX);
-    (limit != u64::MAX).then_some(limit)
+fn connection_limit(cx: &Cx, name: &str) -> RuntimeInteger {
+    let key = format!("envoy.resource_limits.listener.{name}.connection_limit");
+    runtime_integer(cx, &key, NO_LIMIT.default)
 }
 
 fn direction(cx: &Cx, path: &Path<'_>, value: i32) -> TrafficDirection {

@@ -9,7 +9,7 @@ use outrider_proto::pb::envoy::data::accesslog::v3::AccessLogType;
 use super::access_log::Protocol;
 use super::cx::{Cx, UNSUPPORTED};
 use super::matcher;
-use super::scalar::{enumeration, runtime_fraction, runtime_u64};
+use super::scalar::{enumeration, runtime_fraction, runtime_integer};
 use crate::model::{Comparison, ComparisonOp, LogFilter};
 
 /// A filter; `None`, and an error, when it is not usable.
@@ -98,7 +98,6 @@ fn compare(cx: &Cx, path: &Path<'_>, message: Option<&pb::ComparisonFilter>) -> 
         cx.error(&path.field("value"), "a value is needed");
         return None;
     };
-    let value = runtime_u64(cx, runtime_key, u64::from(*default_value));
     Some(Comparison {
         op: match enumeration::<Op>(cx, &path, "op", *op) {
             Op::Eq => ComparisonOp::Eq,
@@ -106,7 +105,7 @@ fn compare(cx: &Cx, path: &Path<'_>, message: Option<&pb::ComparisonFilter>) -> 
             Op::Le => ComparisonOp::Le,
             Op::Ne => ComparisonOp::Ne,
         },
-        value: u32::try_from(value).unwrap_or(u32::MAX),
+        value: runtime_integer(cx, runtime_key, u64::from(*default_value)),
     })
 }
 

@@ -59,5 +59,6 @@ mod xds;
 mod tests;
 
 pub use bootstrap::bootstrap;
-pub use cx::{KnownClusters, Ledger, Options, UnknownFields};
+pub use cx::{KnownClusters, Ledger, Options, ReadDiskLayer, UnknownFields};
 pub use resource::{Outcome, Resource, ResourceKind, ResourceReader, from_any};
+pub use runtime::runtime_entry;

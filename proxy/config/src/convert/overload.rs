@@ -5,14 +5,14 @@ use outrider_proto::pb::envoy::config::overload::v3 as pb;
 use outrider_proto::pb::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
 
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
-use super::scalar::{runtime_u64, type_of, unpack};
+use super::scalar::{runtime_integer, type_of, unpack};
+use crate::model::{NO_LIMIT, RuntimeInteger};
 
-/// How many downstream connections there may be; `None` for no limit.
-pub(crate) fn connections(cx: &Cx, path: &Path<'_>, message: Option<&pb::OverloadManager>) -> Option<u64> {
+/// How many downstream connections there may be.
+pub(crate) fn connections(cx: &Cx, path: &Path<'_>, message: Option<&pb::OverloadManager>) -> RuntimeInteger {
     use pb::resource_monitor::ConfigType;
     // The older way to set the limit; the monitor comes before it (Envoy: "Limiting active connections").
-    let older = runtime_u64(cx, "overload.global_downstream_max_connections", u64::MAX);
-    let older = (older != u64::MAX).then_some(older);
+    let older = runtime_integer(cx, "overload.global_downstream_max_connections", NO_LIMIT.default);
     let Some(message) = message else { return older };
     let pb::OverloadManager {
         refresh_interval,
@@ -53,5 +53,5 @@ pub(crate) fn connections(cx: &Cx, path: &Path<'_>, message: Option<&pb::Overloa
                 .error(&path.field("max_active_downstream_connections"), format!("{most} must be 1 or more")),
         }
     }
-    limit.or(older)
+    limit.map_or(older, RuntimeInteger::fixed)
 }

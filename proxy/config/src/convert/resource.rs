@@ -9,11 +9,12 @@ use outrider_proto::pb::envoy::config::route::v3::{
     RouteConfiguration as RouteMessage, VirtualHost as HostMessage,
 };
 use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret as SecretMessage;
+use outrider_proto::pb::envoy::service::runtime::v3::Runtime as RuntimeMessage;
 use outrider_proto::prost::Message;
 use outrider_proto::{Inspected, Inspector, Path, Problem, any};
 
 use super::cx::{Cx, Ledger, Options, UnknownFields};
-use crate::model::{Cluster, Endpoints, Listener, RouteConfiguration, Secret, VirtualHost};
+use crate::model::{Cluster, Endpoints, Listener, RouteConfiguration, RuntimeEntries, Secret, VirtualHost};
 
 /// The outcome of one resource: the model or its problems, and the ledger.
 pub type Outcome<T> = (Result<T, Vec<Problem>>, Ledger);
@@ -33,17 +34,20 @@ pub enum ResourceKind {
     VirtualHost,
     /// SDS
     Secret,
+    /// RTDS
+    Runtime,
 }
 
 impl ResourceKind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Cluster,
         Self::Endpoints,
         Self::Listener,
         Self::RouteConfiguration,
         Self::VirtualHost,
         Self::Secret,
+        Self::Runtime,
     ];
 
     /// The type URL of its resources.
@@ -55,6 +59,7 @@ impl ResourceKind {
             Self::RouteConfiguration => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
             Self::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
             Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+            Self::Runtime => "type.googleapis.com/envoy.service.runtime.v3.Runtime",
         }
     }
 
@@ -85,6 +90,13 @@ pub enum Resource {
     VirtualHost(Arc<VirtualHost>),
     /// A secret.
     Secret(Arc<Secret>),
+    /// A layer of the runtime.
+    Runtime {
+        /// The resource's name.
+        name: Arc<str>,
+        /// The layer's keys.
+        entries: Arc<RuntimeEntries>,
+    },
 }
 
 impl Resource {
@@ -97,6 +109,7 @@ impl Resource {
             Self::RouteConfiguration(routes) => &routes.name,
             Self::VirtualHost(host) => &host.name,
             Self::Secret(secret) => &secret.name,
+            Self::Runtime { name, .. } => name,
         }
     }
 }
@@ -157,6 +170,13 @@ impl ResourceReader {
             ResourceKind::Secret => {
                 self.convert(kind, bytes, options, |cx, path, message: &SecretMessage| {
                     super::secret::secret(cx, path, message).map(|secret| Resource::Secret(Arc::new(secret)))
+                })
+            }
+            ResourceKind::Runtime => {
+                self.convert(kind, bytes, options, |cx, path, message: &RuntimeMessage| {
+                    let RuntimeMessage { name, layer } = message;
+                    let entries = super::runtime::entries(cx, path, layer.as_ref());
+                    Some(Resource::Runtime { name: Arc::from(name.as_str()), entries: Arc::new(entries) })
                 })
             }
         }

@@ -12,7 +12,7 @@ use outrider_proto::prost::{Message, Name};
 use outrider_proto::{Path, any};
 
 use super::cx::Cx;
-use crate::model::{DataSource, DataSourceKind, RuntimeValue};
+use crate::model::{DataSource, DataSourceKind, RuntimeDouble, RuntimeFlag, RuntimeInteger};
 
 /// A wrapped `uint32`, if it is there.
 pub(crate) fn u32_of(value: &Option<google::UInt32Value>) -> Option<u32> {
@@ -147,7 +147,7 @@ pub(crate) fn denominator(cx: &Cx, path: &Path<'_>, value: i32) -> u32 {
     }
 }
 
-/// A share of requests. The runtime is static, so its word is final: it is taken here.
+/// A share of requests, as the runtime has it at each of them.
 pub(crate) fn fraction(
     cx: &Cx,
     path: &Path<'_>,
@@ -168,56 +168,22 @@ pub(crate) fn runtime_fraction(
     if let Some(type_pb::FractionalPercent { numerator: n, denominator: d }) = default {
         (numerator, per) = (*n, denominator(cx, path, *d));
     }
-    match cx.runtime(key) {
-        Some(RuntimeValue::Fraction { numerator: n, denominator: d }) => (numerator, per) = (*n, *d),
-        // A whole number is a percentage (Envoy: `Snapshot::featureEnabled` with a default fraction).
-        Some(value) => {
-            if let Some(percent) = whole(value) {
-                (numerator, per) = (u32::try_from(percent.min(100)).unwrap_or(100), 100);
-            }
-        }
-        None => {}
-    }
-    let runtime_key = (!key.is_empty()).then(|| Box::from(key));
-    RuntimeFraction { numerator, denominator: per, runtime_key }
+    RuntimeFraction { numerator, denominator: per, runtime_key: cx.runtime.follow(key) }
 }
 
-/// A number that the runtime may override.
-pub(crate) fn runtime_u64(cx: &Cx, key: &str, default: u64) -> u64 {
-    cx.runtime(key).and_then(whole).unwrap_or(default)
+/// A whole number that the runtime may override.
+pub(crate) fn runtime_integer(cx: &Cx, key: &str, default: u64) -> RuntimeInteger {
+    RuntimeInteger { default, key: cx.runtime.follow(key) }
 }
 
 /// A real number that the runtime may override.
-pub(crate) fn runtime_f64(cx: &Cx, key: &str, default: f64) -> f64 {
-    match cx.runtime(key) {
-        Some(RuntimeValue::Number(number)) => *number,
-        _ => default,
-    }
+pub(crate) fn runtime_double(cx: &Cx, key: &str, default: f64) -> RuntimeDouble {
+    RuntimeDouble { default, key: cx.runtime.follow(key) }
 }
 
 /// A truth value that the runtime may override.
-pub(crate) fn runtime_bool(cx: &Cx, key: &str, default: bool) -> bool {
-    match cx.runtime(key) {
-        Some(RuntimeValue::Bool(value)) => *value,
-        _ => default,
-    }
-}
-
-/// A runtime value as a whole number, if it is one.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "checked to be a whole number that a u64 holds"
-)]
-fn whole(value: &RuntimeValue) -> Option<u64> {
-    match value {
-        RuntimeValue::Number(number)
-            if *number >= 0.0 && number.fract() == 0.0 && *number < 18_446_744_073_709_551_615.0 =>
-        {
-            Some(*number as u64)
-        }
-        _ => None,
-    }
+pub(crate) fn runtime_flag(cx: &Cx, key: &str, default: bool) -> RuntimeFlag {
+    RuntimeFlag { default, key: cx.runtime.follow(key) }
 }
 
 /// A percentage between 0 and 100.

@@ -10,7 +10,7 @@ use outrider_proto::pb::google::protobuf as google;
 use super::access_log::{self, Protocol};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::scalar::{timeout, u32_of};
-use crate::model::{HeaderMutations, TcpProxy, WeightedCluster};
+use crate::model::{HeaderMutations, RuntimeInteger, TcpProxy, WeightedCluster};
 
 /// A tcp_proxy; `None`, and an error, when it names no cluster.
 pub(crate) fn tcp_proxy(cx: &Cx, path: &Path<'_>, message: &pb::TcpProxy) -> Option<TcpProxy> {
@@ -111,7 +111,7 @@ fn clusters(
     use pb::tcp_proxy::ClusterSpecifier;
     let one = |name: &str, weight: u32| WeightedCluster {
         name: Arc::from(name),
-        weight,
+        weight: RuntimeInteger::fixed(u64::from(weight)),
         headers: HeaderMutations::default(),
         host_rewrite: None,
         filters: Vec::new(),

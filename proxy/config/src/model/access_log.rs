@@ -6,6 +6,8 @@ use outrider_core::ResponseFlags;
 use outrider_core::format::Format;
 use outrider_core::matcher::{HeaderMatcher, RuntimeFraction};
 
+use super::RuntimeInteger;
+
 /// One access log: where, what, when.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
@@ -107,12 +109,12 @@ pub enum LogFilter {
 }
 
 /// `ComparisonFilter`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Comparison {
     /// The operator.
     pub op: ComparisonOp,
     /// The number compared with.
-    pub value: u32,
+    pub value: RuntimeInteger,
 }
 
 /// The operator of a [`Comparison`].

@@ -1,11 +1,11 @@
 //! The bootstrap as a whole.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    AccessLog, Cluster, ClusterDefaults, DynamicResources, Listener, Secret, SocketAddress, SocketOption,
+    AccessLog, Cluster, ClusterDefaults, DynamicResources, Listener, Runtime, RuntimeInteger, RuntimeLayer,
+    Secret, SocketAddress, SocketOption,
 };
 
 /// What a bootstrap file says.
@@ -25,32 +25,17 @@ pub struct Bootstrap {
     pub dynamic: DynamicResources,
     /// What it says for clusters, static or not.
     pub cluster_defaults: Arc<ClusterDefaults>,
-    /// Static runtime layers merged into one, key to value as text.
-    pub runtime: BTreeMap<String, RuntimeValue>,
+    /// The runtime; holds what the static and disk layers say until the server fills it.
+    pub runtime: Runtime,
+    /// The layers that the runtime is made of, the last one on top.
+    pub runtime_layers: Vec<RuntimeLayer>,
     /// How stats are named and kept.
     pub stats: StatsConfig,
     /// Prefix of all header names that Envoy calls `x-envoy-`; empty for `x-envoy`.
     pub header_prefix: String,
-    /// `global_downstream_max_connections` of the overload manager's monitor; `None` for no limit.
-    pub max_downstream_connections: Option<u64>,
-}
-
-/// A runtime value.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RuntimeValue {
-    /// A number (whole or not).
-    Number(f64),
-    /// A truth value.
-    Bool(bool),
-    /// Text.
-    Text(String),
-    /// A fraction.
-    Fraction {
-        /// Numerator.
-        numerator: u32,
-        /// 100, 10,000 or 1,000,000.
-        denominator: u32,
-    },
+    /// Limit of all downstream connections: the overload manager's, or the runtime's
+    /// (`overload.global_downstream_max_connections`).
+    pub max_downstream_connections: RuntimeInteger,
 }
 
 /// `core.v3.Node`, the parts that we read ourselves.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    BackOff, ConfigSource, DynamicSecret, Metadata, MetadataValue, SocketAddress, SocketOption, TcpKeepalive,
-    UpstreamTls,
+    BackOff, ConfigSource, DynamicSecret, Metadata, MetadataValue, RuntimeDouble, RuntimeInteger,
+    SocketAddress, SocketOption, TcpKeepalive, UpstreamTls,
 };
 
 /// A cluster.
@@ -51,7 +51,7 @@ pub struct Cluster {
     /// Close pooled connections when their host leaves or becomes unhealthy.
     pub close_connections_on_host_health_failure: bool,
     /// Share of hosts that must be healthy; below it all are used (percent, 0 to 100). Default 50.
-    pub panic_threshold: f64,
+    pub panic_threshold: RuntimeInteger,
     /// In panic, fail instead.
     pub fail_traffic_on_panic: bool,
 }
@@ -255,7 +255,7 @@ pub enum LbPolicy {
         /// How many are drawn, at least 2.
         choices: u32,
         /// How much active requests lower a weight, where weights differ.
-        active_request_bias: f64,
+        active_request_bias: RuntimeDouble,
     },
     /// Drawn.
     Random,

@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::{
     AccessLog, ConfigSource, DirectBody, HeaderAdd, Http1Options, Http2Options, HttpFilter, LogFilter,
-    LogFormat, RouteConfiguration, UpgradeConfig,
+    LogFormat, RouteConfiguration, RuntimeFlag, UpgradeConfig,
 };
 
 /// `envoy.filters.network.http_connection_manager`
@@ -93,6 +93,8 @@ pub struct HttpConnectionManager {
     pub upgrades: Vec<UpgradeConfig>,
     /// RFC 3986 normalisation of the path.
     pub normalize_path: bool,
+    /// Refuse a path with a fragment; otherwise the fragment is cut off.
+    pub reject_path_with_fragment: RuntimeFlag,
     /// `//` becomes `/`.
     pub merge_slashes: bool,
     /// What is done with `%2F` and its kin.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use outrider_core::Metadata;
 
 use super::{
-    AccessLog, Cidr, DownstreamTls, HttpConnectionManager, SocketAddress, SocketOption, TcpKeepalive,
-    WeightedCluster,
+    AccessLog, Cidr, DownstreamTls, HttpConnectionManager, RuntimeInteger, SocketAddress, SocketOption,
+    TcpKeepalive, WeightedCluster,
 };
 
 /// A listener.
@@ -62,7 +62,7 @@ pub struct Listener {
     /// Its metadata, for `%METADATA(..)%`.
     pub metadata: Option<Arc<Metadata>>,
     /// Connections above this are closed at once (`envoy.resource_limits.listener.<name>.connection_limit`).
-    pub connection_limit: Option<u64>,
+    pub connection_limit: RuntimeInteger,
 }
 
 /// One address of a listener.

@@ -10,7 +10,7 @@ use outrider_core::format::Format;
 use outrider_core::matcher::{HeaderMatcher, QueryMatcher, RuntimeFraction};
 use regex::Regex;
 
-use super::{BackOff, FilterOverride};
+use super::{BackOff, FilterOverride, RuntimeInteger};
 
 /// A route table.
 #[derive(Debug, Clone, Default)]
@@ -249,8 +249,8 @@ pub enum ClusterSpecifier {
 pub struct Weighted {
     /// The clusters.
     pub clusters: Vec<WeightedCluster>,
-    /// Sum of their weights, at least 1.
-    pub total: u64,
+    /// Sum of their weights, at least 1; `None` where the runtime may change them.
+    pub total: Option<u64>,
     /// Takes the random number from this header.
     pub header: Option<HeaderName>,
 }
@@ -261,7 +261,7 @@ pub struct WeightedCluster {
     /// Its name.
     pub name: Arc<str>,
     /// Its weight.
-    pub weight: u32,
+    pub weight: RuntimeInteger,
     /// Headers that it changes.
     pub headers: HeaderMutations,
     /// Rewrites the authority.

@@ -204,7 +204,7 @@ fn settle_path(stream: &Stream, parts: &mut Parts, shared: &HcmShared) -> Result
         shared.stats.downstream_rq_non_relative_path().inc();
         return Err(LocalReply::new(StatusCode::NOT_FOUND, details::ABSOLUTE_PATH).into());
     }
-    if fragment {
+    if fragment && shared.config.reject_path_with_fragment.get() {
         return Err(LocalReply::new(StatusCode::BAD_REQUEST, FAILED).into());
     }
     if shared.path_policy.is_noop() {

@@ -80,7 +80,7 @@ fn starts_with(path: &str, prefix: &str, case_sensitive: bool) -> bool {
 
 /// Whether a request with this random number is in the share.
 pub(crate) fn in_fraction(fraction: &RuntimeFraction, random: u64) -> bool {
-    random % u64::from(fraction.denominator.max(1)) < u64::from(fraction.numerator)
+    fraction.has(random)
 }
 
 fn query_matches(rules: &RouteMatch, query: &str) -> bool {

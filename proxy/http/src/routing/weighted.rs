@@ -12,10 +12,12 @@ pub(crate) fn choose(weighted: &Weighted, headers: &HeaderMap, random: u64) -> u
         let single = values.next().is_none();
         first.to_str().ok().filter(|_| single)?.trim().parse::<u64>().ok()
     });
-    let drawn = given.unwrap_or(random) % weighted.total.max(1);
+    let weights = || weighted.clusters.iter().map(|cluster| cluster.weight.get());
+    let total = weighted.total.unwrap_or_else(|| weights().fold(0, u64::saturating_add));
+    let drawn = given.unwrap_or(random) % total.max(1);
     let mut end = 0_u64;
-    let hit = weighted.clusters.iter().position(|cluster| {
-        end += u64::from(cluster.weight);
+    let hit = weights().position(|weight| {
+        end = end.saturating_add(weight);
         drawn < end
     });
     hit.unwrap_or(weighted.clusters.len().saturating_sub(1))
@@ -24,21 +26,21 @@ pub(crate) fn choose(weighted: &Weighted, headers: &HeaderMap, random: u64) -> u
 #[cfg(test)]
 mod tests {
     use http::{HeaderName, HeaderValue};
-    use outrider_config::model::{HeaderMutations, WeightedCluster};
+    use outrider_config::model::{HeaderMutations, RuntimeInteger, WeightedCluster};
 
     use super::*;
 
     fn weighted(weights: &[u32], header: Option<&'static str>) -> Weighted {
         let cluster = |weight: &u32| WeightedCluster {
             name: format!("c{weight}").into(),
-            weight: *weight,
+            weight: RuntimeInteger::fixed(u64::from(*weight)),
             headers: HeaderMutations::default(),
             host_rewrite: None,
             filters: Vec::new(),
         };
         Weighted {
             clusters: weights.iter().map(cluster).collect(),
-            total: weights.iter().map(|weight| u64::from(*weight)).sum(),
+            total: Some(weights.iter().map(|weight| u64::from(*weight)).sum()),
             header: header.map(HeaderName::from_static),
         }
     }

@@ -202,7 +202,7 @@ impl Place {
 
     fn enter(listener: Rc<LocalListener>, counts_globally: bool) -> Option<Self> {
         let shared = &listener.shared;
-        if !limits::acquire(&shared.active, shared.config.connection_limit) {
+        if !limits::acquire(&shared.active, shared.config.connection_limit.get()) {
             shared.stats.downstream_cx_overflow().inc();
             if counts_globally {
                 shared.global.release();

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_config::model::{
-    FilterChain, FilterChainMatch, Listener, ListenerAddress, ListenerFilter, ListenerFilterKind,
-    NetworkFilter, SocketAddress, TcpProxy, TrafficDirection,
+    FilterChain, FilterChainMatch, Listener, ListenerAddress, ListenerFilter, ListenerFilterKind, NO_LIMIT,
+    NetworkFilter, RuntimeInteger, SocketAddress, TcpProxy, TrafficDirection,
 };
 use outrider_core::stats::Registry;
 use outrider_core::stream::ConnInfo;
@@ -71,7 +71,7 @@ impl Worker {
         let drain = DrainController::new();
         Self {
             registry: Registry::new(),
-            global: GlobalConnections::new(limit),
+            global: GlobalConnections::new(limit.map_or(NO_LIMIT, RuntimeInteger::fixed)),
             siblings: WorkerListeners::new(0),
             factory: Factory(Rc::new(Teller(seen.clone())), drain.clone()),
             drain,
@@ -167,7 +167,7 @@ pub fn listener(chains: Vec<Arc<FilterChain>>, filters: Vec<ListenerFilterKind>)
         ignore_global_conn_limit: false,
         direction: TrafficDirection::Unspecified,
         drain_modify_only: false,
-        connection_limit: None,
+        connection_limit: NO_LIMIT,
     }
 }
 

@@ -1,7 +1,6 @@
 //! What the process is and how it fares.
 
-use outrider_config::model::RuntimeValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::control::Control;
 use crate::options::Mode;
@@ -97,18 +96,4 @@ impl Memory {
         let kib = |name: &str| field(name).unwrap_or(0) * 1024;
         Self { resident: kib("VmRSS"), anonymous: kib("RssAnon"), data: kib("VmData") }
     }
-}
-
-pub(super) fn runtime(control: &Control, _: &Query) -> Reply {
-    let text = |value: &RuntimeValue| match value {
-        RuntimeValue::Number(number) => number.to_string(),
-        RuntimeValue::Bool(value) => value.to_string(),
-        RuntimeValue::Text(text) => text.clone(),
-        RuntimeValue::Fraction { numerator, denominator } => format!("{numerator}/{denominator}"),
-    };
-    let mut entries = Map::new();
-    for (key, value) in &control.model.runtime {
-        entries.insert(key.clone(), json!({ "final_value": text(value), "layer_values": [text(value)] }));
-    }
-    Reply::json(&json!({ "layers": ["bootstrap"], "entries": entries }))
 }

@@ -11,6 +11,7 @@ mod info;
 mod listeners;
 mod query;
 mod reply;
+mod runtime;
 mod server;
 mod stats;
 mod switches;
@@ -71,7 +72,12 @@ static ENDPOINTS: &[Endpoint] = &[
     get("/ready", "200 when live, 503 when not", info::ready),
     post("/reopen_logs", "open access logs anew", switches::reopen_logs),
     post("/reset_counters", "set all counters back to zero", switches::reset_counters),
-    get("/runtime", "runtime values", info::runtime),
+    get("/runtime", "runtime values", runtime::runtime),
+    post(
+        "/runtime_modify",
+        "set runtime values of the admin layer (?KEY=VALUE&...; an empty value takes the key away)",
+        runtime::modify,
+    ),
     get("/server_info", "version, state, options, node", info::server_info),
     get(
         "/stats",

@@ -21,6 +21,7 @@ use super::decode::Decoder;
 use super::listeners::WaitingListeners;
 use super::order::Held;
 use super::records::Version;
+use super::runtime::RuntimeSubscriptions;
 use super::stats::SubscriptionStats;
 use super::streams::{QUEUE, StreamId, Streams};
 use super::vhosts::VirtualHosts;
@@ -29,6 +30,8 @@ use crate::control::Control;
 /// How far the first configuration has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
+    /// Runtime layers are awaited.
+    Runtime,
     /// Clusters are awaited, with all that they need.
     Clusters,
     /// Listeners are awaited, with all that they need.
@@ -47,6 +50,7 @@ pub(crate) struct Controller {
     pub(super) wanted_secrets: Vec<(StreamId, Arc<DynamicSecret>)>,
     pub(super) held: Held,
     pub(super) vhosts: VirtualHosts,
+    pub(super) runtime: RuntimeSubscriptions,
     events: mpsc::Receiver<(StreamId, Event)>,
     cds: Option<(StreamId, SubscriptionStats)>,
     lds: Option<(StreamId, SubscriptionStats)>,
@@ -67,6 +71,8 @@ impl Controller {
         let dynamic = control.model.dynamic.clone();
         let clusters = WorkerClusters::new(control.clusters.clone());
         let streams = Streams::new(dynamic.ads.clone(), node, clusters, control.registry.clone(), queue);
+        let runtime = SubscriptionStats::new(control.registry.scope("runtime."));
+        let runtime = RuntimeSubscriptions::new(runtime);
         let controller = Self {
             clusters: Clusters::new(&control),
             listeners: WaitingListeners::default(),
@@ -76,11 +82,12 @@ impl Controller {
             wanted_secrets: Vec::new(),
             held: Held::default(),
             vhosts: VirtualHosts::default(),
+            runtime,
             events,
             cds: None,
             lds: None,
             dynamic,
-            stage: Stage::Clusters,
+            stage: Stage::Runtime,
             answered: false,
             initialized,
         };
@@ -90,13 +97,7 @@ impl Controller {
     /// Runs until the process ends.
     pub(crate) async fn run(mut self) {
         let mut changes = self.control.clusters.changes();
-        let clusters = std::mem::take(&mut *lock(&self.control.later.clusters));
-        for cluster in clusters {
-            self.put_cluster(cluster, None);
-        }
-        let source = self.dynamic.cds.clone();
-        self.cds = self.subscribe_all(source.as_ref(), Kind::Cluster, "cluster_manager.cds.");
-        self.answered = self.cds.is_none();
+        self.subscribe_runtime();
         self.settle();
         loop {
             tokio::select! {
@@ -113,6 +114,17 @@ impl Controller {
         self.promote_clusters();
         self.release_held();
         self.promote_listeners();
+        if self.stage == Stage::Runtime && self.runtime.is_settled() {
+            self.stage = Stage::Clusters;
+            let clusters = std::mem::take(&mut *lock(&self.control.later.clusters));
+            for cluster in clusters {
+                self.put_cluster(cluster, None);
+            }
+            let source = self.dynamic.cds.clone();
+            self.cds = self.subscribe_all(source.as_ref(), Kind::Cluster, "cluster_manager.cds.");
+            self.answered = self.cds.is_none();
+            self.promote_clusters();
+        }
         if self.stage == Stage::Clusters && self.answered && !self.clusters.is_warming() {
             self.stage = Stage::Listeners;
             let listeners = std::mem::take(&mut *lock(&self.control.later.listeners));
@@ -181,6 +193,7 @@ impl Controller {
                 Kind::Route => self.routes(stream, &resource),
                 Kind::VirtualHost => self.virtual_host(stream, &resource),
                 Kind::Secret => self.secret(stream, &resource),
+                Kind::Runtime => self.runtime_layer(stream, &resource),
                 _ => Err(vec![Refusal::new(&*resource.name, "", "resources of this type are not supported")]),
             };
             if let Err(bad) = accepted {
@@ -234,6 +247,7 @@ impl Controller {
             Kind::Listener => self.remove_listener(name),
             Kind::Endpoint => self.lose_endpoints(stream, name),
             Kind::VirtualHost => drop(self.publish_virtual_hosts(stream, true, std::slice::from_ref(name))),
+            Kind::Runtime => self.lose_runtime_layer(name),
             // Tables and secrets stay in force until nobody uses them.
             _ => {}
         }
@@ -252,6 +266,7 @@ impl Controller {
             (Kind::Endpoint, Some(name)) => self.give_up_endpoints(stream, name, true),
             (Kind::Route, Some(name)) => self.give_up_routes(stream, name),
             (Kind::VirtualHost, Some(name)) => self.give_up_virtual_hosts(stream, name),
+            (Kind::Runtime, Some(name)) => self.give_up_runtime_layer(stream, name),
             // What waits for a secret goes on waiting: it cannot serve without.
             _ => {}
         }

@@ -93,6 +93,13 @@ impl Decoder {
         self.judge(Kind::VirtualHost, name, outcome)
     }
 
+    pub(super) fn runtime(&mut self, resource: &Resource) -> Decoded<model::RuntimeEntries> {
+        match self.read(ResourceKind::Runtime, resource)? {
+            convert::Resource::Runtime { entries, .. } => Ok(entries),
+            _ => Err(other(resource)),
+        }
+    }
+
     fn read(&mut self, kind: ResourceKind, resource: &Resource) -> Result<convert::Resource, Vec<Refusal>> {
         let Some(of) = Kind::from_type_url(kind.type_url()) else { return Err(other(resource)) };
         let read = || self.reader.read(kind, &resource.name, &resource.body, &self.options);

@@ -9,6 +9,7 @@ mod listeners;
 mod order;
 mod records;
 mod routes;
+mod runtime;
 mod secrets;
 mod stats;
 mod streams;

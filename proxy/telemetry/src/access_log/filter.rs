@@ -9,11 +9,11 @@ use outrider_core::rng;
 /// Whether `filter` lets the entry through.
 pub fn passes(filter: &LogFilter, cx: &FormatContext<'_>) -> bool {
     match filter {
-        LogFilter::Status(comparison) => compares(*comparison, u64::from(cx.info.response_code.unwrap_or(0))),
+        LogFilter::Status(comparison) => compares(comparison, u64::from(cx.info.response_code.unwrap_or(0))),
         LogFilter::Duration(comparison) => {
             // Envoy: an unfinished stream is measured up to now.
             let duration = cx.info.duration.unwrap_or_else(|| cx.info.start.elapsed());
-            compares(*comparison, duration.as_millis() as u64)
+            compares(comparison, duration.as_millis() as u64)
         }
         // There are no health checks answered by filters yet, so no stream is one.
         LogFilter::NotHealthCheck => true,
@@ -35,8 +35,8 @@ pub fn passes(filter: &LogFilter, cx: &FormatContext<'_>) -> bool {
     }
 }
 
-fn compares(comparison: Comparison, value: u64) -> bool {
-    let wanted = u64::from(comparison.value);
+fn compares(comparison: &Comparison, value: u64) -> bool {
+    let wanted = comparison.value.get();
     match comparison.op {
         ComparisonOp::Eq => value == wanted,
         ComparisonOp::Ne => value != wanted,

@@ -3,7 +3,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outrider_config::model::{AccessLog, Comparison, ComparisonOp, JsonNode, LogFilter, LogFormat, LogSink};
+use outrider_config::model::{
+    AccessLog, Comparison, ComparisonOp, JsonNode, LogFilter, LogFormat, LogSink, RuntimeInteger,
+};
 use outrider_core::format::{Format, FormatContext};
 use outrider_core::stream::{Address, ConnInfo, StreamInfo};
 use outrider_core::{ResponseFlags, stats::Registry};
@@ -55,7 +57,8 @@ fn text_entries_pass_the_filter_and_reach_the_file() {
         format: Arc::new(Format::parse("%RESPONSE_CODE% %ROUTE_NAME%\n").unwrap()),
         omit_empty: false,
     };
-    let at_least_500 = LogFilter::Status(Comparison { op: ComparisonOp::Ge, value: 500 });
+    let at_least_500 =
+        LogFilter::Status(Comparison { op: ComparisonOp::Ge, value: RuntimeInteger::fixed(500) });
     assert_eq!(to_file(format, Some(at_least_500), &[info(200), info(503), info(500)]), "503 -\n500 -\n");
 }
 
@@ -80,7 +83,7 @@ fn filters_look_at_flags_and_duration() {
     let mut failed = info(503);
     failed.flags.insert(ResponseFlags::NO_HEALTHY_UPSTREAM);
     let cx = FormatContext::of(&failed);
-    let slow = LogFilter::Duration(Comparison { op: ComparisonOp::Ge, value: 40 });
+    let slow = LogFilter::Duration(Comparison { op: ComparisonOp::Ge, value: RuntimeInteger::fixed(40) });
     assert!(filter::passes(&slow, &cx));
     assert!(filter::passes(&LogFilter::Flags(ResponseFlags::NONE), &cx));
     assert!(!filter::passes(&LogFilter::Flags(ResponseFlags::NO_ROUTE_FOUND), &cx));

@@ -37,7 +37,7 @@ impl Balancer {
             LbPolicy::LeastRequest { choices, .. } if equal => Kind::LeastOf { choices: (*choices).max(2) },
             LbPolicy::Random => Kind::Draw,
             LbPolicy::LeastRequest { active_request_bias, .. } => {
-                Self::weighted(hosts, position, Some(*active_request_bias))
+                Self::weighted(hosts, position, Some(active_request_bias.get().max(0.0)))
             }
             LbPolicy::RoundRobin | LbPolicy::ClusterProvided => Self::weighted(hosts, position, None),
         };

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-use outrider_config::model::EndpointHealth;
+use outrider_config::model::{EndpointHealth, RuntimeDouble};
 use outrider_core::rng::FastRng;
 use outrider_core::stream::Address;
 use proptest::prelude::*;
@@ -24,7 +24,7 @@ fn draws(balancer: &Balancer, hosts: &[Arc<Host>], n: usize) -> Vec<u64> {
 fn policies() -> [LbPolicy; 4] {
     [
         LbPolicy::RoundRobin,
-        LbPolicy::LeastRequest { choices: 2, active_request_bias: 1.0 },
+        LbPolicy::LeastRequest { choices: 2, active_request_bias: RuntimeDouble::fixed(1.0) },
         LbPolicy::Random,
         LbPolicy::ClusterProvided,
     ]

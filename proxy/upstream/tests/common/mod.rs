@@ -83,7 +83,7 @@ pub(crate) fn config(name: &str, discovery: Discovery) -> model::Cluster {
         socket_options: Vec::new(),
         keepalive: None,
         close_connections_on_host_health_failure: false,
-        panic_threshold: 50.0,
+        panic_threshold: model::RuntimeInteger::fixed(50),
         fail_traffic_on_panic: false,
     }
 }

@@ -17,6 +17,7 @@ mod responses;
 mod retries;
 mod rewrites;
 mod routing;
+mod runtime;
 mod tcp;
 mod timeouts;
 mod tls;
@@ -65,5 +66,8 @@ pub(crate) fn all() -> Vec<Group> {
         filters::chains(),
         filters::header_mutation(),
         filters::cors(),
+        runtime::runtime(),
+        runtime::runtime_default(),
+        runtime::runtime_logs(),
     ]
 }

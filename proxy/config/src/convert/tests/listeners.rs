@@ -44,7 +44,7 @@ fn filters_that_other_fields_ask_for_are_put_in() {
 fn the_runtime_limits_connections() {
     let yaml = listeners(&format!("- name: l\n  {}\n  filter_chains: [{{{TCP}}}]", address(80)));
     let runtime = "layered_runtime: {layers: [{name: s, static_layer: {envoy: {resource_limits: {listener: {l: {connection_limit: 7}}}}}}]}";
-    assert_eq!(good(&format!("{yaml}{runtime}")).0.listeners[0].connection_limit, Some(7));
+    assert_eq!(good(&format!("{yaml}{runtime}")).0.listeners[0].connection_limit.get(), 7);
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn access_logs_of_every_kind() {
     assert_eq!(file.sink, LogSink::File("/dev/null".into()));
     let Some(LogFilter::And(filters)) = &file.filter else { panic!() };
     let LogFilter::Status(status) = &filters[0] else { panic!() };
-    assert_eq!((status.op, status.value), (ComparisonOp::Ge, 500));
+    assert_eq!((status.op, status.value.get()), (ComparisonOp::Ge, 500));
     let LogFormat::Json { fields, omit_empty: true } = &file.format else { panic!() };
     let JsonNode::Object(fields) = &**fields else { panic!() };
     let names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
@@ -64,10 +64,11 @@ layered_runtime:
   - {name: c, admin_layer: {}}
 "#,
     );
-    assert_eq!(model.runtime["x.y"], RuntimeValue::Number(2.0));
-    assert_eq!(model.runtime["x.z"], RuntimeValue::Bool(true));
-    assert_eq!(model.runtime["share"], RuntimeValue::Fraction { numerator: 5, denominator: 10_000 });
-    assert_eq!(model.max_downstream_connections, Some(9));
+    assert_eq!(model.runtime.get("x.y"), Some(RuntimeValue::Number(2.0)));
+    assert_eq!(model.runtime.get("x.z"), Some(RuntimeValue::Bool(true)));
+    let share = RuntimeValue::Fraction { numerator: 5, denominator: 10_000 };
+    assert_eq!(model.runtime.get("share"), Some(share));
+    assert_eq!(model.max_downstream_connections.get(), 9);
     let inert: Vec<&str> = ledger.inert.iter().map(|(path, _)| path.as_str()).collect();
     assert_eq!(
         inert,
@@ -78,6 +79,8 @@ layered_runtime:
             "layered_runtime.layers[0].static_layer.x.z",
         ]
     );
+    model.runtime.publish(Default::default());
+    assert_eq!(model.max_downstream_connections.get(), u64::MAX, "the runtime may take its word back");
     let problems = bad("layered_runtime: {layers: [{name: a, static_layer: {upstream.use_retry: 0}}]}");
     assert_eq!(
         problems,
@@ -121,7 +124,7 @@ bootstrap_extensions: [{name: i, typed_config: {"@type": type.googleapis.com/env
     assert_eq!((model.node.id.as_str(), model.node.zone.as_str()), ("i", "z"));
     assert_eq!(model.node.metadata_json, r#"{"a":[1,null],"b":"q\""}"#);
     assert_eq!(model.admin.expect("an admin interface").access_logs[0].sink, LogSink::File("/a.log".into()));
-    assert_eq!(model.max_downstream_connections, Some(100));
+    assert_eq!(model.max_downstream_connections.get(), 100);
     let inert: Vec<&str> = ledger.inert.iter().map(|(path, _)| path.as_str()).collect();
     assert_eq!(inert, ["watchdog", "bootstrap_extensions[0]", "admin.profile_path"]);
 }
