@@ -6,7 +6,7 @@
 //! - [`validate`]: the rules that the API itself puts on its fields.
 //! - [`walk`], [`unknown`]: which fields are set; which were set and are not known.
 //! - [`Inspector`]: the two last for messages that come over the wire, at little cost where nothing is wrong.
-//! - [`json`], [`mod@redact`], [`encode`]: messages to JSON, secrets out of messages, bytes that compare.
+//! - [`json`], [`mod@redact`], [`secrets`], [`encode`]: messages to JSON, secrets out of messages or found, bytes that compare.
 //! - [`any`], [`Path`], [`IsSet`]: small tools for converters.
 //!
 //! ```
@@ -36,6 +36,7 @@ pub mod load;
 pub mod path;
 pub mod problem;
 pub mod redact;
+pub mod secrets;
 pub mod suggest;
 pub mod unknown;
 pub mod validate;
@@ -48,3 +49,4 @@ pub use json::to_json;
 pub use path::Path;
 pub use problem::{Problem, Problems};
 pub use redact::redact;
+pub use secrets::holds_secrets;

@@ -73,7 +73,7 @@ fn any_content(descs: &Descriptors, message: &mut DynamicMessage, sensitive: boo
 
 /// Puts the message that a `TypedStruct` stands for in its place, so that its secrets are seen as such. One that does not
 /// fit its type is emptied.
-fn expand_typed_struct(descs: &Descriptors, message: &mut DynamicMessage) {
+pub(crate) fn expand_typed_struct(descs: &Descriptors, message: &mut DynamicMessage) {
     let resolved = message.transcode_to::<Any>().ok().and_then(|any| resolve_typed_struct(descs, &any).ok());
     match resolved {
         Some(any) => {

@@ -119,6 +119,10 @@ pub(crate) struct Flags {
     /// A tag for all stats, as `name:value`; may be given several times.
     #[arg(long, value_name = "NAME:VALUE")]
     stats_tag: Vec<String>,
+    /// Keep the last good configuration of control planes in this directory (no secrets), and start from it when none
+    /// answers.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// Print the version and exit.
     #[arg(long)]
     pub(crate) version: bool,
@@ -230,6 +234,7 @@ impl Flags {
             file_flush_min_size: self.file_flush_min_size_kb.saturating_mul(1024),
             skip_deprecated_logs: self.skip_deprecated_logs,
             stats_tags: self.stats_tag,
+            state_dir: self.state_dir,
             command_line: std::env::args().collect(),
         };
         (options, unused)

@@ -16,6 +16,7 @@ use outrider_upstream::ClusterManager;
 
 use crate::bootstrap::LoadedBootstrap;
 use crate::dynamic::{self, Generations, Records, RouteTables, Secrets, lock};
+use crate::keep::Keep;
 use crate::lifecycle::ServerStats;
 use crate::listeners::{Builder, BuiltListener, Listeners};
 use crate::logging::LogControl;
@@ -59,6 +60,8 @@ pub struct Control {
     pub secrets: Secrets,
     /// What is known of all that comes from elsewhere.
     pub records: Records,
+    /// What of the configuration comes from disk.
+    pub(crate) keep: Keep,
     /// Worker threads.
     pub workers: usize,
     /// Gives memory back.
@@ -197,6 +200,7 @@ impl Control {
             .concurrency
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let state = State::new();
+        let keep = Keep::new(&registry);
         let generations = Generations::new(&registry, &loaded.model, state.started);
         Ok(Self {
             exposition: Exposition::new(registry.clone(), &loaded.model.stats, tags),
@@ -216,6 +220,7 @@ impl Control {
             routes,
             secrets,
             records: Records::new(generations),
+            keep,
             workers,
             memory: MemoryHooks::default(),
             state,

@@ -9,6 +9,7 @@ pub mod check;
 pub mod control;
 pub mod demo;
 pub mod dynamic;
+mod keep;
 pub mod lifecycle;
 pub mod listeners;
 pub mod logging;

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::admin;
 use crate::control::{Control, StopListening};
 use crate::dynamic::Controller;
+use crate::keep;
 use crate::listeners::Command;
 use crate::options::Mode;
 use crate::worker::Worker;
@@ -60,6 +61,7 @@ pub async fn serve(control: Arc<Control>) -> anyhow::Result<()> {
     control.listeners.set_workers(commands);
     let (controller, mut initialized) = Controller::new(control.clone());
     tokio::task::spawn_local(controller.run());
+    tokio::task::spawn_local(keep::run(control.clone()));
     tokio::select! {
         _ = initialized.wait_for(|done| *done) => {}
         () = signals.terminate() => return Ok(()),

@@ -44,6 +44,8 @@ pub struct Options {
     pub skip_deprecated_logs: bool,
     /// Tags for all stats, `name:value`.
     pub stats_tags: Vec<String>,
+    /// Where the last good configuration of control planes is kept; `None`: nowhere.
+    pub state_dir: Option<PathBuf>,
     /// The command line as given, for `/server_info`.
     pub command_line: Vec<String>,
 }
@@ -71,6 +73,7 @@ impl Default for Options {
             file_flush_min_size: 64 << 10,
             skip_deprecated_logs: false,
             stats_tags: Vec::new(),
+            state_dir: None,
             command_line: Vec::new(),
         }
     }

@@ -11,6 +11,11 @@ use crate::Kind;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub(crate) u64);
 
+impl Token {
+    /// Names no update of a control plane: a verdict on it is heard by nobody.
+    pub const NONE: Self = Self(0);
+}
+
 /// What happened on a stream.
 #[derive(Debug, Clone)]
 pub enum Event {

@@ -56,6 +56,9 @@ pub(crate) enum StreamError {
     /// A compressed message, although we announced no compression.
     #[error("message is compressed, which was not asked for")]
     Compressed,
+    /// We left it.
+    #[error("left by us")]
+    Left,
     /// The bytes are no message.
     #[error("message cannot be decoded: {0}")]
     Decode(#[from] prost::DecodeError),

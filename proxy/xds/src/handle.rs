@@ -48,6 +48,7 @@ pub fn spawn(
         upkeep: Notify::new(),
         closed: Cell::new(false),
         connected: Cell::new(false),
+        reconnect: Cell::new(false),
     });
     let (events, receiver) = mpsc::channel(QUEUE);
     let driver = Driver {
@@ -130,6 +131,26 @@ impl Handle {
     /// Where one resource stands.
     pub fn status(&self, kind: Kind, name: &str) -> Option<Status> {
         self.0.core.borrow().status(kind, name)
+    }
+
+    /// Whether `name` is asked for (by its name, or as one of all) and has not come.
+    pub fn awaits(&self, kind: Kind, name: &str) -> bool {
+        self.0.core.borrow().awaits(kind, name)
+    }
+
+    /// Says that the consumer has `name` from an earlier life: see [`Core::adopt`]. Best said while there is no stream;
+    /// where there is one, [`Handle::reconnect`] makes the control plane hear of it.
+    pub fn adopt(&self, kind: Kind, name: &Arc<str>) {
+        self.0.core.borrow_mut().adopt(kind, name);
+        self.0.wake();
+    }
+
+    /// Ends the stream, if there is one, and opens another after the back-off.
+    pub fn reconnect(&self) {
+        if self.connected() {
+            self.0.reconnect.set(true);
+            self.0.wake();
+        }
     }
 
     /// Ends the stream for good.

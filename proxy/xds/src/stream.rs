@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) upkeep: Notify,
     pub(crate) closed: Cell<bool>,
     pub(crate) connected: Cell<bool>,
+    /// The stream is to be left.
+    pub(crate) reconnect: Cell<bool>,
 }
 
 impl Shared {
@@ -165,6 +167,7 @@ impl Driver {
         };
         let (requests, responses) = link.stream(service, method, self.config.max_message_bytes);
         self.shared.core.borrow_mut().connected(self.schedule.borrow().same_server());
+        self.shared.reconnect.set(false);
         self.shared.connected.set(true);
         self.stats.connected_state().set(1);
         tracing::info!(service = service.label, method, "stream to the control plane");
@@ -196,6 +199,9 @@ impl Driver {
         let mut limited: Option<Instant> = None;
         let mut mute = false;
         loop {
+            if self.shared.reconnect.take() {
+                return StreamError::Left;
+            }
             let (speak, listen) = {
                 let core = self.shared.core.borrow();
                 (!mute && limited.is_none() && core.has_request(), !core.has_event())

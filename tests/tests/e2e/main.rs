@@ -8,5 +8,6 @@ mod limits;
 mod runtime;
 mod sockets;
 mod start;
+mod state;
 mod vhds;
 mod xds;

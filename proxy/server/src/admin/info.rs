@@ -3,15 +3,25 @@
 use serde_json::{Value, json};
 
 use crate::control::Control;
+use crate::keep;
 use crate::options::Mode;
 use crate::version;
 
+use super::config_dump::timestamp;
 use super::query::Query;
 use super::reply::Reply;
 
 pub(super) fn ready(control: &Control, _: &Query) -> Reply {
     let state = control.state.name();
-    Reply::text(format!("{state}\n")).status(if state == "LIVE" { 200 } else { 503 })
+    let mut body = format!("{state}\n");
+    if let (Some(at), Some(dir)) = (control.keep.restored(), &control.options.state_dir) {
+        // After the line that is Envoy's.
+        let (at, file) = (timestamp(at), keep::label(dir));
+        body.push_str(&format!(
+            "no control plane has answered since the start: the configuration of {at} from {file} is in force\n"
+        ));
+    }
+    Reply::text(body).status(if state == "LIVE" { 200 } else { 503 })
 }
 
 pub(super) fn hot_restart_version(_: &Control, _: &Query) -> Reply {

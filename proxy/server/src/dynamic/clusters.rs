@@ -65,9 +65,13 @@ impl Clusters {
         self.by_name.get(name).is_some_and(|entry| entry.active.is_some())
     }
 
-    /// Whether a cluster waits for what it needs.
-    pub(super) fn is_warming(&self) -> bool {
-        !self.warming.is_empty()
+    /// Whether a cluster waits for what it needs; those that wait for secrets do not count `without_secrets`.
+    pub(super) fn is_warming(&self, without_secrets: bool) -> bool {
+        let waits_for_secrets = |name: &Arc<str>| {
+            let entry = self.by_name.get(name);
+            entry.is_some_and(|entry| entry.unbuilt.is_some() && entry.warming.is_none())
+        };
+        self.warming.iter().any(|name| !(without_secrets && waits_for_secrets(name)))
     }
 
     /// Hosts changed: those that find them by themselves may have found them.
@@ -271,7 +275,17 @@ impl Controller {
         Ok(())
     }
 
-    /// The control plane took endpoints away: the clusters have none.
+    /// The control plane has no endpoints of this name (any more). What is in force stays, as in Envoy: a cluster is
+    /// emptied by an assignment without endpoints, and one that goes altogether may be in use until its routes are
+    /// replaced. A cluster that waits goes on without.
+    pub(super) fn no_such_endpoints(&mut self, stream: StreamId, name: &Arc<str>) {
+        let key = (stream, name.clone());
+        if self.clusters.endpoints.get(&key).is_some_and(|endpoints| endpoints.current.is_none()) {
+            self.give_up_endpoints(stream, name, false);
+        }
+    }
+
+    /// The time of endpoints is over: the clusters have none.
     pub(super) fn lose_endpoints(&mut self, stream: StreamId, name: &Arc<str>) {
         let Some(endpoints) = self.clusters.endpoints.get_mut(&(stream, name.clone())) else { return };
         endpoints.current = None;
@@ -286,7 +300,7 @@ impl Controller {
         self.control.records.removed(Kind::Endpoint, name);
     }
 
-    /// Endpoints are late, or were refused: their clusters go on without them.
+    /// Endpoints are `late`, were refused or will not come: their clusters go on without them.
     pub(super) fn give_up_endpoints(&mut self, stream: StreamId, name: &Arc<str>, late: bool) {
         let Some(endpoints) = self.clusters.endpoints.get_mut(&(stream, name.clone())) else { return };
         endpoints.given_up = true;

@@ -12,7 +12,7 @@ use outrider_config::model::{ConfigSource, DynamicResources, DynamicSecret};
 use outrider_proto::pb::envoy::config::core::v3::Node;
 use outrider_proto::prost::Message as _;
 use outrider_upstream::WorkerClusters;
-use outrider_xds::{Event, Handle, Kind, Refusal, Resource, Update};
+use outrider_xds::{Event, Handle, Kind, Refusal, Resource, Token, Update};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -21,6 +21,7 @@ use super::decode::Decoder;
 use super::listeners::WaitingListeners;
 use super::order::Held;
 use super::records::Version;
+use super::restore::Restore;
 use super::runtime::RuntimeSubscriptions;
 use super::stats::SubscriptionStats;
 use super::streams::{QUEUE, StreamId, Streams};
@@ -29,7 +30,7 @@ use crate::control::Control;
 
 /// How far the first configuration has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
+pub(super) enum Stage {
     /// Runtime layers are awaited.
     Runtime,
     /// Clusters are awaited, with all that they need.
@@ -51,11 +52,12 @@ pub(crate) struct Controller {
     pub(super) held: Held,
     pub(super) vhosts: VirtualHosts,
     pub(super) runtime: RuntimeSubscriptions,
+    pub(super) restore: Restore,
     events: mpsc::Receiver<(StreamId, Event)>,
-    cds: Option<(StreamId, SubscriptionStats)>,
-    lds: Option<(StreamId, SubscriptionStats)>,
+    pub(super) cds: Option<(StreamId, SubscriptionStats)>,
+    pub(super) lds: Option<(StreamId, SubscriptionStats)>,
     dynamic: DynamicResources,
-    stage: Stage,
+    pub(super) stage: Stage,
     // The answer of CDS or LDS that the stage waits for has come, or is late.
     answered: bool,
     initialized: watch::Sender<bool>,
@@ -77,12 +79,12 @@ impl Controller {
             clusters: Clusters::new(&control),
             listeners: WaitingListeners::default(),
             decoder: Decoder::new(control.clone()),
-            control,
             streams,
             wanted_secrets: Vec::new(),
             held: Held::default(),
             vhosts: VirtualHosts::default(),
             runtime,
+            restore: Restore::new(control.options.state_dir.clone()),
             events,
             cds: None,
             lds: None,
@@ -90,6 +92,7 @@ impl Controller {
             stage: Stage::Runtime,
             answered: false,
             initialized,
+            control,
         };
         (controller, done)
     }
@@ -104,8 +107,12 @@ impl Controller {
                 Some((stream, event)) = self.events.recv() => self.take(stream, event),
                 Ok(()) = changes.changed() => self.clusters.hosts_changed(),
                 () = until(self.held.next()) => {}
+                () = until(self.restore.next()) => {}
             }
             self.settle();
+            while self.restore_more() {
+                self.settle();
+            }
         }
     }
 
@@ -125,7 +132,8 @@ impl Controller {
             self.answered = self.cds.is_none();
             self.promote_clusters();
         }
-        if self.stage == Stage::Clusters && self.answered && !self.clusters.is_warming() {
+        if self.stage == Stage::Clusters && self.answered && !self.clusters.is_warming(self.restore.is_used())
+        {
             self.stage = Stage::Listeners;
             let listeners = std::mem::take(&mut *lock(&self.control.later.listeners));
             for listener in listeners {
@@ -138,7 +146,10 @@ impl Controller {
             self.answered = self.lds.is_none();
             self.promote_listeners();
         }
-        if self.stage == Stage::Listeners && self.answered && self.listeners.is_empty() {
+        if self.stage == Stage::Listeners
+            && self.answered
+            && !self.listeners.is_warming(self.restore.is_used())
+        {
             self.stage = Stage::Done;
             self.initialized.send_replace(true);
         }
@@ -155,6 +166,7 @@ impl Controller {
         let stream = self.streams.of(&source.kind, kind)?;
         let stats = SubscriptionStats::new(self.control.registry.scope(scope.to_owned()));
         stats.update_attempt().inc();
+        self.restore.asked(stream, source.initial_fetch_timeout);
         self.streams.get(stream)?.subscribe_all(kind, source.initial_fetch_timeout);
         Some((stream, stats))
     }
@@ -170,16 +182,18 @@ impl Controller {
                 for stats in [&self.cds, &self.lds].into_iter().flatten().map(|(_, stats)| stats) {
                     stats.update_failure().inc();
                 }
+                self.not_reached(stream, attempt);
             }
             Event::Update(update) => self.update(stream, update),
             Event::FetchTimedOut { kind, name } => self.timed_out(stream, kind, name.as_ref()),
+            Event::Expired { kind: Kind::Endpoint, name } => self.lose_endpoints(stream, &name),
             Event::Expired { kind, name } => self.removed(stream, kind, &name),
         }
     }
 
-    fn update(&mut self, stream: StreamId, update: Update) {
+    pub(super) fn update(&mut self, stream: StreamId, update: Update) {
+        self.begin_update(stream, &update);
         let Update { kind, token, version, resources, removed, .. } = update;
-        self.control.records.generations().taking(self.streams.source(stream, &update.control_plane));
         let (mut refusals, brought) = (Vec::new(), !resources.is_empty());
         // Make before break: what goes is let go after what comes, unless it stands in its way.
         for name in removed.iter().filter(|_| kind == Kind::Listener) {
@@ -223,20 +237,24 @@ impl Controller {
             removed.iter().for_each(|name| self.removed(stream, kind, name));
         }
         self.decoder.release();
-        self.count(kind, &version, &refusals, !update.refused.is_empty());
+        let good = refusals.is_empty() && update.refused.is_empty();
+        self.count(kind, (token != Token::NONE).then_some(&*version), good);
         if let Some(handle) = self.streams.get(stream) {
             handle.verdict(token, refusals);
         }
     }
 
-    fn count(&mut self, kind: Kind, version: &str, refusals: &[Refusal], more: bool) {
+    /// Counts an answer of a control plane in `version`; without one it is not a control plane's.
+    fn count(&mut self, kind: Kind, version: Option<&str>, good: bool) {
         let stats = match kind {
             Kind::Cluster => &self.cds,
             Kind::Listener => &self.lds,
             _ => return,
         };
         if let Some((_, stats)) = stats {
-            stats.answered(version, refusals.is_empty() && !more);
+            if let Some(version) = version {
+                stats.answered(version, good);
+            }
             self.answered |= (kind == Kind::Cluster) == (self.stage == Stage::Clusters);
         }
     }
@@ -245,7 +263,7 @@ impl Controller {
         match kind {
             Kind::Cluster => self.let_go(name, &self.named_clusters()),
             Kind::Listener => self.remove_listener(name),
-            Kind::Endpoint => self.lose_endpoints(stream, name),
+            Kind::Endpoint => self.no_such_endpoints(stream, name),
             Kind::VirtualHost => drop(self.publish_virtual_hosts(stream, true, std::slice::from_ref(name))),
             Kind::Runtime => self.lose_runtime_layer(name),
             // Tables and secrets stay in force until nobody uses them.
@@ -255,6 +273,7 @@ impl Controller {
 
     fn timed_out(&mut self, stream: StreamId, kind: Kind, name: Option<&Arc<str>>) {
         tracing::warn!(%kind, name = name.map_or("*", |name| &**name), "did not come within initial_fetch_timeout");
+        self.fall_back(stream);
         match (kind, name) {
             (Kind::Cluster | Kind::Listener, _) => {
                 let stats = if kind == Kind::Cluster { &self.cds } else { &self.lds };
@@ -288,7 +307,13 @@ async fn until(deadline: Option<Instant>) {
 
 /// What is known of a version for the records.
 pub(super) fn version_of(resource: &Resource) -> Version {
-    Version { version: resource.version.clone(), body: resource.body.clone(), at: SystemTime::now() }
+    Version {
+        version: resource.version.clone(),
+        body: resource.body.clone(),
+        at: SystemTime::now(),
+        // The records know which; what has a TTL is to vanish with its control plane.
+        origin: resource.ttl.is_none().then(Arc::default),
+    }
 }
 
 fn text(refusal: &Refusal) -> String {

@@ -11,6 +11,7 @@ use outrider_config::model;
 use outrider_core::generation;
 use outrider_core::stats::Registry;
 use outrider_xds::Kind;
+use tokio::sync::watch;
 
 use super::controller::lock;
 
@@ -114,6 +115,7 @@ pub struct Generations(Arc<Inner>);
 struct Inner {
     stats: GenerationStats,
     state: Mutex<State>,
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -122,6 +124,7 @@ struct State {
     number: u64,
     /// Where what is being taken comes from.
     source: Arc<str>,
+    origin: Option<Arc<str>>,
     /// The resource at work that is no change yet.
     last: Option<(Kind, Arc<str>, Pending)>,
     /// Taken, but not in force.
@@ -165,14 +168,21 @@ impl Generations {
         let new = Self(Arc::new(Inner {
             stats: GenerationStats::new(registry.scope("server.outrider.")),
             state: Mutex::new(state),
+            changes: watch::Sender::default(),
         }));
         new.close();
         new
     }
 
-    /// What is taken from now on comes from `source`.
-    pub(crate) fn taking(&self, source: Arc<str>) {
-        lock(&self.0.state).source = source;
+    /// What is taken from now on comes from `source`; `origin` is what the stream is called on disk.
+    pub(crate) fn taking(&self, source: Arc<str>, origin: Option<Arc<str>>) {
+        let mut state = lock(&self.0.state);
+        (state.source, state.origin) = (source, origin);
+    }
+
+    /// Turns with each generation.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
     }
 
     /// Does `work` and books the time it takes.
@@ -188,12 +198,13 @@ impl Generations {
         result
     }
 
-    /// A version came that will be in force once it is warm.
-    pub(super) fn came(&self, kind: Kind, name: &Arc<str>) {
+    /// A version came that will be in force once it is warm. Returns the origin of what is taken.
+    pub(super) fn came(&self, kind: Kind, name: &Arc<str>) -> Option<Arc<str>> {
         let mut state = lock(&self.0.state);
         let last = state.last.take().filter(|(of, known, _)| *of == kind && known == name);
         let pending = last.map_or_else(|| state.begin(Instant::now()), |(_, _, pending)| pending);
         state.pending.insert((kind, name.clone()), pending);
+        state.origin.clone()
     }
 
     /// A version that came will not be in force.
@@ -212,6 +223,7 @@ impl Generations {
         let Some(generation) = state.close() else { return };
         generation::set(generation.number);
         drop(state);
+        self.0.changes.send_replace(generation.number);
         let stats = &self.0.stats;
         stats.generation().set(generation.number);
         let count = |action| {
@@ -315,14 +327,14 @@ mod tests {
     fn generations() -> Generations {
         let state = State { number: generation::FIRST, ..State::default() };
         let stats = GenerationStats::new(Registry::new().scope("server.outrider."));
-        Generations(Arc::new(Inner { stats, state: Mutex::new(state) }))
+        Generations(Arc::new(Inner { stats, state: Mutex::new(state), changes: watch::Sender::default() }))
     }
 
     #[test]
     fn what_becomes_active_in_one_go_is_one_generation_with_the_time_of_each_step() {
         let all = generations();
         let (a, b, version): (Arc<str>, Arc<str>, Arc<str>) = ("a".into(), "b".into(), "7".into());
-        all.taking("plane".into());
+        all.taking("plane".into(), None);
         let wait = || {
             let begin = Instant::now();
             while begin.elapsed() < Duration::from_millis(2) {}
@@ -332,7 +344,7 @@ mod tests {
         all.time(Step::Build(Kind::Cluster, &a), wait);
         all.close();
         assert!(all.list().is_empty(), "nothing is in force yet");
-        all.taking("other".into());
+        all.taking("other".into(), None);
         all.time(Step::Convert(Kind::Route, &b), || ());
         all.came(Kind::Route, &b);
         all.changed(Kind::Route, Action::Added, &b, &version);

@@ -36,8 +36,10 @@ enum Waiting {
 }
 
 impl WaitingListeners {
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+    /// Whether a listener waits for what it needs; those that wait for secrets do not count `without_secrets`.
+    pub(super) fn is_warming(&self, without_secrets: bool) -> bool {
+        let counts = |waiting: &Waiting| !(without_secrets && matches!(waiting, Waiting::Secrets(_)));
+        self.waiting.values().any(counts)
     }
 }
 

@@ -40,6 +40,19 @@ pub struct Version {
     pub body: Bytes,
     /// When it came.
     pub at: SystemTime,
+    /// The stream that it came by; `None` where it is not worth keeping after the process: it has a TTL, or is in a file
+    /// anyway.
+    pub origin: Option<Arc<str>>,
+}
+
+/// A resource in force, as it is kept on disk.
+#[derive(Debug)]
+pub(crate) struct InForce {
+    pub(crate) kind: Kind,
+    pub(crate) name: Arc<str>,
+    pub(crate) version: Arc<str>,
+    pub(crate) origin: Arc<str>,
+    pub(crate) body: Bytes,
 }
 
 impl Version {
@@ -70,8 +83,9 @@ impl Records {
     }
 
     /// A version came and waits.
-    pub(crate) fn warming(&self, kind: Kind, name: &Arc<str>, version: Version) {
-        self.generations.came(kind, name);
+    pub(crate) fn warming(&self, kind: Kind, name: &Arc<str>, mut version: Version) {
+        let origin = self.generations.came(kind, name);
+        version.origin = version.origin.and(origin);
         let mut records = self.lock();
         let record = records.entry((kind, name.clone())).or_default();
         (record.warming, record.error) = (Some(version), None);
@@ -124,6 +138,23 @@ impl Records {
             Some(active) => self.generations.changed(kind, Action::Removed, name, &active.version),
             None => self.generations.given_up(kind, name),
         }
+    }
+
+    /// What is in force and may be kept on disk: all but secrets.
+    pub(crate) fn kept(&self) -> Vec<InForce> {
+        let records = self.lock();
+        let kept = records.iter().filter(|((kind, _), _)| *kind != Kind::Secret);
+        let kept = kept.filter_map(|((kind, name), record)| {
+            let active = record.active.as_ref()?;
+            Some(InForce {
+                kind: *kind,
+                name: name.clone(),
+                version: active.version.clone(),
+                origin: active.origin.clone()?,
+                body: active.body.clone(),
+            })
+        });
+        kept.collect()
     }
 
     /// All of `kind`, by name.

@@ -1,5 +1,6 @@
 //! The streams to control planes: one for each source, whoever uses it.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -42,6 +43,7 @@ struct Open {
     // What its services are called, and at which of them it is.
     labels: Vec<String>,
     service: usize,
+    origin: Arc<str>,
 }
 
 impl Streams {
@@ -76,7 +78,8 @@ impl Streams {
         let dialer = Dialer::new(config.services.clone(), self.clusters.clone(), self.registry.clone());
         let scope = self.registry.scope("control_plane.");
         let config = stream_config(&config, only);
-        let labels = config.services.iter().map(|service| service.label.clone()).collect();
+        let labels: Vec<_> = config.services.iter().map(|service| service.label.clone()).collect();
+        let origin = origin(&key, &labels);
         let (handle, mut events) = outrider_xds::spawn(config, self.node.clone(), Rc::new(dialer), scope);
         let queue = self.events.clone();
         tokio::task::spawn_local(async move {
@@ -86,7 +89,7 @@ impl Streams {
                 }
             }
         });
-        self.open.push(Open { key, handle, labels, service: 0 });
+        self.open.push(Open { key, handle, labels, service: 0, origin });
         Some(id)
     }
 
@@ -102,11 +105,34 @@ impl Streams {
         }
     }
 
+    /// Whether each service of the stream `id` was tried, after so many attempts without an answer. Each has two.
+    pub(super) fn tried_all(&self, id: StreamId, attempts: u32) -> bool {
+        self.open.get(id).is_some_and(|open| (attempts as usize).div_ceil(2) >= open.labels.len())
+    }
+
+    /// What the stream `id` is called on disk: the same after a restart with the same source.
+    pub(super) fn origin(&self, id: StreamId) -> Option<Arc<str>> {
+        self.open.get(id).map(|open| open.origin.clone())
+    }
+
     /// Where what comes by the stream `id` is from, in words; `control_plane` is what that calls itself.
     pub(super) fn source(&self, id: StreamId, control_plane: &str) -> Arc<str> {
         let label = self.open.get(id).and_then(|open| open.labels.get(open.service));
         let label = label.map_or("", String::as_str);
         if control_plane.is_empty() { label.into() } else { format!("{label} ({control_plane})").into() }
+    }
+}
+
+fn origin(key: &Key, labels: &[String]) -> Arc<str> {
+    match key {
+        // There is one, whatever control plane it leads to.
+        Key::Ads => "ads".into(),
+        Key::Own(source, kind) => {
+            let mut hasher = DefaultHasher::new();
+            source.hash(&mut hasher);
+            let kind = kind.map_or("all", Kind::noun);
+            format!("{kind} of {} {:016x}", labels.join(", "), hasher.finish()).into()
+        }
     }
 }
 

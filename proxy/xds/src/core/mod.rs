@@ -20,6 +20,7 @@
 //! - A response to a stream that is gone is decided as any other, but not answered. The next stream's first request of
 //!   its kind waits for that, because it says what is in force.
 
+mod adopt;
 mod receive;
 mod request;
 mod resource;

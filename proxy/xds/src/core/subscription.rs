@@ -71,6 +71,8 @@ pub(super) struct Entry {
     pub(super) status: Status,
     /// That version is the present control plane's.
     pub(super) ours: bool,
+    /// It is of an earlier life: its version, which is empty, is nobody's.
+    adopted: bool,
     /// When the accepted version was accepted.
     pub(super) updated: Option<SystemTime>,
     /// The refused version beside it.
@@ -86,6 +88,7 @@ impl Entry {
             decided: 0,
             version: None,
             ours: false,
+            adopted: false,
             status: Status::Requested,
             updated: None,
             error: None,
@@ -254,7 +257,8 @@ impl Subscription {
     pub(super) fn other_server(&mut self) {
         self.version = Arc::from("");
         for entry in self.resources.values_mut() {
-            entry.ours = false;
+            // What was adopted is in no control plane's version.
+            entry.ours = entry.adopted;
         }
     }
 
@@ -264,6 +268,16 @@ impl Subscription {
         let new = || Entry { aliased, ..Entry::new(false, token.0) };
         let entry = self.resources.entry(name.clone()).or_insert_with(new);
         entry.status = Status::Received;
+    }
+
+    /// The consumer has `name`, in a version that is not this control plane's.
+    pub(super) fn adopt(&mut self, name: &Arc<str>, sequence: u64) {
+        let entry = self.resources.entry(name.clone()).or_insert_with(|| Entry::new(false, sequence));
+        entry.status = Status::Acked;
+        // No control plane calls a version so: whatever it has is news.
+        entry.version = Some(Arc::from(""));
+        (entry.ours, entry.adopted) = (true, true);
+        entry.decided = sequence;
     }
 
     /// `name` does not exist, as of the moment `sequence`. True when the consumer may have it, or waits for it.
@@ -312,6 +326,7 @@ impl Subscription {
                 entry.status = Status::Acked;
                 entry.version = Some(decided.version.clone());
                 entry.ours = ours && decided.entry == decided.resource;
+                entry.adopted = false;
                 entry.updated = Some(now.wall);
                 entry.error = None;
             }

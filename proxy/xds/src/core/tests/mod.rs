@@ -9,6 +9,7 @@ use prost::Message;
 use super::*;
 use crate::Update;
 
+mod adopt;
 mod delta;
 mod sotw;
 mod time;
