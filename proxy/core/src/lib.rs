@@ -16,6 +16,6 @@ pub mod stats;
 pub mod stream;
 
 pub use flags::ResponseFlags;
-pub use metadata::{Metadata, StreamMetadata};
+pub use metadata::{Metadata, MetadataValue, StreamMetadata};
 pub use reply::LocalReply;
 pub use stream::{ConnInfo, StreamInfo};

@@ -1,6 +1,7 @@
 //! What is known of a stream and of its connection: the facts that access logs, formats and stats read.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::flags::ResponseFlags;
 use crate::generation;
-use crate::metadata::{Metadata, StreamMetadata};
+use crate::metadata::{Metadata, MetadataValue, StreamMetadata};
 
 /// An address of a peer or of ourselves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -262,6 +263,8 @@ pub struct StreamInfo {
     pub upstream: UpstreamInfo,
     /// Metadata; noted only where a format reads it.
     pub metadata: Option<Box<StreamMetadata>>,
+    /// What filters say of the stream (dynamic metadata); `None` where none said anything.
+    pub dynamic: Option<Box<Metadata>>,
     /// The configuration's generation when it was routed.
     pub generation: u64,
 }
@@ -300,8 +303,16 @@ impl StreamInfo {
             virtual_cluster: None,
             upstream: UpstreamInfo::default(),
             metadata: None,
+            dynamic: None,
             generation: generation::current(),
         }
+    }
+
+    /// Adds `values` to the dynamic metadata of `namespace`; a value of the same name takes the place of the old one.
+    pub fn add_metadata(&mut self, namespace: &Arc<str>, values: &BTreeMap<Arc<str>, MetadataValue>) {
+        let dynamic = self.dynamic.get_or_insert_default();
+        let known = dynamic.namespaces.entry(namespace.clone()).or_default();
+        known.extend(values.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
 
     /// The client's address: what the request's head says of it if that is trusted, else the connection's.

@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue};
 use outrider_core::format::Format;
 use outrider_core::matcher::{RuntimeFraction, StringMatcher};
 
-use super::{AppendAction, HeaderAdd};
+use super::{AppendAction, Fault, HeaderAdd};
 
 /// A filter's name. Every name is kept once as long as anybody has it, so that two are compared by their address.
 #[derive(Debug, Clone)]
@@ -57,6 +57,8 @@ pub struct HttpFilter {
 pub enum HttpFilterKind {
     /// `envoy.filters.http.cors`; all its settings are those of routes.
     Cors,
+    /// `envoy.filters.http.fault`
+    Fault(Arc<Fault>),
     /// `envoy.filters.http.header_mutation`
     HeaderMutation(Arc<HeaderMutationFilter>),
 }
@@ -78,6 +80,8 @@ pub struct FilterOverride {
 pub enum RouteFilterConfig {
     /// For [`HttpFilterKind::Cors`].
     Cors(Arc<CorsPolicy>),
+    /// For [`HttpFilterKind::Fault`], in place of the filter's own.
+    Fault(Arc<Fault>),
     /// For [`HttpFilterKind::HeaderMutation`].
     HeaderMutation(Arc<FilterMutations>),
 }

@@ -6,6 +6,7 @@
 mod access_log;
 mod bootstrap;
 mod cluster;
+mod fault;
 mod hcm;
 mod http_filter;
 mod listener;
@@ -22,6 +23,7 @@ use std::time::Duration;
 pub use access_log::*;
 pub use bootstrap::*;
 pub use cluster::*;
+pub use fault::*;
 pub use hcm::*;
 pub use http_filter::*;
 pub use listener::*;

@@ -135,8 +135,9 @@ fn with_argument(command: &Command<'_>) -> Result<Option<Op>, String> {
             other => return Err(format!("GRPC_STATUS({other}): use CAMEL_STRING, SNAKE_STRING or NUMBER")),
         }),
         "COMMON_DURATION" => common_duration(command.required()?)?,
-        // Nothing in this build writes dynamic metadata or filter state, so reading them finds nothing.
-        "DYNAMIC_METADATA" | "FILTER_STATE" | "UPSTREAM_FILTER_STATE" => {
+        "DYNAMIC_METADATA" => metadata(MetadataOf::Dynamic, command.required()?),
+        // Nothing in this build writes filter state, so reading it finds nothing.
+        "FILTER_STATE" | "UPSTREAM_FILTER_STATE" => {
             command.required()?;
             Op::Absent
         }

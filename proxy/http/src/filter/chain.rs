@@ -63,7 +63,7 @@ impl Chain {
         let entry = |filter: &HttpFilter| Entry {
             name: filter.name.clone(),
             disabled: filter.disabled,
-            filter: Arc::new(Filter::build(&filter.kind, scope)),
+            filter: Arc::new(Filter::build(filter, scope)),
         };
         Self(filters.iter().map(entry).collect())
     }

@@ -48,7 +48,6 @@ impl<'a> Step<'a> {
     }
 
     /// It takes time to tell.
-    #[expect(dead_code, reason = "for filters to come")]
     pub(crate) fn wait(verdict: impl Future<Output = Verdict> + 'a) -> Self {
         Self::Later(Box::pin(verdict))
     }
@@ -140,6 +139,11 @@ impl ResponseCx<'_> {
     pub(crate) fn split(&mut self) -> (&mut http::response::Parts, &[RouteFilterConfig]) {
         let found = self.route.and_then(|route| route.filter(self.name));
         (self.parts, found.map_or(&[], |found| &found.levels))
+    }
+
+    /// Keeps something for this request, until its end.
+    pub(crate) fn keep(&self, state: State) {
+        self.stream.filters.keep(self.place, state);
     }
 
     /// What was kept for this request.

@@ -33,9 +33,11 @@ mod body;
 mod chain;
 mod context;
 mod cors;
+mod fault;
 mod header_mutation;
+mod named;
 
-use outrider_config::model::HttpFilterKind;
+use outrider_config::model::{HttpFilter, HttpFilterKind};
 use outrider_core::stats::Scope;
 
 pub(crate) use body::Mapped;
@@ -46,6 +48,7 @@ pub(crate) use context::{RequestCx, ResponseCx, Step, Verdict};
 #[derive(Debug)]
 pub(crate) enum Filter {
     Cors(cors::Cors),
+    Fault(fault::Fault),
     HeaderMutation(header_mutation::HeaderMutation),
 }
 
@@ -53,13 +56,17 @@ pub(crate) enum Filter {
 #[derive(Debug)]
 pub(crate) enum State {
     Cors(cors::Latched),
+    Fault(Box<fault::Faulted>),
 }
 
 impl Filter {
     /// The filter for `config`. `scope` is the connection manager's (`http.<stat_prefix>.`).
-    fn build(config: &HttpFilterKind, scope: &Scope) -> Self {
-        match config {
+    fn build(config: &HttpFilter, scope: &Scope) -> Self {
+        match &config.kind {
             HttpFilterKind::Cors => Self::Cors(cors::Cors::new(scope)),
+            HttpFilterKind::Fault(fault) => {
+                Self::Fault(fault::Fault::new(config.name.text(), fault.clone(), scope))
+            }
             HttpFilterKind::HeaderMutation(config) => {
                 Self::HeaderMutation(header_mutation::HeaderMutation::new(config.clone()))
             }
@@ -70,6 +77,7 @@ impl Filter {
     fn request<'a>(&'a self, cx: RequestCx<'a>) -> Step<'a> {
         match self {
             Self::Cors(filter) => filter.request(cx),
+            Self::Fault(filter) => filter.request(cx),
             Self::HeaderMutation(filter) => filter.request(cx),
         }
     }
@@ -78,6 +86,7 @@ impl Filter {
     fn response(&self, cx: ResponseCx<'_>) {
         match self {
             Self::Cors(_) => cors::response(cx),
+            Self::Fault(_) => fault::response(cx),
             Self::HeaderMutation(filter) => filter.response(cx),
         }
     }

@@ -12,11 +12,13 @@ use crate::stream::Stream;
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
-/// The reason phrase is ours, not the upstream's; Envoy has none for codes that are not registered, and for 418.
+/// The reason phrase is ours, not the upstream's; Envoy has none for codes that are not registered, and for
+/// 418 and 451.
 fn reason(status: StatusCode, extensions: &mut http::Extensions) {
     const UNKNOWN: ReasonPhrase = ReasonPhrase::from_static(b"Unknown");
     const LAST: ReasonPhrase = ReasonPhrase::from_static(b"Last Unassigned Server Error Code");
-    let known = status.canonical_reason().is_some() && status != StatusCode::IM_A_TEAPOT;
+    let nameless = matches!(status, StatusCode::IM_A_TEAPOT | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS);
+    let known = status.canonical_reason().is_some() && !nameless;
     match status.as_u16() {
         599 => drop(extensions.insert(LAST)),
         _ if !known => drop(extensions.insert(UNKNOWN)),

@@ -434,6 +434,15 @@ impl Selected {
         }
     }
 
+    /// The name of the cluster that a request with these headers goes to.
+    pub(crate) fn cluster_name<'a>(&'a self, headers: &'a http::HeaderMap) -> Option<&'a str> {
+        match (self.cluster(), &self.forward()?.cluster) {
+            (Some(slot), _) => Some(&slot.name),
+            (None, ClusterSpecifier::Header(name)) => headers.get(name)?.to_str().ok(),
+            (None, _) => None,
+        }
+    }
+
     /// The slots of the mirrors' clusters, in the order of the policies.
     pub(crate) fn mirrors(&self) -> &[Option<Arc<ClusterSlot>>] {
         match self.route().map(|route| &route.action) {

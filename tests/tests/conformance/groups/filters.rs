@@ -347,3 +347,151 @@ pub(crate) fn chains() -> Group {
     ]);
     Group::new("chains").upstreams(&["a"]).http("main", &manager(&filters, &routes)).cases(cases)
 }
+
+const FAULT: &str = "fault.v3.HTTPFault";
+
+/// `envoy.filters.http.fault`
+pub(crate) fn fault() -> Group {
+    let per_route = |what: &str| {
+        format!(
+            "typed_per_filter_config: {{ envoy.filters.http.fault: {{ \"@type\": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, {what} }} }}"
+        )
+    };
+    let all = "percentage: { numerator: 100 }";
+    let never = "percentage: { numerator: 0 }";
+    let rows = [
+        ("/abort", format!("abort: {{ http_status: 418, {all} }}")),
+        ("/never", format!("abort: {{ http_status: 418, {never} }}, delay: {{ fixed_delay: 9s, {never} }}")),
+        ("/body", format!("abort: {{ http_status: 503, response_body: \"own words\", {all} }}")),
+        (
+            "/million",
+            "abort: { http_status: 500, percentage: { numerator: 1000000, denominator: MILLION } }".into(),
+        ),
+        ("/grpc", format!("abort: {{ grpc_status: 8, {all} }}")),
+        (
+            "/header",
+            format!("abort: {{ header_abort: {{}}, {all} }}, delay: {{ header_delay: {{}}, {all} }}"),
+        ),
+        ("/half", "abort: { header_abort: {}, percentage: { numerator: 0 } }".into()),
+        ("/delay", format!("delay: {{ fixed_delay: 0.05s, {all} }}")),
+        ("/both", format!("delay: {{ fixed_delay: 0.05s, {all} }}, abort: {{ http_status: 429, {all} }}")),
+        ("/cluster", format!("abort: {{ http_status: 418, {all} }}, upstream_cluster: b")),
+        (
+            "/headers",
+            format!(
+                "abort: {{ http_status: 418, {all} }}, headers: [ {{ name: x-fault, string_match: {{ exact: \"yes\" }} }}, {{ name: x-other, present_match: true }} ]"
+            ),
+        ),
+        ("/nodes", format!("abort: {{ http_status: 418, {all} }}, downstream_nodes: [ one, two ]")),
+        ("/full", format!("abort: {{ http_status: 418, {all} }}, max_active_faults: 0")),
+        ("/room", format!("abort: {{ http_status: 418, {all} }}, max_active_faults: 1")),
+        ("/quiet", format!("abort: {{ http_status: 418, {all} }}, disable_downstream_cluster_stats: true")),
+        ("/meta", format!("abort: {{ http_status: 418, {all} }}, filter_metadata: {{ hello: world, n: 1 }}")),
+        ("/limit", format!("response_rate_limit: {{ fixed_limit: {{ limit_kbps: 1 }}, {all} }}")),
+        ("/slow", format!("response_rate_limit: {{ header_limit: {{}}, {all} }}")),
+        ("/h2", format!("response_rate_limit: {{ fixed_limit: {{ limit_kbps: 1 }}, {all} }}")),
+        ("/none", "max_active_faults: 5".into()),
+    ];
+    let mut routes = String::from("virtual_hosts:\n- name: all\n  domains: [\"*\"]\n  routes:\n");
+    for (path, what) in rows {
+        let cluster = if path == "/h2" { "h2" } else { "a" };
+        routes.push_str(&format!(
+            "  - match: {{ prefix: {path} }}\n    route: {{ cluster: {cluster} }}\n    response_headers_to_add: [ {{ header: {{ key: x-route, value: r }} }} ]\n    {}\n",
+            per_route(&what)
+        ));
+    }
+    routes.push_str(
+        "  - { match: { prefix: /direct }, direct_response: { status: 200, body: { inline_string: ok } } }\n",
+    );
+    routes.push_str("  - { match: { prefix: / }, route: { cluster: a } }\n");
+    let own =
+        format!("abort: {{ http_status: 500, {all} }}\nheaders: [ {{ name: x-own, present_match: true }} ]");
+    let log = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS% [%DYNAMIC_METADATA(envoy.filters.http.fault)%] [%DYNAMIC_METADATA(envoy.filters.http.fault:hello)%] %METADATA(DYNAMIC:envoy.filters.http.fault:n)%";
+    let noted = format!(
+        "{}{}",
+        manager(&[("envoy.filters.http.fault", FAULT, "", &own)], &routes),
+        outrider_tests::bootstrap::access_log(log)
+    );
+    let stats = &["http.main.fault.*", "cluster.a.upstream_rq_total", "http.main.downstream_rq_4xx"];
+    let one = |name: &str, path: &str| case(name, get(path)).stats(stats);
+    let with = |name: &str, path: &str, headers: &[(&str, &str)]| {
+        let request = headers.iter().fold(get(path), |request, (name, value)| request.h(name, value));
+        case(name, request).stats(stats)
+    };
+    let abort = "x-envoy-fault-abort-request";
+    let grpc = "x-envoy-fault-abort-grpc-request";
+    let delay = "x-envoy-fault-delay-request";
+    Group::new("fault")
+        .upstreams(&["a"])
+        .with(|b| b.hosts("h2", &["a"], crate::driver::case::H2_CLUSTER))
+        .http("main", &manager(&[("envoy.filters.http.fault", FAULT, "", &own)], &routes))
+        .http("noted", &noted)
+        .cases([
+            one("abort", "/abort"),
+            case("abort over h2", get("/abort").h2()),
+            case("abort of a call", Req::grpc("/abort", &["x"])),
+            case("abort of HEAD", req("HEAD", "/abort")),
+            case("abort with a body", post("/abort", "body")),
+            one("never", "/never"),
+            one("body", "/body"),
+            one("of a million", "/million"),
+            one("grpc status of a plain request", "/grpc"),
+            case("grpc status of a call", Req::grpc("/grpc", &["x"])),
+            one("header absent", "/header"),
+            with("header", "/header", &[(abort, "451")]),
+            with("header out of range", "/header", &[(abort, "600")]),
+            with("header not a number", "/header", &[(abort, "abc")]),
+            with(
+                "header with a share",
+                "/header",
+                &[(abort, "451"), ("x-envoy-fault-abort-request-percentage", "0")],
+            ),
+            with(
+                "header with a share above",
+                "/half",
+                &[(abort, "451"), ("x-envoy-fault-abort-request-percentage", "100")],
+            ),
+            with("header for grpc", "/header", &[(grpc, "5")]),
+            case("header for grpc of a call", Req::grpc("/header", &["x"]).h(grpc, "5")),
+            case("both headers of a call", Req::grpc("/header", &["x"]).h(grpc, "5").h(abort, "403")),
+            with("header delays", "/header", &[(delay, "30")]),
+            with(
+                "header delays not",
+                "/header",
+                &[(delay, "30"), ("x-envoy-fault-delay-request-percentage", "0")],
+            ),
+            with("header delays by nothing", "/header", &[(delay, "0")]),
+            one("delay", "/delay"),
+            case("delay with a body", post("/delay", "body")),
+            one("delay and abort", "/both"),
+            one("another cluster", "/cluster"),
+            one("headers absent", "/headers"),
+            with("headers", "/headers", &[("x-fault", "yes"), ("x-other", "")]),
+            with("one header of two", "/headers", &[("x-fault", "yes")]),
+            one("node absent", "/nodes"),
+            with("node", "/nodes", &[("x-envoy-downstream-service-node", "two")]),
+            with("another node", "/nodes", &[("x-envoy-downstream-service-node", "three")]),
+            one("no room", "/full"),
+            one("room for one", "/room"),
+            with("by the caller's cluster", "/both", &[("x-envoy-downstream-service-cluster", "caller")]),
+            with(
+                "not by the caller's cluster",
+                "/quiet",
+                &[("x-envoy-downstream-service-cluster", "caller")],
+            ),
+            case("limited", get("/limit")).reply(Reply::text(&"x".repeat(120))).stats(stats),
+            case("limited with trailers", get("/h2").h2())
+                .reply(Reply::text(&"x".repeat(120)).trailer("x-t", "1")),
+            case("limited by a header", get("/slow").h("x-envoy-fault-throughput-response", "1"))
+                .reply(Reply::text(&"x".repeat(120)))
+                .stats(stats),
+            case("limited by no header", get("/slow")).reply(Reply::text(&"x".repeat(120))).stats(stats),
+            one("nothing", "/none"),
+            with("the filter's own", "/", &[("x-own", "1")]),
+            with("the filter's own on a direct response", "/direct", &[("x-own", "1")]),
+            with("a route's in place of the filter's own", "/none", &[("x-own", "1")]),
+            with("no route", "/nowhere", &[]),
+            case("metadata", get("/meta").to("noted")),
+            case("no metadata", get("/abort").to("noted")),
+        ])
+}

@@ -66,6 +66,7 @@ pub(crate) fn all() -> Vec<Group> {
         filters::chains(),
         filters::header_mutation(),
         filters::cors(),
+        filters::fault(),
         runtime::runtime(),
         runtime::runtime_default(),
         runtime::runtime_logs(),

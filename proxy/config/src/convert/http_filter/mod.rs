@@ -4,6 +4,7 @@
 //! [`kind`] and [`route_config`] know it by the type of its message, as Envoy does. What runs is in `outrider-http`.
 
 mod cors;
+mod fault;
 mod header_mutation;
 
 use std::collections::{BTreeSet, HashMap};
@@ -119,6 +120,8 @@ fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Kind<HttpFilterKind> {
     use outrider_proto::any::is;
     Kind::Known(if is::<ext::cors::v3::Cors>(any) {
         unpack(cx, path, any).map(|ext::cors::v3::Cors {}| HttpFilterKind::Cors)
+    } else if is::<ext::fault::v3::HttpFault>(any) {
+        unpack(cx, path, any).map(|message| HttpFilterKind::Fault(Arc::new(fault::fault(cx, path, &message))))
     } else if is::<ext::header_mutation::v3::HeaderMutation>(any) {
         unpack(cx, path, any).map(|message| {
             HttpFilterKind::HeaderMutation(Arc::new(header_mutation::filter(cx, path, &message)))
@@ -134,6 +137,9 @@ fn route_config(cx: &Cx, path: &Path<'_>, any: &Any) -> Kind<RouteFilterConfig> 
     Kind::Known(if is::<ext::cors::v3::CorsPolicy>(any) {
         unpack(cx, path, any)
             .map(|message| RouteFilterConfig::Cors(Arc::new(cors::policy(cx, path, &message))))
+    } else if is::<ext::fault::v3::HttpFault>(any) {
+        unpack(cx, path, any)
+            .map(|message| RouteFilterConfig::Fault(Arc::new(fault::fault(cx, path, &message))))
     } else if is::<ext::header_mutation::v3::HeaderMutationPerRoute>(any) {
         unpack(cx, path, any).map(|message| {
             RouteFilterConfig::HeaderMutation(Arc::new(header_mutation::per_route(cx, path, &message)))

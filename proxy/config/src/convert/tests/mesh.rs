@@ -114,11 +114,7 @@ fn listeners_of_a_sidecar() {
     let at = "filter_chains[0].filters[0].typed_config";
     assert_eq!(
         refused(ResourceKind::Listener, &listener(&manager, outbound)),
-        [
-            format!("{at}.tracing"),
-            format!("{at}.http_filters[0].typed_config"),
-            format!("{at}.http_filters[1].typed_config"),
-        ]
+        [format!("{at}.tracing"), format!("{at}.http_filters[0].typed_config"),]
     );
 }
 
