@@ -1,7 +1,8 @@
 //! Connections that leave HTTP: WebSocket and its kin, and CONNECT.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use hyper_util::rt::TokioIo;
@@ -9,6 +10,8 @@ use outrider_net::io::IoStream;
 use outrider_upstream::PendingTunnel;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::hcm::conn::Conn;
+use crate::hcm::timer::Timer;
 use crate::stream::{Stream, StreamGuard};
 
 const BUFFER: usize = 16 * 1024;
@@ -25,9 +28,28 @@ impl PendingUpgrade {
         Self { guard, upstream }
     }
 
-    /// Relays between the client's `io` and the upstream until one of them ends.
-    pub(crate) async fn run_h1(self, io: IoStream) {
-        self.run(io).await;
+    /// Relays between the client's `io` and the upstream until one of them ends, or `conn` has to.
+    pub(crate) async fn run_h1(self, conn: &Rc<Conn>, io: IoStream) {
+        let mut relay = pin!(self.run(io));
+        let mut terminated = pin!(conn.drain.clone().terminated());
+        let mut drain = conn.drain.clone();
+        let mut timer = Timer::new();
+        let mut watched = false;
+        poll_fn(|cx| {
+            // HTTP has left the connection: its limits and its listener's have not.
+            conn.register(cx);
+            if relay.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let changed = drain.take_change();
+            if (!std::mem::replace(&mut watched, true) || changed) && terminated.as_mut().poll(cx).is_ready()
+            {
+                conn.local_close.set(true);
+                return Poll::Ready(());
+            }
+            timer.poll(cx, conn, |now| conn.tick(now)).map(|_| conn.local_close.set(true))
+        })
+        .await;
     }
 
     /// The same for an HTTP/2 stream that becomes a tunnel.

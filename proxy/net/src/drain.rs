@@ -1,5 +1,8 @@
 //! Draining: how connections learn that they should finish.
 
+use std::cell::OnceCell;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use outrider_core::rng::Rng;
@@ -27,23 +30,38 @@ pub enum DrainPhase {
 
 /// The side that says so.
 #[derive(Debug, Clone)]
-pub struct DrainController(watch::Sender<DrainPhase>);
+pub struct DrainController {
+    phase: watch::Sender<DrainPhase>,
+    reason: Arc<OnceLock<&'static str>>,
+}
 
 impl DrainController {
     /// A controller whose watchers serve.
     #[expect(clippy::new_without_default, reason = "a controller is made on purpose")]
     pub fn new() -> Self {
-        Self(watch::Sender::new(DrainPhase::Serving))
+        Self { phase: watch::Sender::new(DrainPhase::Serving), reason: Arc::default() }
     }
 
     /// A watcher.
     pub fn watch(&self) -> DrainWatch {
-        DrainWatch(self.0.subscribe())
+        DrainWatch { phase: self.phase.subscribe(), reason: self.reason.clone(), elsewhere: None }
+    }
+
+    /// [`start`](Self::start) for a reason, by which the connections that end from now on are counted.
+    pub fn start_because(&self, reason: &'static str, duration: Duration, gradual: bool) {
+        // The first reason counts.
+        let _ = self.reason.set(reason);
+        self.start(duration, gradual);
+    }
+
+    /// Wakes all watchers: some of them are to follow another controller.
+    pub fn poke(&self) {
+        self.phase.send_modify(|_| {});
     }
 
     /// Begins to drain. Does nothing when it drains already.
     pub fn start(&self, duration: Duration, gradual: bool) {
-        self.0.send_if_modified(|phase| {
+        self.phase.send_if_modified(|phase| {
             let serving = *phase == DrainPhase::Serving;
             if serving {
                 *phase = DrainPhase::Draining { started: Instant::now(), duration, ending: false, gradual };
@@ -55,7 +73,7 @@ impl DrainController {
     /// Drains because the process is about to end, whatever was begun before: all clients are asked to go at once, and
     /// connections that do nothing are closed.
     pub fn end(&self, duration: Duration) {
-        self.0.send_replace(DrainPhase::Draining {
+        self.phase.send_replace(DrainPhase::Draining {
             started: Instant::now(),
             duration,
             ending: true,
@@ -65,7 +83,7 @@ impl DrainController {
 
     /// Whether the time that was given to finish has passed.
     pub fn is_over(&self) -> bool {
-        match *self.0.borrow() {
+        match *self.phase.borrow() {
             DrainPhase::Serving => false,
             DrainPhase::Draining { started, duration, .. } => started.elapsed() >= duration,
             DrainPhase::Terminated => true,
@@ -74,24 +92,71 @@ impl DrainController {
 
     /// Cuts off what still runs.
     pub fn terminate(&self) {
-        self.0.send_replace(DrainPhase::Terminated);
+        self.phase.send_replace(DrainPhase::Terminated);
     }
 }
 
 /// The side that listens; one for each connection.
 #[derive(Debug, Clone)]
-pub struct DrainWatch(watch::Receiver<DrainPhase>);
+pub struct DrainWatch {
+    phase: watch::Receiver<DrainPhase>,
+    reason: Arc<OnceLock<&'static str>>,
+    /// Present where the connection may be told to follow another controller.
+    elsewhere: Option<Rc<Elsewhere>>,
+}
+
+/// The way to have one connection drained by itself: its watches follow another controller than those of its chain.
+#[derive(Debug, Default)]
+pub(crate) struct Elsewhere(OnceCell<watch::Receiver<DrainPhase>>);
+
+impl Elsewhere {
+    /// From the next [`DrainController::poke`] of their own on, the watches follow `controller`. False when they
+    /// follow another one already.
+    pub(crate) fn follow(&self, controller: &DrainController) -> bool {
+        self.0.set(controller.phase.subscribe()).is_ok()
+    }
+}
 
 impl DrainWatch {
-    /// The phase now.
-    pub fn phase(&self) -> DrainPhase {
-        *self.0.borrow()
+    /// A watch of the same that can be told to follow another controller.
+    pub(crate) fn movable(&self) -> (Self, Rc<Elsewhere>) {
+        let elsewhere = Rc::<Elsewhere>::default();
+        (Self { elsewhere: Some(elsewhere.clone()), ..self.clone() }, elsewhere)
     }
 
-    /// Whether the phase has changed since [`changed`](Self::changed) last returned on this very handle:
-    /// an atomic load, for loops that cannot afford to poll that future each time.
-    pub fn has_changed(&self) -> bool {
-        self.0.has_changed().unwrap_or(false)
+    /// The phase now.
+    pub fn phase(&self) -> DrainPhase {
+        let elsewhere = self.elsewhere.as_ref().and_then(|elsewhere| elsewhere.0.get());
+        *elsewhere.unwrap_or(&self.phase).borrow()
+    }
+
+    /// Why it drains, where that was said.
+    pub fn reason(&self) -> Option<&'static str> {
+        self.reason.get().copied()
+    }
+
+    /// Whether the phase has changed since this was last asked of this very handle: an atomic load, for loops that
+    /// cannot afford to poll [`changed`](Self::changed) each time.
+    pub fn take_change(&mut self) -> bool {
+        match self.phase.has_changed() {
+            Ok(false) => false,
+            Ok(true) => {
+                self.phase.mark_unchanged();
+                self.move_on();
+                true
+            }
+            // What was said last may not have been heard.
+            Err(_) => true,
+        }
+    }
+
+    /// Takes up the other controller, if there is one now.
+    fn move_on(&mut self) {
+        let elsewhere = self.elsewhere.as_ref().and_then(|elsewhere| elsewhere.0.get());
+        if let Some(phase) = elsewhere.cloned() {
+            self.phase = phase;
+            self.elsewhere = None;
+        }
     }
 
     /// Waits until what still runs is to be cut off.
@@ -103,9 +168,10 @@ impl DrainWatch {
 
     /// Waits for the next change of phase. For ever, once the controller is gone.
     pub async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
+        if self.phase.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
+        self.move_on();
     }
 
     /// Whether a connection that has just finished something should be closed now: always when draining

@@ -143,6 +143,7 @@ impl Listening {
                 (running.built, running.handlers) = (built, handlers);
             }
             Command::Remove(name) => drop(self.running.remove(&name)),
+            Command::Judge(narrowed) => self.siblings.judge(narrowed),
         }
     }
 
@@ -159,7 +160,7 @@ impl Listening {
             before.iter().flat_map(|before| before.built.chains.iter().zip(&before.handlers))
         {
             let next = built.chains.iter().zip(&handlers);
-            let next = next.filter(|(chain, _)| chain.config.entry_hash == old.config.entry_hash);
+            let next = next.filter(|(chain, _)| chain.config.succeeds(&old.config));
             if let Some(next) = next.map(|(_, next)| next).next()
                 && !Rc::ptr_eq(next, handler)
             {

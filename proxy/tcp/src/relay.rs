@@ -130,7 +130,8 @@ impl Relay {
                 return Poll::Ready(end);
             }
         }
-        if (must || self.drain.has_changed()) && self.terminated.as_mut().poll(cx).is_ready() {
+        let changed = self.drain.take_change();
+        if (must || changed) && self.terminated.as_mut().poll(cx).is_ready() {
             return Poll::Ready(End::Terminated);
         }
         Poll::Pending

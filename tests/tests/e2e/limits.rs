@@ -5,10 +5,11 @@ use std::{fs, time::Duration};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use outrider_tests::{
-    binary, client::Conn, ports::Lease, proxy::Proxy, reply::Reply, upstream::Upstream, wait,
+    binary, bootstrap::Bootstrap, client::Conn, ports::Lease, proxy::Proxy, reply::Reply, upstream::Upstream,
+    wait,
 };
 
-use crate::start::{Stage, places, simple};
+use crate::start::{ALL, Stage, places, simple};
 
 /// The resident memory of a process in MiB.
 fn rss(pid: u32) -> Result<u64> {
@@ -115,5 +116,23 @@ async fn running_out_of_files_slows_accepting_and_kills_nothing() -> Result<()> 
     .with_context(|| proxy.output())?;
     assert_eq!(response.status, 200);
     assert!(proxy.pid().is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_web_socket_that_says_nothing_for_too_long_is_ended() -> Result<()> {
+    let hcm = format!("{ALL}\nstream_idle_timeout: 0.5s\nupgrade_configs: [ {{ upgrade_type: websocket }} ]");
+    let stage = Stage::new(&Bootstrap::new().http("main", &hcm).hosts("up", &["up"], "")).await?;
+    stage.script.set(&[Reply::switch("websocket")], &[]);
+    let mut conn = Conn::plain(stage.port("main")).await?;
+    conn.send("GET / HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await?;
+    assert_eq!(conn.response("GET").await?.status, 101);
+    for _ in 0..4 {
+        conn.send("hello").await?;
+        assert_eq!(conn.read_until(|all| all.len() >= 5).await?, b"hello");
+    }
+    let (rest, end) = conn.drain(wait::LIMIT).await;
+    assert!(rest.is_empty() && end != "open", "{rest:?}, {end}");
+    assert_eq!(stage.proxy.stat("http.main.downstream_rq_idle_timeout").await?, Some(1));
     Ok(())
 }

@@ -3,8 +3,10 @@
 mod admin;
 mod config;
 mod drain;
+mod eds;
 mod generations;
 mod limits;
+mod narrowing;
 mod runtime;
 mod sockets;
 mod start;

@@ -112,6 +112,7 @@ pub(crate) fn chain(cx: &Cx, path: &Path<'_>, message: &pb::FilterChain) -> Opti
             };
             hash(&entry.encode_to_vec())
         },
+        match_hash: hash(&filter_chain_match.clone().unwrap_or_default().encode_to_vec()),
     })
 }
 

@@ -12,7 +12,9 @@ use super::address::{Names, keepalive, required, socket_options};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::scalar::{bool_of, enumeration, runtime_integer, stat_name, timeout, u32_of};
 use super::{filter_chain, json, listener_filter};
-use crate::model::{Listener, ListenerAddress, NO_LIMIT, RuntimeInteger, SocketAddress, TrafficDirection};
+use crate::model::{
+    FilterChain, Listener, ListenerAddress, NO_LIMIT, RuntimeInteger, SocketAddress, TrafficDirection,
+};
 
 /// A listener; `None`, and an error, when it lacks what it cannot do without.
 #[expect(clippy::too_many_lines, reason = "one message of forty fields, destructured and built once")]
@@ -83,7 +85,9 @@ pub(crate) fn listener(cx: &Cx, path: &Path<'_>, message: &pb::Listener) -> Opti
     let chains = filter_chain::chains(cx, &path.field("filter_chains"), filter_chains);
     let default_filter_chain = default_filter_chain
         .as_ref()
-        .map(|message| filter_chain::chain(cx, &path.field("default_filter_chain"), message).map(Arc::new));
+        .map(|message| filter_chain::chain(cx, &path.field("default_filter_chain"), message))
+        // It is another place than that of a chain without a match.
+        .map(|chain| chain.map(|chain| Arc::new(FilterChain { match_hash: !chain.match_hash, ..chain })));
     if filter_chains.is_empty() && default_filter_chain.is_none() {
         cx.error(&path.field("filter_chains"), "no filter chain: give one, or a default_filter_chain");
     }

@@ -119,6 +119,7 @@ pub(crate) async fn serve(conn: &Rc<Conn>, io: IoStream) -> Option<IoStream> {
     let outcome = {
         let mut timer = Timer::new();
         let mut terminated = std::pin::pin!(conn.drain.clone().terminated());
+        let mut drain = conn.drain.clone();
         let mut watched = false;
         poll_fn(|cx| {
             conn.begin_turn();
@@ -126,8 +127,9 @@ pub(crate) async fn serve(conn: &Rc<Conn>, io: IoStream) -> Option<IoStream> {
             if let Poll::Ready(result) = Pin::new(&mut http).poll(cx) {
                 return Poll::Ready(Outcome::Done(result));
             }
-            let look = !std::mem::replace(&mut watched, true) || conn.drain.has_changed();
-            if conn.drain.has_changed() {
+            let changed = drain.take_change();
+            let look = !std::mem::replace(&mut watched, true) || changed;
+            if changed {
                 // The end of the process closes what is idle now.
                 conn.want(std::time::Instant::now());
             }
@@ -152,7 +154,7 @@ pub(crate) async fn serve(conn: &Rc<Conn>, io: IoStream) -> Option<IoStream> {
     let mut io = parts.io.into_inner().into_inner();
     if let Some(upgrade) = h1.upgrade.take() {
         io.set_prefix(parts.read_buf);
-        Box::pin(upgrade.run_h1(io)).await;
+        Box::pin(upgrade.run_h1(conn, io)).await;
         return None;
     }
     match outcome {

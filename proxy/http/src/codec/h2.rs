@@ -41,6 +41,7 @@ pub(crate) async fn serve(conn: &Rc<Conn>, io: IoStream) -> Option<IoStream> {
     let mut timer = Timer::new();
     let mut told = false;
     let mut terminated = std::pin::pin!(conn.drain.clone().terminated());
+    let mut drain = conn.drain.clone();
     let mut watched = false;
     let ended: Result<hyper::Result<()>, Ending> = poll_fn(|cx| {
         conn.register(cx);
@@ -48,8 +49,9 @@ pub(crate) async fn serve(conn: &Rc<Conn>, io: IoStream) -> Option<IoStream> {
             if let Poll::Ready(result) = Pin::new(&mut http).poll(cx) {
                 return Poll::Ready(Ok(result));
             }
-            let look = !std::mem::replace(&mut watched, true) || conn.drain.has_changed();
-            if conn.drain.has_changed() && !told {
+            let changed = drain.take_change();
+            let look = !std::mem::replace(&mut watched, true) || changed;
+            if changed && !told {
                 conn.want(std::time::Instant::now());
             }
             if look && terminated.as_mut().poll(cx).is_ready() {

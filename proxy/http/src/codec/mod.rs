@@ -101,6 +101,7 @@ async fn first_bytes(conn: &Conn, io: &mut IoStream, known: Option<Codec>) -> Op
     });
     let mut timer = Timer::new();
     let mut terminated = std::pin::pin!(conn.drain.clone().terminated());
+    let mut drain = conn.drain.clone();
     let mut watched = false;
     let mut read = Vec::new();
     poll_fn(|cx| {
@@ -121,8 +122,9 @@ async fn first_bytes(conn: &Conn, io: &mut IoStream, known: Option<Codec>) -> Op
                 return Poll::Ready(Some(codec));
             }
         }
-        let look = !std::mem::replace(&mut watched, true) || conn.drain.has_changed();
-        if conn.drain.has_changed() {
+        let changed = drain.take_change();
+        let look = !std::mem::replace(&mut watched, true) || changed;
+        if changed {
             // The end of the process closes what is idle now.
             conn.want(std::time::Instant::now());
         }

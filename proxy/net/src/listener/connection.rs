@@ -18,6 +18,7 @@ use super::filters::{FilterEnd, Inspected};
 use super::limits;
 use super::shared::ChainShared;
 use super::worker::LocalListener;
+use crate::drain::DrainWatch;
 use crate::handler::{ConnectionHandler, Downstream, SessionSlot};
 use crate::io::IoStream;
 use crate::tls::ServerTls;
@@ -37,6 +38,8 @@ struct Waiting<'a>(&'a LocalListener);
 struct Open {
     place: Place,
     accepted: Instant,
+    /// The index of its filter chain.
+    chain: u32,
     /// Only where somebody logs.
     info: Option<Rc<ConnInfo>>,
     session: Option<SessionSlot>,
@@ -168,7 +171,7 @@ fn choose(place: Place, socket: Accepted, facts: Facts) -> Option<Chosen> {
         protocols: &seen.protocols,
     };
     match shared.tree.find(&input).or(shared.default_chain) {
-        Some(chain) => Some(Chosen { open: Open::new(place, facts.accepted), socket, facts, chain }),
+        Some(chain) => Some(Chosen { open: Open::new(place, facts.accepted, chain), socket, facts, chain }),
         None => {
             shared.stats.no_filter_chain_match().inc();
             if !shared.logger.is_empty() {
@@ -237,13 +240,13 @@ impl Drop for Waiting<'_> {
 }
 
 impl Open {
-    fn new(place: Place, accepted: Instant) -> Self {
+    fn new(place: Place, accepted: Instant, chain: usize) -> Self {
         let (stats, worker) = (&place.listener.shared.stats, &place.listener.worker_stats);
         stats.downstream_cx_total().inc();
         stats.downstream_cx_active().inc();
         worker.downstream_cx_total().inc();
         worker.downstream_cx_active().inc();
-        Self { place, accepted, info: None, session: None }
+        Self { place, accepted, chain: chain as u32, info: None, session: None }
     }
 }
 
@@ -255,6 +258,9 @@ impl Drop for Open {
         stats.downstream_cx_destroy().inc();
         stats.downstream_cx_length_ms().record(self.accepted.elapsed().as_millis() as u64);
         listener.worker_stats.downstream_cx_active().dec();
+        if let Some(reason) = listener.drains.get(self.chain as usize).and_then(DrainWatch::reason) {
+            listener.shared.closed_by_update(reason);
+        }
         if let Some(info) = self.info.take() {
             let session = self.session.take().and_then(|session| session.borrow_mut().take());
             log(listener, session.map_or_else(|| StreamInfo::new(info, None), |session| *session));
@@ -310,7 +316,17 @@ impl Chosen {
             },
         };
         match outcome {
-            Ok((stream, info)) => Some(ready(self.open, stream, self.facts, self.chain, Some(Rc::new(info)))),
+            Ok((stream, info)) => {
+                // The context may have changed meanwhile: then nobody else looks at this connection.
+                let now = chain.tls.as_ref()?.load();
+                if !Arc::ptr_eq(&now, &tls)
+                    && let Err(reason) = now.admits(&info)
+                {
+                    listener.shared.closed_by_update(reason);
+                    return None;
+                }
+                Some(ready(self.open, stream, self.facts, self.chain, Some(Rc::new(info))))
+            }
             Err(error) => {
                 tracing::debug!(listener = &*listener.shared.config.name, %error, "TLS handshake failed");
                 if !listener.shared.logger.is_empty() {
@@ -329,12 +345,18 @@ fn ready(mut open: Open, stream: IoStream, facts: Facts, chain: usize, tls: Opti
     let shared = &listener.shared;
     // The index comes from this listener's own tree, and handlers and drains lie beside its chains.
     let handler = listener.handlers[chain].clone();
+    let mut drain = listener.drains[chain].clone();
+    if let (Some(tls), Some(slot)) = (&tls, &shared.chains[chain].tls) {
+        let (movable, elsewhere) = drain.movable();
+        listener.siblings.admitted.add(slot, tls, &elsewhere);
+        drain = movable;
+    }
     let handshake = tls.is_some().then(|| facts.accepted.elapsed());
     let info = Rc::new(ConnInfo { handshake, ..facts.into_info(Some(&shared.chains[chain]), tls) });
     let downstream = Downstream {
         stream,
         info: info.clone(),
-        drain: listener.drains[chain].clone(),
+        drain,
         buffer_limit: shared.config.per_connection_buffer_limit,
         session: (!shared.logger.is_empty()).then(|| Rc::new(RefCell::new(None))),
     };

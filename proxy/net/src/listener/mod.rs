@@ -1,6 +1,7 @@
 //! Listeners: from a bound socket to a network filter.
 
 mod accepted;
+mod admitted;
 mod chains;
 mod connection;
 mod error;
@@ -10,8 +11,9 @@ mod shared;
 mod sockets;
 mod worker;
 
+pub use admitted::Narrowed;
 pub use error::{BindError, ListenerError};
 pub use limits::GlobalConnections;
-pub use shared::ListenerShared;
+pub use shared::{ListenerShared, TlsSlot};
 pub use sockets::{Sockets, WorkerSockets};
 pub use worker::{WorkerListener, WorkerListeners};

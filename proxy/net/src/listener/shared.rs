@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use outrider_config::model::{self, DynamicSecret, FindSecret};
-use outrider_core::stats::{Registry, Scope};
+use outrider_core::stats::{Counter, Registry, Scope, StatSlot};
 use outrider_core::stream::Origin;
 use outrider_telemetry::access_log::{AccessLogger, LogFiles};
 
@@ -44,12 +44,17 @@ pub struct ListenerShared {
     pub(super) global: GlobalConnections,
 }
 
+/// The place of a TLS context: who holds on to it sees the context in force.
+pub type TlsSlot = Arc<ArcSwap<ServerTls>>;
+
 /// A filter chain with its TLS context.
 #[derive(Debug)]
 pub(super) struct ChainShared {
     pub config: Arc<model::FilterChain>,
-    /// Shared with what an update put in its place, as long as the context is the same.
-    pub tls: Option<Arc<ArcSwap<ServerTls>>>,
+    /// Shared with what an update puts in its place.
+    pub tls: Option<TlsSlot>,
+    /// The context that is to take its place in the slot once the listener is in force.
+    next_tls: ArcSwapOption<ServerTls>,
     pub origin: Arc<Origin>,
 }
 
@@ -101,11 +106,29 @@ impl ListenerShared {
         &self.config
     }
 
-    /// Builds the TLS contexts anew that `changed` is part of: handshakes from now on use it, connections stay.
+    /// Puts the TLS contexts in force that it was built with: handshakes from now on use them. The slots of those that
+    /// decide otherwise than before who gets in.
+    pub fn activate(&self) -> Vec<TlsSlot> {
+        let mut narrowed = Vec::new();
+        for chain in &self.chains {
+            if let (Some(next), Some(tls)) = (chain.next_tls.swap(None), &chain.tls) {
+                store(tls, next, &mut narrowed);
+            }
+        }
+        narrowed
+    }
+
+    /// Builds the TLS contexts anew that `changed` is part of: handshakes from now on use it. Returns as
+    /// [`activate`](Self::activate).
     ///
     /// # Errors
     /// A context cannot be built with it; the one in force stays.
-    pub fn renew_tls(&self, changed: &DynamicSecret, secrets: FindSecret<'_>) -> Result<(), ListenerError> {
+    pub fn renew_tls(
+        &self,
+        changed: &DynamicSecret,
+        secrets: FindSecret<'_>,
+    ) -> Result<Vec<TlsSlot>, ListenerError> {
+        let mut narrowed = Vec::new();
         for chain in &self.chains {
             let (Some(config), Some(tls)) = (&chain.config.tls, &chain.tls) else { continue };
             if config.dynamic_secrets().iter().any(|secret| ***secret == *changed) {
@@ -113,19 +136,38 @@ impl ListenerShared {
                     .resolve(secrets)
                     .map_err(TlsError::from)
                     .and_then(|tls| ServerTls::build(&tls, self.stats.scope()));
-                tls.store(built.map_err(|source| ListenerError::Tls {
+                let built = built.map_err(|source| ListenerError::Tls {
                     listener: self.config.name.clone(),
                     chain: chain.config.name.clone(),
                     source,
-                })?);
+                })?;
+                if chain.next_tls.load().is_some() {
+                    chain.next_tls.store(Some(built));
+                } else {
+                    store(tls, built, &mut narrowed);
+                }
             }
         }
-        Ok(())
+        Ok(narrowed)
+    }
+
+    /// The stats of its own that count what an update closes, `outrider.closed_by_update.`.
+    pub(super) fn closed_by_update(&self, reason: &'static str) {
+        let (scope, slot) = (self.stats.scope().child("outrider.closed_by_update."), StatSlot::new());
+        Counter::new(&scope, &slot, reason).inc();
     }
 
     /// Connections open now, over all workers, those still in listener filters with them.
     pub fn active(&self) -> u64 {
         self.active.load(Relaxed)
+    }
+}
+
+/// Puts `next` in force; its slot joins `narrowed` where it decides otherwise than the context before.
+fn store(tls: &TlsSlot, next: Arc<ServerTls>, narrowed: &mut Vec<TlsSlot>) {
+    let before = tls.swap(next.clone());
+    if !next.admits_like(&before) {
+        narrowed.push(tls.clone());
     }
 }
 
@@ -144,7 +186,8 @@ fn build_chain(
     let known = earlier
         .and_then(|earlier| earlier.chains.iter().find(|known| known.config.entry_hash == chain.entry_hash));
     if let Some(known) = known {
-        return Ok(ChainShared { config: chain.clone(), tls: known.tls.clone(), origin });
+        let (tls, next_tls) = (known.tls.clone(), ArcSwapOption::from(known.next_tls.load_full()));
+        return Ok(ChainShared { config: chain.clone(), tls, next_tls, origin });
     }
     // A context that waits for secrets is an error here: its chain cannot serve before they have come.
     let build = |tls: &Arc<model::DownstreamTls>| ServerTls::build(&tls.resolve(secrets)?, scope);
@@ -154,5 +197,11 @@ fn build_chain(
         chain: chain.name.clone(),
         source,
     })?;
-    Ok(ChainShared { config: chain.clone(), tls: tls.map(|tls| Arc::new(ArcSwap::new(tls))), origin })
+    let succeeds = |known: &&ChainShared| known.tls.is_some() && chain.succeeds(&known.config);
+    let before = earlier.and_then(|earlier| earlier.chains.iter().find(succeeds));
+    let (tls, next_tls) = match (tls, before.and_then(|before| before.tls.clone())) {
+        (Some(next), Some(slot)) => (Some(slot), Some(next)),
+        (tls, _) => (tls.map(|tls| Arc::new(ArcSwap::new(tls))), None),
+    };
+    Ok(ChainShared { config: chain.clone(), tls, next_tls: ArcSwapOption::from(next_tls), origin })
 }

@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
 
 use super::accepted::Accepted;
+use super::admitted::Admitted;
 use super::connection;
 use super::sockets::Bound;
 use super::{ListenerShared, WorkerSockets};
@@ -43,6 +44,7 @@ outrider_core::stat_struct! {
 pub struct WorkerListeners {
     worker: usize,
     by_address: RefCell<HashMap<SocketAddr, Rc<LocalListener>>>,
+    pub(super) admitted: Admitted,
     /// Rings when a connection of this worker closes: files may be had again.
     closed: Notify,
     exhausted: Cell<Option<Instant>>,

@@ -7,6 +7,7 @@ mod identity;
 mod keylog;
 mod names;
 mod provider;
+mod roots;
 mod server;
 mod source;
 mod stats;

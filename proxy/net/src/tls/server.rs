@@ -6,9 +6,9 @@ use std::sync::Arc;
 use outrider_config::model::{self, Resolved};
 use outrider_core::stats::Scope;
 use outrider_core::stream::TlsInfo;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ServerSessionMemoryCache};
-use rustls::{CommonState, HandshakeKind, NamedGroup, ServerConfig};
+use rustls::{CommonState, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
 use tokio_rustls::LazyConfigAcceptor;
 use webpki::KeyUsage;
 
@@ -37,6 +37,16 @@ pub struct ServerTls {
     speaks_13: bool,
     identities: Arc<Identities>,
     counts: Arc<Counts>,
+    admission: Admission,
+}
+
+/// What decides which sessions may be begun.
+#[derive(Debug)]
+struct Admission {
+    verifier: Arc<PeerVerifier>,
+    versions: Vec<&'static str>,
+    /// Of TLS 1.2: those of 1.3 are always all there.
+    suites: Vec<&'static str>,
 }
 
 /// A configuration in two forms: as BoringSSL does it with Envoy's settings, the client's order of suites
@@ -91,6 +101,13 @@ impl ServerTls {
         let mut context = verifier.fingerprint();
         context.extend(identities.leaves().flat_map(sha256));
         let ticketer = tickets::producer(tls, sha256(&context))?;
+        let verifier = Arc::new(verifier);
+        let suites = provider.cipher_suites.iter().filter_map(|suite| suite_name(suite.suite()));
+        let admission = Admission {
+            verifier: verifier.clone(),
+            versions: versions(common).iter().map(|version| version_name(Some(version.version))).collect(),
+            suites: suites.map(|(_, name)| name).collect(),
+        };
         let identities = Arc::new(identities);
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&versions(common))
@@ -98,7 +115,7 @@ impl ServerTls {
                 field: "common_tls_context.tls_params".into(),
                 reason: error.to_string(),
             })?
-            .with_client_cert_verifier(Arc::new(verifier))
+            .with_client_cert_verifier(verifier)
             .with_cert_resolver(identities.clone());
         config.session_storage = if tls.disable_stateful_resumption {
             Arc::new(NoServerSessionStorage {})
@@ -118,12 +135,40 @@ impl ServerTls {
         config.alpn_protocols = alpn.clone();
         let speaks_13 = common.max_version == model::TlsVersion::V13;
         let config = ByOrder::new(config);
-        Ok(Arc::new(Self { config, without_alpn, alpn, speaks_13, identities, counts }))
+        Ok(Arc::new(Self { config, without_alpn, alpn, speaks_13, identities, counts, admission }))
     }
 
     /// The stats of this context.
     pub fn stats(&self) -> &TlsStats {
         &self.counts.base
+    }
+
+    /// Whether the session of an open connection could be begun under this context too. The passage of time is no
+    /// reason against it.
+    ///
+    /// # Errors
+    /// Why not, in the word by which it is counted.
+    pub fn admits(&self, session: &TlsInfo) -> Result<(), &'static str> {
+        let Admission { verifier, versions, suites } = &self.admission;
+        if !versions.contains(&session.version) {
+            return Err("tls_version");
+        }
+        if session.version == version_name(Some(ProtocolVersion::TLSv1_2))
+            && !suites.contains(&session.cipher)
+        {
+            return Err("tls_cipher");
+        }
+        let leaf = session.peer.as_ref().map(|leaf| leaf.der.as_slice());
+        verifier.admits(leaf, &session.peer_chain, UnixTime::now())
+    }
+
+    /// Whether [`admits`](Self::admits) answers as that of `other` does, whatever the session.
+    pub fn admits_like(&self, other: &Self) -> bool {
+        let of = |tls: &Self| {
+            let Admission { verifier, versions, suites } = &tls.admission;
+            (verifier.fingerprint(), versions.clone(), suites.clone())
+        };
+        of(self) == of(other)
     }
 
     /// Does the handshake as the server.

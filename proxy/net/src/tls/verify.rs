@@ -10,14 +10,14 @@ use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
-    RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
+    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
 };
 
 use super::TlsError;
 use super::cert::{cert_info, sha256, spki_sha256};
 use super::names::matches_any;
-use super::source::Content;
+use super::roots::Roots;
 use super::stats::{Counts, UNNAMED_CA};
 
 /// Verifies the peer's certificate, in either role.
@@ -38,13 +38,12 @@ pub(super) struct PeerVerifier {
     counts: Arc<Counts>,
 }
 
-struct Roots {
-    anchors: Vec<TrustAnchor<'static>>,
-    /// Beside the anchors: the certificates they come from, with their first and last second.
-    certificates: Vec<(CertificateDer<'static>, i64, i64)>,
-    subjects: Vec<DistinguishedName>,
-    crls: Vec<CertRevocationList<'static>>,
-    leaf_crl_only: bool,
+/// Why a certificate is not believed.
+enum Distrust {
+    Chain(webpki::Error),
+    /// None of its names is one that must be there.
+    Name,
+    Hash,
 }
 
 /// Why a certificate was refused, in Envoy's words where it has some.
@@ -131,18 +130,64 @@ impl PeerVerifier {
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
         let stats = &self.counts.base;
-        let chain = self
-            .roots
-            .as_ref()
-            .map_or(Ok(()), |roots| self.verify_chain(roots, end_entity, intermediates, now));
-        if let Err(error) = chain {
-            stats.fail_verify_error().inc();
-            return if self.accept_untrusted { Ok(()) } else { Err(refusal(&error)) };
+        let Err(distrust) = self.check(end_entity, intermediates, now, self.allow_expired) else {
+            return Ok(());
+        };
+        match distrust {
+            Distrust::Chain(_) => stats.fail_verify_error().inc(),
+            Distrust::Name => stats.fail_verify_san().inc(),
+            Distrust::Hash => stats.fail_verify_cert_hash().inc(),
         }
-        match self.verify_leaf(end_entity) {
-            Err(_) if self.accept_untrusted => Ok(()),
-            other => other,
+        if self.accept_untrusted {
+            return Ok(());
         }
+        Err(match distrust {
+            Distrust::Chain(error) => refusal(&error),
+            Distrust::Name => refused("SAN matcher"),
+            Distrust::Hash => refused("cert hash and spki"),
+        })
+    }
+
+    /// Whether the chain and its leaf are to be believed; `any_time`: at any moment.
+    fn check(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        any_time: bool,
+    ) -> Result<(), Distrust> {
+        if let Some(roots) = &self.roots {
+            self.verify_chain(roots, end_entity, intermediates, now, any_time).map_err(Distrust::Chain)?;
+        }
+        self.verify_leaf(end_entity)
+    }
+
+    /// Whether a session that was begun under another context could be begun under this one, but for the passage of
+    /// time: a certificate that has expired since is no reason. `leaf` is the certificate that the client showed, and
+    /// `behind` what came behind it.
+    ///
+    /// # Errors
+    /// Why not, in the word by which it is counted.
+    pub(super) fn admits(
+        &self,
+        leaf: Option<&[u8]>,
+        behind: &[Box<[u8]>],
+        now: UnixTime,
+    ) -> Result<(), &'static str> {
+        let Some(leaf) = leaf else {
+            return if self.require { Err("client_certificate_missing") } else { Ok(()) };
+        };
+        if self.accept_untrusted {
+            return Ok(());
+        }
+        let leaf = CertificateDer::from(leaf);
+        let behind: Vec<_> = behind.iter().map(|der| CertificateDer::from(&**der)).collect();
+        self.check(&leaf, &behind, now, true).map_err(|distrust| match distrust {
+            Distrust::Chain(webpki::Error::CertRevoked) => "client_certificate_revoked",
+            Distrust::Chain(_) => "client_certificate_untrusted",
+            Distrust::Name => "client_certificate_name",
+            Distrust::Hash => "client_certificate_hash",
+        })
     }
 
     fn verify_chain(
@@ -151,9 +196,10 @@ impl PeerVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
+        any_time: bool,
     ) -> Result<(), webpki::Error> {
         let first = match self.verify_chain_at(roots, end_entity, intermediates, now) {
-            Err(error) if self.allow_expired && is_about_time(&error) => error,
+            Err(error) if any_time && is_about_time(&error) => error,
             other => return other,
         };
         // Any moment at which the whole chain held will do: each certificate's first and last seconds
@@ -236,21 +282,18 @@ impl PeerVerifier {
     }
 
     /// Names and hashes of the leaf.
-    fn verify_leaf(&self, end_entity: &CertificateDer<'_>) -> Result<(), rustls::Error> {
-        let stats = &self.counts.base;
+    fn verify_leaf(&self, end_entity: &CertificateDer<'_>) -> Result<(), Distrust> {
         if !self.sans.is_empty() {
             let matches = cert_info(end_entity).is_some_and(|info| matches_any(&self.sans, &info));
             if !matches {
-                stats.fail_verify_san().inc();
-                return Err(refused("SAN matcher"));
+                return Err(Distrust::Name);
             }
         }
         if !self.certificate_hashes.is_empty() || !self.spki_hashes.is_empty() {
             let certificate = self.certificate_hashes.contains(&sha256(end_entity));
             let spki = || spki_sha256(end_entity).is_some_and(|hash| self.spki_hashes.contains(&hash));
             if !certificate && !spki() {
-                stats.fail_verify_cert_hash().inc();
-                return Err(refused("cert hash and spki"));
+                return Err(Distrust::Hash);
             }
         }
         Ok(())
@@ -268,41 +311,6 @@ impl PeerVerifier {
             self.counts.signature(dss.scheme);
         }
         outcome
-    }
-}
-
-impl Roots {
-    fn read(
-        source: &outrider_config::model::DataSource,
-        config: &CertificateValidation,
-    ) -> Result<Self, TlsError> {
-        let content = Content::read(source)?;
-        let mut roots = Self {
-            anchors: Vec::new(),
-            certificates: Vec::new(),
-            subjects: Vec::new(),
-            crls: Vec::new(),
-            leaf_crl_only: config.only_verify_leaf_crl,
-        };
-        for der in content.certificates()? {
-            let anchor = webpki::anchor_from_trusted_cert(&der)
-                .map_err(|error| content.wrong(format!("a certificate that cannot be a root: {error}")))?
-                .to_owned();
-            let info = cert_info(&der).ok_or_else(|| content.wrong("a certificate that cannot be read"))?;
-            roots.subjects.push(DistinguishedName::in_sequence(anchor.subject.as_ref()));
-            roots.anchors.push(anchor);
-            roots.certificates.push((der, info.not_before, info.not_after));
-        }
-        if let Some(source) = &config.crl {
-            let content = Content::read(source)?;
-            for der in content.revocation_lists()? {
-                let crl = OwnedCertRevocationList::from_der(&der).map_err(|error| {
-                    content.wrong(format!("a revocation list that cannot be used: {error}"))
-                })?;
-                roots.crls.push(crl.into());
-            }
-        }
-        Ok(roots)
     }
 }
 

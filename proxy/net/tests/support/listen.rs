@@ -128,6 +128,7 @@ pub fn chain(name: &str, matches: FilterChainMatch) -> Arc<FilterChain> {
         filter: NetworkFilter::TcpProxy(Arc::new(tcp)),
         hash: 0,
         entry_hash: 0,
+        match_hash: 0,
     })
 }
 

@@ -281,9 +281,22 @@ impl Controller {
             self.secret_came(&wanted);
             self.listeners_with_secret(&wanted);
             self.control.listeners.renew_tls(&wanted);
+            self.renew_waiting(&wanted);
             self.control.clusters.renew_tls(&wanted, &|wanted| self.control.secrets.find(wanted));
         }
         Ok(())
+    }
+
+    /// A listener that waits for its tables has its secrets already: it is not to begin with one that is outdated.
+    fn renew_waiting(&self, changed: &DynamicSecret) {
+        let secrets = |wanted: &DynamicSecret| self.control.secrets.find(wanted);
+        for waiting in self.listeners.waiting.values() {
+            if let Waiting::Routes(built, ..) = waiting
+                && let Err(error) = built.shared.renew_tls(changed, &secrets)
+            {
+                tracing::error!(secret = &*changed.name, "a waiting listener keeps its certificate: {error}");
+            }
+        }
     }
 
     /// Asks for a secret, if nobody did.

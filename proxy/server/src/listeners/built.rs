@@ -83,7 +83,7 @@ impl Builder {
                     known.clone()
                 }
                 None => {
-                    let drain = earlier.and_then(|earlier| earlier.admitting_like(chain));
+                    let drain = earlier.and_then(|earlier| earlier.succeeded_by(chain));
                     BuiltChain {
                         filter: self.filter(&chain.filter, &prefix)?,
                         drain: drain.map_or_else(DrainController::new, |known| known.drain.clone()),
@@ -162,16 +162,23 @@ impl BuiltListener {
         self.chains.iter().find(|chain| chain.config.hash == config.hash && chain.config.name == config.name)
     }
 
-    /// The chain whose connections `config` would let in on the same terms.
-    pub(crate) fn admitting_like(&self, config: &model::FilterChain) -> Option<&BuiltChain> {
-        self.chains.iter().find(|chain| chain.config.entry_hash == config.entry_hash)
+    /// The chain whose connections `config` takes over.
+    fn succeeded_by(&self, config: &model::FilterChain) -> Option<&BuiltChain> {
+        let mut chains = self.chains.iter();
+        let same = chains.clone().find(|chain| chain.config.entry_hash == config.entry_hash);
+        same.or_else(|| chains.find(|chain| config.succeeds(&chain.config)))
     }
 
-    /// The chains for whose connections `next` has no place.
+    /// The chains whose connections `next` does not take over, and why.
     pub(crate) fn without_successor<'a>(
         &'a self,
         next: &'a BuiltListener,
-    ) -> impl Iterator<Item = &'a BuiltChain> {
-        self.chains.iter().filter(|chain| next.admitting_like(&chain.config).is_none())
+    ) -> impl Iterator<Item = (&'a BuiltChain, &'static str)> {
+        let taken = |chain: &&BuiltChain| next.chains.iter().any(|next| next.config.succeeds(&chain.config));
+        self.chains.iter().filter(move |chain| !taken(chain)).map(|chain| {
+            let mut same = next.chains.iter();
+            let same = same.any(|next| next.config.match_hash == chain.config.match_hash);
+            (chain, if same { "transport_changed" } else { "chain_removed" })
+        })
     }
 }

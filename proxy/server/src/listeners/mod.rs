@@ -12,7 +12,7 @@ use outrider_config::model;
 use outrider_core::stat_struct;
 use outrider_core::stats::Registry;
 use outrider_net::drain::DrainController;
-use outrider_net::listener::{Sockets, WorkerSockets};
+use outrider_net::listener::{Narrowed, Sockets, TlsSlot, WorkerSockets};
 use tokio::sync::mpsc::UnboundedSender;
 
 pub use built::{Builder, BuiltChain, BuiltFilter, BuiltListener};
@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Replace(Arc<BuiltListener>),
     /// Stop accepting for the listener of this name.
     Remove(Arc<str>),
+    /// TLS contexts decide otherwise than before who gets in: look at the connections that are.
+    Judge(Arc<Narrowed>),
 }
 
 /// A listener in force.
@@ -48,13 +50,24 @@ pub struct Active {
     pub bound: Vec<model::SocketAddress>,
 }
 
-/// Chains that finish, of a listener that was removed or updated.
+/// Connections that finish, of a listener that was removed or updated.
 #[derive(Debug)]
 struct Retired {
     listener: Arc<BuiltListener>,
     drains: Vec<DrainController>,
-    removed: bool,
+    what: What,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Listener,
+    Chains,
+    /// Single connections of chains that stay.
+    Connections,
+}
+
+/// Over so many moments the ends of refused connections are spread.
+const MOMENTS: u32 = 16;
 
 /// All listeners.
 #[derive(Debug)]
@@ -178,17 +191,48 @@ impl Listeners {
             }
         }
         drop(inner);
+        let narrowed = built.shared.activate();
         match earlier {
             Some(earlier) => {
                 self.stats.listener_modified().inc();
-                let gone: Vec<_> =
-                    earlier.listener.without_successor(&built).map(|chain| chain.drain.clone()).collect();
-                self.retire(earlier.listener, gone, false);
+                self.refuse(&built, narrowed);
+                let mut drains = Vec::new();
+                for (chain, reason) in earlier.listener.without_successor(&built) {
+                    chain.drain.start_because(reason, self.drain_time, self.gradual);
+                    drains.push(chain.drain.clone());
+                }
+                self.retire(earlier.listener.clone(), drains, What::Chains);
             }
             None => self.stats.listener_added().inc(),
         }
         self.count();
         Ok(())
+    }
+
+    /// Has the workers look for connections of `listener` that its contexts in `slots` would not let in any more: they
+    /// are closed, over the drain time.
+    fn refuse(&self, listener: &Arc<BuiltListener>, slots: Vec<TlsSlot>) {
+        if slots.is_empty() {
+            return;
+        }
+        let moment = |moment| {
+            let drain = DrainController::new();
+            drain.start(self.drain_time * moment / MOMENTS, self.gradual);
+            drain
+        };
+        let drains: Vec<_> = (1..=MOMENTS).map(moment).collect();
+        let narrowed = Arc::new(Narrowed {
+            listener: listener.shared.clone(),
+            slots,
+            chains: listener.chains.iter().map(|chain| chain.drain.clone()).collect(),
+            drains: drains.clone(),
+        });
+        for drain in drains {
+            self.retire(listener.clone(), vec![drain], What::Connections);
+        }
+        for worker in &self.lock().workers {
+            let _ = worker.send(Command::Judge(narrowed.clone()));
+        }
     }
 
     /// Removes the listener of `name`: it accepts no more, and its connections are asked to finish.
@@ -201,8 +245,11 @@ impl Listeners {
         inner.active.retain(|active| **active.listener.name() != *name);
         drop(inner);
         self.stats.listener_removed().inc();
-        let drains = earlier.listener.chains.iter().map(|chain| chain.drain.clone()).collect();
-        self.retire(earlier.listener, drains, true);
+        let drains: Vec<_> = earlier.listener.chains.iter().map(|chain| chain.drain.clone()).collect();
+        for drain in &drains {
+            drain.start_because("listener_removed", self.drain_time, self.gradual);
+        }
+        self.retire(earlier.listener, drains, What::Listener);
         self.count();
         true
     }
@@ -211,8 +258,11 @@ impl Listeners {
     pub fn renew_tls(&self, changed: &model::DynamicSecret) {
         let secrets = |wanted: &model::DynamicSecret| self.builder.secrets.find(wanted);
         for active in self.active() {
-            if let Err(error) = active.listener.shared.renew_tls(changed, &secrets) {
-                tracing::error!(secret = &*changed.name, "the certificate in force stays: {error}");
+            match active.listener.shared.renew_tls(changed, &secrets) {
+                Ok(narrowed) => self.refuse(&active.listener, narrowed),
+                Err(error) => {
+                    tracing::error!(secret = &*changed.name, "the certificate in force stays: {error}");
+                }
             }
         }
     }
@@ -231,7 +281,7 @@ impl Listeners {
     pub fn connections(&self) -> u64 {
         let inner = self.lock();
         // An update shares its count with what it replaced: only removed listeners have one of their own.
-        let removed = inner.retired.iter().filter(|retired| retired.removed);
+        let removed = inner.retired.iter().filter(|retired| retired.what == What::Listener);
         let active = inner.active.iter().map(|active| active.listener.shared.active());
         active.chain(removed.map(|retired| retired.listener.shared.active())).sum()
     }
@@ -255,14 +305,11 @@ impl Listeners {
         }
     }
 
-    /// Asks the connections of `drains` to finish, and cuts them off when their time is over.
-    fn retire(&self, listener: Arc<BuiltListener>, drains: Vec<DrainController>, removed: bool) {
-        if drains.is_empty() {
-            return;
+    /// Has the connections of `drains`, which were started, cut off when their time is over.
+    fn retire(&self, listener: Arc<BuiltListener>, drains: Vec<DrainController>, what: What) {
+        if !drains.is_empty() {
+            self.lock().retired.push(Arc::new(Retired { listener, drains, what }));
         }
-        drains.iter().for_each(|drain| drain.start(self.drain_time, self.gradual));
-        let retired = Arc::new(Retired { listener, drains, removed });
-        self.lock().retired.push(retired);
     }
 
     /// Cuts off what was given `drain_time` to finish. Called by the control thread, which keeps the time.
@@ -271,7 +318,7 @@ impl Listeners {
         let mut inner = self.lock();
         let before = inner.retired.len();
         inner.retired.retain(|retired| {
-            let idle = retired.removed && retired.listener.shared.active() == 0;
+            let idle = retired.what == What::Listener && retired.listener.shared.active() == 0;
             let done = idle || retired.drains.iter().all(over);
             if done {
                 retired.drains.iter().for_each(DrainController::terminate);
@@ -287,9 +334,9 @@ impl Listeners {
 
     fn count(&self) {
         let inner = self.lock();
-        let removed = inner.retired.iter().filter(|retired| retired.removed).count();
-        let chains: usize =
-            inner.retired.iter().filter(|retired| !retired.removed).map(|retired| retired.drains.len()).sum();
+        let removed = inner.retired.iter().filter(|retired| retired.what == What::Listener).count();
+        let chains = inner.retired.iter().filter(|retired| retired.what == What::Chains);
+        let chains: usize = chains.map(|retired| retired.drains.len()).sum();
         self.stats.total_listeners_active().set(inner.active.len() as u64);
         self.stats.total_listeners_draining().set(removed as u64);
         self.stats.total_filter_chains_draining().set(chains as u64);
