@@ -64,6 +64,10 @@ pub mod details {
     pub const ROUTE_NOT_FOUND: &str = "route_not_found";
     pub const CLUSTER_NOT_FOUND: &str = "cluster_not_found";
     pub const NO_HEALTHY_UPSTREAM: &str = "no_healthy_upstream";
+    /// The endpoints' policy drops a share of the requests.
+    pub const DROP_OVERLOAD: &str = "drop_overload";
+    /// The endpoints' policy drops every request.
+    pub const UNCONDITIONAL_DROP_OVERLOAD: &str = "unconditional_drop_overload";
     pub const UPSTREAM_RESPONSE_TIMEOUT: &str = "response_timeout";
     pub const UPSTREAM_PER_TRY_TIMEOUT: &str = "upstream_per_try_timeout";
     pub const UPSTREAM_PER_TRY_IDLE_TIMEOUT: &str = "upstream_per_try_idle_timeout";

@@ -45,7 +45,7 @@ fn cluster(name: &str, hosts: &[SocketAddr]) -> Arc<Cluster> {
         stat_name: name.into(),
         alt_stat_name: None,
         metadata: None,
-        discovery: Discovery::Static(Endpoints { localities: vec![locality], overprovisioning_factor: 140 }),
+        discovery: Discovery::Static(Endpoints { localities: vec![locality], policy: Default::default() }),
         lb: LbPolicy::RoundRobin,
         connect_timeout: Duration::from_secs(5),
         per_connection_buffer_limit: 1 << 20,

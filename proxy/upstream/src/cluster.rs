@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use outrider_config::model::{
-    self, CircuitBreaker, Discovery, DynamicSecret, FindSecret, Runtime, UpstreamProtocol,
+    self, CircuitBreaker, Discovery, DynamicSecret, EndpointPolicy, FindSecret, Runtime, UpstreamProtocol,
 };
 use outrider_core::Metadata;
 use outrider_core::stats::{Counter, Gauge, Registry, Scope, StatSlot};
@@ -49,6 +49,10 @@ pub struct ClusterShared {
     stats: OnceLock<Box<ClusterStats>>,
     breakers: OnceLock<Box<Breakers>>,
     original_dst: Option<Box<Destinations>>,
+    /// The share of requests to drop: an `f64`'s bits.
+    drop_overload: AtomicU64,
+    /// How many were dropped so.
+    dropped: AtomicU64,
     /// The slot that it is made for.
     pub(crate) slot: AtomicU32,
     /// Its hosts have been found, or will not be for now.
@@ -91,6 +95,8 @@ impl ClusterShared {
             stats: OnceLock::new(),
             breakers: OnceLock::new(),
             original_dst,
+            drop_overload: AtomicU64::default(),
+            dropped: AtomicU64::default(),
             slot: AtomicU32::new(u32::MAX),
             warm: AtomicBool::new(false),
             via_api: AtomicBool::new(false),
@@ -193,27 +199,45 @@ impl ClusterShared {
 
     /// Publishes `hosts` in place of those there are; hosts with the same address and hostname keep their
     /// identity. Returns whether anything changed.
-    pub fn publish(&self, hosts: Vec<Host>, overprovisioning: u32) -> bool {
+    pub fn publish(&self, hosts: Vec<Host>, policy: EndpointPolicy) -> bool {
         let before = self.hosts.load_full();
         let hosts = before.adopt(hosts);
-        let unchanged = hosts.len() == before.len()
+        let unchanged = policy == before.policy
+            && hosts.len() == before.len()
             && hosts.iter().zip(before.iter()).all(|(new, old)| Arc::ptr_eq(new, old));
         if unchanged {
             return false;
         }
-        self.publish_set(hosts, overprovisioning);
+        self.publish_set(hosts, policy);
         true
     }
 
-    pub(crate) fn publish_set(&self, hosts: Vec<Arc<Host>>, overprovisioning: u32) {
+    /// The share of requests that are answered 503 instead of being sent (`drop_overloads`), from 0 to 1.
+    #[inline]
+    pub fn drop_overload(&self) -> f64 {
+        f64::from_bits(self.drop_overload.load(Relaxed))
+    }
+
+    /// Counts a request that was dropped so, for load reports.
+    pub fn count_dropped(&self) {
+        self.dropped.fetch_add(1, Relaxed);
+    }
+
+    /// How many requests were dropped since it came.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+
+    pub(crate) fn publish_set(&self, hosts: Vec<Arc<Host>>, policy: EndpointPolicy) {
         let count = |health| hosts.iter().filter(|host| host.health == health).count() as u64;
         let total = hosts.len() as u64;
         let healthy = count(model::EndpointHealth::Healthy);
         let degraded = count(model::EndpointHealth::Degraded);
         let ids = |hosts: &[Arc<Host>]| hosts.iter().map(|host| host.id).collect::<Vec<_>>();
         let new = ids(&hosts);
+        self.drop_overload.store(policy.drop_overload.to_bits(), Relaxed);
         let panic_threshold = self.config.panic_threshold.get().min(100) as f64;
-        let set = Arc::new(HostSet::new(hosts, overprovisioning, panic_threshold));
+        let set = Arc::new(HostSet::new(hosts, policy, panic_threshold));
         let earlier = self.hosts.swap(set);
         let scope = self.registry.scope(scope_of(&self.config));
         if ids(&earlier.iter().cloned().collect::<Vec<_>>()) != new {
@@ -237,7 +261,7 @@ impl ClusterShared {
         let host = Arc::new(host);
         known.insert(address, host.clone());
         let hosts = known.values().cloned().collect();
-        self.publish_set(hosts, 140);
+        self.publish_set(hosts, EndpointPolicy::default());
         Some(host)
     }
 
@@ -254,7 +278,7 @@ impl ClusterShared {
             return false;
         }
         let hosts = known.values().cloned().collect();
-        self.publish_set(hosts, 140);
+        self.publish_set(hosts, EndpointPolicy::default());
         true
     }
 

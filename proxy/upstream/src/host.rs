@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use outrider_config::model::{EndpointHealth, MetadataValue, TRANSPORT_SOCKET_MATCH};
+use outrider_config::model::{EndpointHealth, EndpointPolicy, MetadataValue, TRANSPORT_SOCKET_MATCH};
 use outrider_core::Metadata;
 use outrider_core::stream::Address;
 
@@ -83,6 +83,8 @@ pub struct HostSet {
     pub priorities: Vec<PriorityHosts>,
     /// How the load is spread over the priorities.
     pub load: PriorityLoad,
+    /// What the load's spread comes from, besides the hosts.
+    pub policy: EndpointPolicy,
 }
 
 /// The hosts of one priority.
@@ -173,8 +175,8 @@ impl PriorityHosts {
 }
 
 impl HostSet {
-    /// The set of `hosts`, whatever their order. `overprovisioning` and `panic_threshold` are percentages.
-    pub fn new(hosts: Vec<Arc<Host>>, overprovisioning: u32, panic_threshold: f64) -> Self {
+    /// The set of `hosts`, whatever their order. `panic_threshold` is a percentage.
+    pub fn new(hosts: Vec<Arc<Host>>, policy: EndpointPolicy, panic_threshold: f64) -> Self {
         let levels = hosts.iter().map(|host| host.priority as usize + 1).max().unwrap_or(1);
         let mut priorities: Vec<Vec<Arc<Host>>> = Vec::new();
         priorities.resize_with(levels, Vec::new);
@@ -184,8 +186,8 @@ impl HostSet {
             }
         }
         let priorities: Vec<_> = priorities.into_iter().map(PriorityHosts::new).collect();
-        let load = PriorityLoad::of(&priorities, overprovisioning, panic_threshold);
-        Self { priorities, load }
+        let load = PriorityLoad::of(&priorities, policy, panic_threshold);
+        Self { priorities, load, policy }
     }
 
     /// All hosts, by priority.

@@ -123,7 +123,7 @@ impl ClusterManager {
         }
         let shared = Arc::new(shared);
         if let Some(hosts) = fixed {
-            shared.publish(hosts, discovery::overprovisioning(&config));
+            shared.publish(hosts, discovery::policy(&config));
             shared.warm.store(true, Relaxed);
         }
         if matches!(config.discovery, model::Discovery::OriginalDst(_)) {
@@ -159,7 +159,7 @@ impl ClusterManager {
 
     /// Publishes the endpoints that discovery found for an EDS cluster.
     pub fn set_endpoints(&self, shared: &ClusterShared, endpoints: &model::Endpoints) {
-        let changed = shared.publish(discovery::eds_hosts(endpoints), endpoints.overprovisioning_factor);
+        let changed = shared.publish(discovery::eds_hosts(endpoints), endpoints.policy);
         if !shared.warm.swap(true, Relaxed) || changed {
             self.changed(shared);
         }

@@ -1,6 +1,10 @@
 //! How load is spread over priorities, as Envoy's "Priority levels", "Degraded endpoints" and "Panic threshold" say.
 
-use crate::host::PriorityHosts;
+use std::sync::Arc;
+
+use outrider_config::model::EndpointPolicy;
+
+use crate::host::{Host, PriorityHosts};
 
 /// What a priority's hosts are drawn from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,8 +38,15 @@ pub struct PriorityLoad {
 
 impl PriorityLoad {
     /// The load over `priorities`.
-    pub fn of(priorities: &[PriorityHosts], overprovisioning: u32, panic_threshold: f64) -> Self {
+    pub fn of(priorities: &[PriorityHosts], policy: EndpointPolicy, panic_threshold: f64) -> Self {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let weight =
+            |hosts: &[Arc<Host>]| hosts.iter().fold(0, |sum: u32, host| sum.saturating_add(host.weight));
+        let weights = |level: &PriorityHosts| Counts {
+            total: weight(&level.hosts),
+            healthy: weight(level.healthy()),
+            degraded: weight(&level.degraded),
+        };
         let counts: Vec<_> = priorities
             .iter()
             .map(|level| Counts {
@@ -44,18 +55,31 @@ impl PriorityLoad {
                 degraded: count(level.degraded.len()),
             })
             .collect();
-        Self::new(&counts, overprovisioning, panic_threshold)
+        let weights: Option<Vec<_>> =
+            policy.weighted_priority_health.then(|| priorities.iter().map(weights).collect());
+        let health = weights.as_deref().unwrap_or(&counts);
+        Self::with_health(&counts, health, policy.overprovisioning_factor, panic_threshold)
     }
 
     /// The load over priorities with these numbers of hosts. `overprovisioning` in percent (140);
     /// `panic_threshold` in percent (50).
     pub fn new(counts: &[Counts], overprovisioning: u32, panic_threshold: f64) -> Self {
+        Self::with_health(counts, counts, overprovisioning, panic_threshold)
+    }
+
+    /// As [`Self::new`], but how healthy a priority is comes from `health`, which may count weights.
+    fn with_health(
+        counts: &[Counts],
+        health: &[Counts],
+        overprovisioning: u32,
+        panic_threshold: f64,
+    ) -> Self {
         let availability = |some: u32, total: u32| -> u32 {
             let percent = (u64::from(overprovisioning) * u64::from(some)).checked_div(u64::from(total));
             percent.map_or(0, |percent| percent.min(100) as u32)
         };
-        let healthy: Vec<_> = counts.iter().map(|c| availability(c.healthy, c.total)).collect();
-        let degraded: Vec<_> = counts.iter().map(|c| availability(c.degraded, c.total)).collect();
+        let healthy: Vec<_> = health.iter().map(|c| availability(c.healthy, c.total)).collect();
+        let degraded: Vec<_> = health.iter().map(|c| availability(c.degraded, c.total)).collect();
         let available = healthy.iter().chain(&degraded).sum::<u32>().min(100);
         let mut load = Self::spread(&healthy, &degraded, available);
         load.panic = counts.iter().map(|c| available < 100 && in_panic(*c, panic_threshold)).collect();

@@ -20,7 +20,7 @@ fn level(priority: u32, healths: &[EndpointHealth]) -> LocalityEndpoints {
 
 fn bench(localities: Vec<LocalityEndpoints>, fail_on_panic: bool) -> Bench {
     let mut config =
-        common::config("c", Discovery::Static(Endpoints { localities, overprovisioning_factor: 140 }));
+        common::config("c", Discovery::Static(Endpoints { localities, policy: Default::default() }));
     config.fail_traffic_on_panic = fail_on_panic;
     Bench::new(config)
 }

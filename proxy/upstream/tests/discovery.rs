@@ -36,7 +36,7 @@ fn named(host: &str, port: u16) -> Endpoints {
         metadata: None,
     };
     let locality = LocalityEndpoints { endpoints: vec![endpoint], ..Default::default() };
-    Endpoints { localities: vec![locality], overprovisioning_factor: 140 }
+    Endpoints { localities: vec![locality], policy: Default::default() }
 }
 
 /// A name server that answers every A question with these addresses, and then with the next ones.

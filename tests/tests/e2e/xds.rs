@@ -310,6 +310,24 @@ async fn endpoints_that_do_not_come_hold_the_start_for_initial_fetch_timeout_alo
 }
 
 #[tokio::test]
+async fn endpoints_that_are_not_renewed_in_time_are_forgotten_until_others_come() -> Result<()> {
+    let (_a, a) = upstream("a").await?;
+    let first = |port| {
+        let mut stale = endpoints("one", &[a]);
+        stale["policy"] = json!({ "endpoint_stale_after": "0.5s" });
+        vec![eds_cluster("one"), stale, rds_listener("in", port, "table", &json!({})), routes("table", "one")]
+    };
+    let Some(mut mesh) = Mesh::start(true, first).await? else { return Ok(()) };
+    mesh.answers("503 no healthy upstream").await?;
+    assert_eq!(mesh.proxy.stat("cluster.one.assignment_stale").await?, Some(1));
+    assert_eq!(mesh.proxy.stat("cluster.one.assignment_timeout_received").await?, Some(1));
+    let mut update = first(mesh.port);
+    update[1] = endpoints("one", &[a]);
+    mesh.plane.serve("2", &update).await?;
+    mesh.answers("200 a").await
+}
+
+#[tokio::test]
 async fn a_route_to_a_cluster_that_is_not_there_says_so_until_it_comes() -> Result<()> {
     let (_a, a) = upstream("a").await?;
     let table = |port| vec![rds_listener("in", port, "table", &json!({})), routes("table", "one")];

@@ -103,7 +103,7 @@ fn endpoints(cx: &Cx, path: &Path<'_>, fields: &Fields<'_>, names: Names) -> End
     let path = path.field("load_assignment");
     let Some(message) = fields.assignment else {
         // Envoy takes such a cluster, too: it has no hosts.
-        return Endpoints { overprovisioning_factor: 140, ..Endpoints::default() };
+        return Endpoints::default();
     };
     let endpoints = assignment(cx, &path, message, names);
     let hosts = endpoints.localities.iter().flat_map(|locality| &locality.endpoints);

@@ -11,7 +11,7 @@ use super::address::{Names, required};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::json;
 use super::scalar::{enumeration, timeout, u32_of};
-use crate::model::{Endpoint, EndpointHealth, Endpoints, LocalityEndpoints, Metadata};
+use crate::model::{Endpoint, EndpointHealth, EndpointPolicy, Endpoints, LocalityEndpoints, Metadata};
 
 /// The metadata of the last endpoint: neighbours nearly always have the same, and then share it.
 type Last<'m> = RefCell<Option<(&'m core_pb::Metadata, Arc<Metadata>)>>;
@@ -62,27 +62,7 @@ fn convert(
         policy,
     } = message;
     inert!(cx, path, "only endpoint_name refers to it, and that is refused"; named_endpoints);
-    let mut overprovisioning = 140;
-    if let Some(message) = policy {
-        let path = path.field("policy");
-        let pb::cluster_load_assignment::Policy {
-            drop_overloads,
-            overprovisioning_factor,
-            endpoint_stale_after,
-            weighted_priority_health,
-        } = message;
-        refuse!(cx, path, UNSUPPORTED; drop_overloads, weighted_priority_health);
-        let stale = timeout(cx, &path, "endpoint_stale_after", endpoint_stale_after, None).is_some();
-        if stale && eds {
-            cx.refuse(&path.field("endpoint_stale_after"), "endpoints stay until others come; remove it");
-        } else if stale {
-            cx.inert(
-                &path.field("endpoint_stale_after"),
-                "endpoints of the cluster itself do not grow stale",
-            );
-        }
-        overprovisioning = u32_of(overprovisioning_factor).unwrap_or(overprovisioning);
-    }
+    let policy = policy.as_ref().map(|message| policy_of(cx, &path.field("policy"), message, eds));
     let (at, last) = (path.field("endpoints"), Last::default());
     Endpoints {
         localities: endpoints
@@ -90,8 +70,59 @@ fn convert(
             .enumerate()
             .map(|(i, message)| locality(cx, &at.index(i), message, names, &last))
             .collect(),
-        overprovisioning_factor: overprovisioning,
+        policy: policy.unwrap_or_default(),
     }
+}
+
+fn policy_of(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &pb::cluster_load_assignment::Policy,
+    eds: bool,
+) -> EndpointPolicy {
+    let pb::cluster_load_assignment::Policy {
+        drop_overloads,
+        overprovisioning_factor,
+        endpoint_stale_after,
+        weighted_priority_health,
+    } = message;
+    let stale_after = timeout(cx, path, "endpoint_stale_after", endpoint_stale_after, None);
+    if stale_after.is_some() && !eds {
+        cx.inert(&path.field("endpoint_stale_after"), "endpoints of the cluster itself do not grow stale");
+    }
+    let default = EndpointPolicy::default();
+    EndpointPolicy {
+        overprovisioning_factor: u32_of(overprovisioning_factor).unwrap_or(default.overprovisioning_factor),
+        weighted_priority_health: *weighted_priority_health,
+        drop_overload: drop_overload(cx, &path.field("drop_overloads"), drop_overloads),
+        stale_after,
+    }
+}
+
+/// The share of requests to drop. Categories are summed up nowhere: as in Envoy there is one.
+fn drop_overload(
+    cx: &Cx,
+    path: &Path<'_>,
+    messages: &[pb::cluster_load_assignment::policy::DropOverload],
+) -> f64 {
+    let [message] = messages else {
+        if !messages.is_empty() {
+            cx.error(path, "one category can be given, not more");
+        }
+        return 0.0;
+    };
+    let pb::cluster_load_assignment::policy::DropOverload { category: _category, drop_percentage } = message;
+    let Some(fraction) = drop_percentage else { return 0.0 };
+    let share = f64::from(fraction.numerator)
+        / match fraction.denominator {
+            0 => 100.0,
+            1 => 10_000.0,
+            _ => 1_000_000.0,
+        };
+    if share > 1.0 {
+        cx.error(&path.index(0).field("drop_percentage"), "it must not be more than 100 %");
+    }
+    share.min(1.0)
 }
 
 fn locality<'m>(

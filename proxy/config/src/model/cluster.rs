@@ -193,8 +193,32 @@ pub enum DnsFamily {
 pub struct Endpoints {
     /// Localities in the file's order.
     pub localities: Vec<LocalityEndpoints>,
+    /// How the load is spread over them, and how much of it is let through.
+    pub policy: EndpointPolicy,
+}
+
+/// `ClusterLoadAssignment.Policy`
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EndpointPolicy {
     /// Percentage each priority is overprovisioned by. Default 140.
     pub overprovisioning_factor: u32,
+    /// The health of a priority counts the weights of its hosts, not the hosts.
+    pub weighted_priority_health: bool,
+    /// The share of requests to answer 503 instead of sending them, from 0 to 1.
+    pub drop_overload: f64,
+    /// Endpoints that are not renewed for this long are forgotten. EDS alone.
+    pub stale_after: Option<Duration>,
+}
+
+impl Default for EndpointPolicy {
+    fn default() -> Self {
+        Self {
+            overprovisioning_factor: 140,
+            weighted_priority_health: false,
+            drop_overload: 0.0,
+            stale_after: None,
+        }
+    }
 }
 
 /// The endpoints of one locality and priority.

@@ -11,12 +11,15 @@ use http::header::HOST;
 use http::request::Parts;
 use outrider_config::model::{ClusterSpecifier, Forward, HostRewrite};
 use outrider_core::reply::details;
+use outrider_core::rng::{self, Rng as _};
 use outrider_core::stream::Protocol;
 use outrider_core::{LocalReply, ResponseFlags};
 use outrider_upstream::stats::ResponseKind;
 use outrider_upstream::{Host, PickContext, WorkerCluster};
 
-use super::envoy_headers::{self, ATTEMPT_COUNT, Asked, INTERNAL, OVERLOADED};
+use super::envoy_headers::{
+    self, ATTEMPT_COUNT, Asked, DROP_OVERLOAD, INTERNAL, OVERLOADED, UNCONDITIONAL_DROP_OVERLOAD,
+};
 use super::heads;
 use super::limits::Limits;
 use super::outcome::{self, Failure, Reset};
@@ -75,6 +78,10 @@ impl<'a> Call<'a> {
         let max_duration = envoy_headers::number(asked.and_then(|asked| asked.stream_duration.as_ref()))
             .map(Duration::from_millis)
             .or(cluster.shared.config.http.max_stream_duration);
+        if let Some(reply) = dropped(stream, &cluster) {
+            count_reply(stream, selected, &cluster, kind, StatusCode::SERVICE_UNAVAILABLE);
+            return Err(reply);
+        }
         let Some(first_host) = pick(stream, route, &cluster, &[], parts) else {
             count_reply(stream, selected, &cluster, kind, StatusCode::SERVICE_UNAVAILABLE);
             return Err(outcome::no_healthy_upstream());
@@ -283,6 +290,34 @@ fn pick(
     };
     let attempts = route.retry.as_ref().map_or(1, |retry| retry.host_selection_attempts);
     cluster.pick(&PickContext { original_dst, tried, attempts, priority_high: route.high_priority }).ok()
+}
+
+/// The answer to a request that `drop_overloads` of the endpoints' policy takes out.
+fn dropped(stream: &Stream, cluster: &WorkerCluster) -> Option<LocalReply> {
+    let share = cluster.shared.drop_overload();
+    if share <= 0.0 {
+        return None;
+    }
+    let all = share >= 1.0;
+    // Drawn for this alone: what is dropped has nothing to do with which route or host is drawn.
+    let draw = || rng::with(|rng| rng.below(1_000_000));
+    if !all && draw() as f64 >= share * 1_000_000.0 {
+        return None;
+    }
+    cluster.shared.count_dropped();
+    let (flag, details, body, header) = if all {
+        (
+            ResponseFlags::UNCONDITIONAL_DROP_OVERLOAD,
+            details::UNCONDITIONAL_DROP_OVERLOAD,
+            "unconditional drop overload",
+            UNCONDITIONAL_DROP_OVERLOAD,
+        )
+    } else {
+        (ResponseFlags::DROP_OVERLOAD, details::DROP_OVERLOAD, "drop overload", DROP_OVERLOAD)
+    };
+    let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, details).flags(flag).body(body);
+    let silent = stream.hcm.shared.config.router.suppress_envoy_headers;
+    Some(if silent { reply } else { reply.header(header, http::HeaderValue::from_static("true")) })
 }
 
 fn count_reply(

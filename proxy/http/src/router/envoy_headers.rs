@@ -28,6 +28,8 @@ names! {
     IS_TIMEOUT_RETRY "x-envoy-is-timeout-retry";
     SERVICE_TIME "x-envoy-upstream-service-time";
     OVERLOADED "x-envoy-overloaded";
+    DROP_OVERLOAD "x-envoy-drop-overload";
+    UNCONDITIONAL_DROP_OVERLOAD "x-envoy-unconditional-drop-overload";
     RATE_LIMITED "x-envoy-ratelimited";
     CANARY "x-envoy-upstream-canary";
     INTERNAL "x-envoy-internal";

@@ -79,6 +79,15 @@ impl Clusters {
         self.touched.extend(self.finding.iter().cloned());
     }
 
+    /// Calls `tell` with each cluster that uses these endpoints.
+    pub(super) fn each_user(&self, key: &(StreamId, Arc<str>), tell: impl Fn(&ClusterShared)) {
+        let users = self.endpoints.get(key).into_iter().flat_map(|endpoints| &endpoints.users);
+        let entries = users.filter_map(|name| self.by_name.get(name));
+        entries
+            .filter_map(|entry| entry.active.as_ref().or(entry.warming.as_ref()))
+            .for_each(|one| tell(one));
+    }
+
     fn waits_no_more(&mut self, name: &Arc<str>) {
         self.warming.remove(name);
         self.finding.remove(name);
@@ -193,6 +202,7 @@ impl Controller {
         endpoints.users.remove(cluster);
         if endpoints.users.is_empty() {
             self.clusters.endpoints.remove(&key);
+            self.stale.renew(&key, None);
             self.control.records.removed(Kind::Endpoint, &key.1);
             if let Some(handle) = self.streams.get(key.0) {
                 handle.unsubscribe(Kind::Endpoint, &key.1);
@@ -252,10 +262,10 @@ impl Controller {
 
     /// Takes endpoints of EDS.
     pub(super) fn endpoints(&mut self, stream: StreamId, resource: &Resource) -> Result<(), Vec<Refusal>> {
-        let Some(endpoints) = self.clusters.endpoints.get_mut(&(stream, resource.name.clone())) else {
-            return Ok(());
-        };
-        if endpoints.current.is_some() && endpoints.body == resource.body {
+        let key = (stream, resource.name.clone());
+        let Some(endpoints) = self.clusters.endpoints.get_mut(&key) else { return Ok(()) };
+        if let Some(current) = endpoints.current.clone().filter(|_| endpoints.body == resource.body) {
+            self.live(&key, &current);
             self.control.records.repeated(Kind::Endpoint, &resource.name);
             return Ok(());
         }
@@ -272,6 +282,7 @@ impl Controller {
         }
         self.control.records.warming(Kind::Endpoint, &resource.name, version_of(resource));
         self.control.records.promoted(Kind::Endpoint, &resource.name);
+        self.live(&key, &found);
         Ok(())
     }
 
@@ -289,6 +300,7 @@ impl Controller {
     pub(super) fn lose_endpoints(&mut self, stream: StreamId, name: &Arc<str>) {
         let Some(endpoints) = self.clusters.endpoints.get_mut(&(stream, name.clone())) else { return };
         endpoints.current = None;
+        self.stale.renew(&(stream, name.clone()), None);
         let none = model::Endpoints::default();
         for name in &endpoints.users {
             let Some(entry) = self.clusters.by_name.get(name) else { continue };

@@ -23,6 +23,7 @@ use super::order::Held;
 use super::records::Version;
 use super::restore::Restore;
 use super::runtime::RuntimeSubscriptions;
+use super::stale::Stale;
 use super::stats::SubscriptionStats;
 use super::streams::{QUEUE, StreamId, Streams};
 use super::vhosts::VirtualHosts;
@@ -50,6 +51,7 @@ pub(crate) struct Controller {
     pub(super) decoder: Decoder,
     pub(super) wanted_secrets: Vec<(StreamId, Arc<DynamicSecret>)>,
     pub(super) held: Held,
+    pub(super) stale: Stale,
     pub(super) vhosts: VirtualHosts,
     pub(super) runtime: RuntimeSubscriptions,
     pub(super) restore: Restore,
@@ -82,6 +84,7 @@ impl Controller {
             streams,
             wanted_secrets: Vec::new(),
             held: Held::default(),
+            stale: Stale::default(),
             vhosts: VirtualHosts::default(),
             runtime,
             restore: Restore::new(control.options.state_dir.clone()),
@@ -106,7 +109,7 @@ impl Controller {
             tokio::select! {
                 Some((stream, event)) = self.events.recv() => self.take(stream, event),
                 Ok(()) = changes.changed() => self.clusters.hosts_changed(),
-                () = until(self.held.next()) => {}
+                () = until(self.held.next().into_iter().chain(self.stale.next()).min()) => {}
                 () = until(self.restore.next()) => {}
             }
             self.settle();
@@ -118,6 +121,7 @@ impl Controller {
 
     /// Promotes what is warm, and goes to the next stage when all that this one waits for is there.
     fn settle(&mut self) {
+        self.forget_stale();
         self.promote_clusters();
         self.release_held();
         self.promote_listeners();

@@ -12,6 +12,7 @@ mod restore;
 mod routes;
 mod runtime;
 mod secrets;
+mod stale;
 mod stats;
 mod streams;
 mod vhosts;

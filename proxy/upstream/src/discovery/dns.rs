@@ -181,7 +181,7 @@ impl Names {
                 }
             }
         }
-        let changed = self.cluster.publish(hosts, super::overprovisioning(&self.cluster.config));
+        let changed = self.cluster.publish(hosts, super::policy(&self.cluster.config));
         let heaviest = self.cluster.hosts.load().iter().map(|host| host.weight).max().unwrap_or(1);
         self.cluster.stats().max_host_weight().set(heaviest.into());
         changed
@@ -198,8 +198,7 @@ impl Names {
             Some(earlier) => host.succeeding(earlier),
             None => host,
         };
-        let overprovisioning = super::overprovisioning(&self.cluster.config);
-        self.cluster.publish_set(vec![Arc::new(host)], overprovisioning);
+        self.cluster.publish_set(vec![Arc::new(host)], super::policy(&self.cluster.config));
         true
     }
 }

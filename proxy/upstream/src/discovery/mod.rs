@@ -6,7 +6,9 @@ mod resolver;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use outrider_config::model::{self, Discovery, Endpoint, Endpoints, LocalityEndpoints, SocketAddress};
+use outrider_config::model::{
+    self, Discovery, Endpoint, EndpointPolicy, Endpoints, LocalityEndpoints, SocketAddress,
+};
 use outrider_core::stream::Address;
 
 use tokio::sync::{mpsc, watch};
@@ -151,9 +153,9 @@ pub(crate) fn eds_hosts(endpoints: &Endpoints) -> Vec<Host> {
     hosts
 }
 
-/// The overprovisioning factor of `config`, in percent.
-pub(crate) fn overprovisioning(config: &model::Cluster) -> u32 {
-    endpoints(config).map_or(140, |endpoints| endpoints.overprovisioning_factor)
+/// What `config` says of the spread over its endpoints.
+pub(crate) fn policy(config: &model::Cluster) -> EndpointPolicy {
+    endpoints(config).map(|endpoints| endpoints.policy).unwrap_or_default()
 }
 
 pub(crate) const fn endpoints(config: &model::Cluster) -> Option<&Endpoints> {

@@ -31,6 +31,16 @@ fn load_spills_over_as_health_sinks() {
 }
 
 #[test]
+fn health_can_be_counted_in_weights() {
+    // One host of two is healthy, with three quarters of the weight: 140 % of that is more than enough.
+    let (counts, weights) = ([level(2, 1, 0), level(1, 1, 0)], [level(4, 3, 0), level(1, 1, 0)]);
+    let load = PriorityLoad::with_health(&counts, &weights, 140, 50.0);
+    assert_eq!(shares(&load), [((0, Source::Healthy), 100)]);
+    let load = PriorityLoad::with_health(&counts, &counts, 140, 50.0);
+    assert_eq!(shares(&load), [((0, Source::Healthy), 70), ((1, Source::Healthy), 30)]);
+}
+
+#[test]
 fn degraded_hosts_get_what_healthy_ones_cannot_take() {
     let load = PriorityLoad::new(&[level(100, 25, 75)], 140, 50.0);
     assert_eq!(shares(&load), [((0, Source::Healthy), 35), ((0, Source::Degraded), 65)]);

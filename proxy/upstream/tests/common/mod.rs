@@ -59,7 +59,7 @@ pub(crate) fn endpoint(address: SocketAddr) -> Endpoint {
 pub(crate) fn endpoints(addresses: &[SocketAddr]) -> Endpoints {
     let endpoints = addresses.iter().copied().map(endpoint).collect();
     let locality = LocalityEndpoints { endpoints, ..Default::default() };
-    Endpoints { localities: vec![locality], overprovisioning_factor: 140 }
+    Endpoints { localities: vec![locality], policy: Default::default() }
 }
 
 pub(crate) fn config(name: &str, discovery: Discovery) -> model::Cluster {

@@ -32,6 +32,9 @@ pub(crate) fn failures() -> Group {
                 .hosts("requests", &["a"], &requests)
                 .hosts("high", &["a"], high)
                 .hosts("maintenance", &["a"], "")
+                .cluster("drop", &dropping("{ numerator: 100 }"))
+                .cluster("dropmost", &dropping("{ numerator: 999999, denominator: MILLION }"))
+                .cluster("dropnone", &dropping("{ numerator: 0 }"))
         })
         .routes(ROUTES)
         .cases([
@@ -73,11 +76,26 @@ pub(crate) fn failures() -> Group {
             case("breaker: no retries", get("/zeroretry")).reply(Reply::status(503)).reply(Reply::status(200)).stats(&["cluster.zeroretry.upstream_rq_retry_overflow", "cluster.zeroretry.upstream_rq_retry"]),
             case("breaker: priority", get("/high")),
             case("breaker: other priority", get("/normal")),
+            case("drop all", get("/drop")).stats(&["cluster.drop.upstream_rq_503", "cluster.drop.upstream_rq_completed", "http.main.downstream_rq_5xx"]),
+            case("drop all, h2", get("/drop").h2()),
+            case("drop all, retries", get("/dropretry")),
+            case("drop nearly all", get("/dropmost")),
+            case("drop nothing", get("/dropnone")),
             case("breaker: two at once of one", Act::AtOnce(vec![get("/requests"), get("/requests")]))
                 .reply(Reply::text("slow").after(300))
                 .stats(&["cluster.requests.upstream_rq_pending_overflow", "http.main.downstream_rq_5xx"])
                 .ignore("client").ignore("log "),
         ])
+}
+
+/// A cluster that drops this share of its requests.
+fn dropping(share: &str) -> String {
+    format!(
+        "connect_timeout: 2s\ntype: STATIC\nload_assignment:\n  cluster_name: dropping\n  \
+         policy: {{ drop_overloads: [ {{ category: all, drop_percentage: {share} }} ] }}\n  \
+         endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, \
+         port_value: @{{a}} }} }} }} }} ] }} ]\n"
+    )
 }
 
 const ROUTES: &str = r#"
@@ -98,6 +116,10 @@ virtual_hosts:
   - { match: { prefix: /zeroretry }, route: { cluster: zeroretry, retry_policy: { retry_on: 5xx } } }
   - { match: { prefix: /zero }, route: { cluster: zero } }
   - { match: { prefix: /requests }, route: { cluster: requests } }
+  - { match: { prefix: /dropretry }, route: { cluster: drop, retry_policy: { retry_on: 5xx } } }
+  - { match: { prefix: /dropmost }, route: { cluster: dropmost } }
+  - { match: { prefix: /dropnone }, route: { cluster: dropnone } }
+  - { match: { prefix: /drop }, route: { cluster: drop } }
   - { match: { prefix: /high }, route: { cluster: high, priority: HIGH } }
   - { match: { prefix: /normal }, route: { cluster: high } }
   - { match: { prefix: / }, route: { cluster: a } }

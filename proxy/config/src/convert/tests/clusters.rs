@@ -54,7 +54,7 @@ load_assignment:
     - {load_balancing_weight: 3, health_status: DRAINING, endpoint: {hostname: h, address: {pipe: {path: /x}}}}
 "#);
     let Discovery::Static(hosts) = cluster.discovery else { panic!() };
-    assert_eq!(hosts.overprovisioning_factor, 100);
+    assert_eq!(hosts.policy.overprovisioning_factor, 100);
     let locality = &hosts.localities[0];
     assert_eq!((locality.zone.as_str(), locality.priority), ("z", 1));
     let endpoint = &locality.endpoints[0];

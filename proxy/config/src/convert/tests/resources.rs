@@ -128,7 +128,7 @@ endpoints:
 "#,
     );
     assert_eq!(&*name, "outbound|80||a");
-    assert_eq!(endpoints.overprovisioning_factor, 200);
+    assert_eq!(endpoints.policy.overprovisioning_factor, 200);
     let locality = &endpoints.localities[0];
     assert_eq!((locality.priority, locality.weight, locality.zone.as_str()), (1, Some(3), "z"));
     let [first, second] = &locality.endpoints[..] else { panic!() };
@@ -161,15 +161,17 @@ fn endpoints_that_cannot_be_are_refused_by_their_path() {
             format!("{at}.additional_addresses: a second address"),
         ),
         (endpoint("").replace("10.0.0.1", "a.example"), format!("{at}.address.socket_address.address: \"a.example\" is not an IP address")),
-        ("cluster_name: a\npolicy: {drop_overloads: [{category: x}]}".to_owned(), "policy.drop_overloads: ".to_owned()),
-        ("cluster_name: a\npolicy: {weighted_priority_health: true}".to_owned(), "policy.weighted_priority_health: ".to_owned()),
+        (
+            "cluster_name: a\npolicy: {drop_overloads: [{category: one}, {category: two}]}".to_owned(),
+            "policy.drop_overloads: one category".to_owned(),
+        ),
+        (
+            "cluster_name: a\npolicy: {drop_overloads: [{category: x, drop_percentage: {numerator: 101}}]}".to_owned(),
+            "policy.drop_overloads[0].drop_percentage: it must not be more".to_owned(),
+        ),
         (
             "cluster_name: a\nendpoints: [{leds_cluster_locality_config: {leds_collection_name: x, leds_config: {ads: {}}}}]".to_owned(),
             "endpoints[0].leds_cluster_locality_config: endpoints one by one".to_owned(),
-        ),
-        (
-            "cluster_name: a\npolicy: {endpoint_stale_after: 30s}".to_owned(),
-            "policy.endpoint_stale_after: endpoints stay".to_owned(),
         ),
         // A rule of the API itself.
         ("cluster_name: ''".to_owned(), "cluster_name: value length must be at least 1".to_owned()),
