@@ -10,6 +10,7 @@ mod filter;
 pub mod hcm;
 mod headers;
 mod local_reply;
+pub mod on_demand;
 mod reply_mapper;
 pub mod router;
 pub mod routing;

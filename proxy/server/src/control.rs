@@ -9,10 +9,12 @@ use outrider_config::convert::Ledger;
 use outrider_config::model;
 use outrider_core::matcher::StringMatcher;
 use outrider_core::stats::Registry;
+use outrider_http::on_demand::{self, Ask};
 use outrider_net::listener::GlobalConnections;
 use outrider_telemetry::access_log::LogFiles;
 use outrider_telemetry::stats::Exposition;
 use outrider_upstream::ClusterManager;
+use tokio::sync::mpsc;
 
 use crate::bootstrap::LoadedBootstrap;
 use crate::dynamic::{self, Generations, Records, RouteTables, Secrets, lock};
@@ -75,6 +77,8 @@ pub struct Control {
 pub(crate) struct Later {
     pub(crate) clusters: Mutex<Vec<Arc<model::Cluster>>>,
     pub(crate) listeners: Mutex<Vec<Arc<model::Listener>>>,
+    /// Where the questions of requests arrive.
+    pub(crate) asks: Mutex<Option<mpsc::Receiver<Ask>>>,
 }
 
 fn needs_more(cluster: &model::Cluster) -> bool {
@@ -176,6 +180,7 @@ impl Control {
         }
         let (routes, secrets) = (RouteTables::default(), Secrets::default());
         let global = GlobalConnections::new(loaded.model.max_downstream_connections.clone());
+        let (asker, asks) = on_demand::channel();
         let builder = Builder {
             clusters: clusters.clone(),
             registry: registry.clone(),
@@ -184,7 +189,9 @@ impl Control {
             node: loaded.model.node.clone(),
             routes: routes.clone(),
             secrets: secrets.clone(),
+            asker,
         };
+        later.asks = Mutex::new(Some(asks));
         let listeners = Listeners::new(builder, &registry, options.drain_time, options.drain_gradually);
         let build = |listener: &Arc<model::Listener>| {
             listeners.build(listener).with_context(|| format!("listener {:?}", listener.name))

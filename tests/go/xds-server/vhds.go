@@ -1,5 +1,5 @@
 // Virtual hosts by VHDS, which go-control-plane's snapshots do not know: the name of a route configuration stands for all
-// its virtual hosts (`table/name`), and `table/domain` for the one that has the domain.
+// its virtual hosts (`table/name`) but those called `table/lazy-...`, and `table/domain` for the one that has the domain.
 package main
 
 import (
@@ -61,8 +61,8 @@ func (all *virtualHosts) of(name string) []string {
 	table, domain, one := strings.Cut(name, "/")
 	var found []string
 	for key, host := range all.byName {
-		of, _, _ := strings.Cut(key, "/")
-		if of == table && (!one || key == name || slices.Contains(host.message.Domains, domain)) {
+		of, rest, _ := strings.Cut(key, "/")
+		if of == table && (!one && !strings.HasPrefix(rest, "lazy-") || key == name || slices.Contains(host.message.Domains, domain)) {
 			found = append(found, key)
 		}
 	}

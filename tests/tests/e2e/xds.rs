@@ -4,6 +4,7 @@ use std::{cell::Cell, rc::Rc};
 
 use anyhow::{Context, Result, ensure};
 use outrider_tests::{
+    bootstrap::Bootstrap,
     client::Conn,
     control_plane::{ControlPlane, TYPE, eds_cluster, endpoints, follower, listener, rds_listener, routes},
     ports::Lease,
@@ -26,12 +27,19 @@ pub(crate) struct Mesh {
 impl Mesh {
     /// Starts both; the control plane serves `first` of the proxy's port.
     pub(crate) async fn start(delta: bool, first: impl FnOnce(u16) -> Vec<Value>) -> Result<Option<Self>> {
+        Self::with(&follower(delta, ""), first).await
+    }
+
+    /// The same with a bootstrap that reaches the control plane by the cluster `plane`.
+    pub(crate) async fn with(
+        bootstrap: &Bootstrap,
+        first: impl FnOnce(u16) -> Vec<Value>,
+    ) -> Result<Option<Self>> {
         let Some(mut plane) = ControlPlane::start().await? else { return Ok(None) };
         let lease = Lease::new()?;
         let port = lease.port();
         plane.serve("1", &first(port)).await?;
-        let bootstrap = follower(delta, "");
-        let (mut places, mut leases) = places(&bootstrap)?;
+        let (mut places, mut leases) = places(bootstrap)?;
         leases.push(lease);
         places.insert("plane".into(), plane.address.port().to_string());
         let admin = places["admin"].parse()?;

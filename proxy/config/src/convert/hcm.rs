@@ -18,7 +18,7 @@ use super::route::route_configuration;
 use super::runtime::REJECT_FRAGMENT;
 use super::scalar::{bool_of, duration, header_value, runtime_flag, timeout};
 use super::xds::config_source;
-use super::{http_filter, local_reply, route_action};
+use super::{http_filter, local_reply, route_action, scope};
 use crate::model::{HttpConnectionManager, Routes, UpgradeConfig};
 
 /// A connection manager; `None`, and an error, when it lacks what it cannot do without.
@@ -270,15 +270,11 @@ fn routes(
             let source = config_source(cx, &at, source)?;
             Some(Routes::Rds { source, name: Arc::from(route_config_name.as_str()) })
         }
-        Some(RouteSpecifier::ScopedRoutes(_)) => {
-            cx.refuse(
-                &path.field("scoped_routes"),
-                "scoped routes are not supported; write route_config or rds",
-            );
-            None
+        Some(RouteSpecifier::ScopedRoutes(message)) => {
+            scope::scoped_routes(cx, &path.field("scoped_routes"), message).map(Routes::Scoped)
         }
         None => {
-            cx.error(path, "routes are needed: route_config or rds");
+            cx.error(path, "routes are needed: route_config, rds or scoped_routes");
             None
         }
     }

@@ -46,6 +46,7 @@ mod route_action;
 mod router;
 mod runtime;
 mod scalar;
+mod scope;
 mod secret;
 mod stats;
 mod tcp_proxy;

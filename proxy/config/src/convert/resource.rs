@@ -6,7 +6,7 @@ use outrider_proto::pb::envoy::config::cluster::v3::Cluster as ClusterMessage;
 use outrider_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrider_proto::pb::envoy::config::listener::v3::Listener as ListenerMessage;
 use outrider_proto::pb::envoy::config::route::v3::{
-    RouteConfiguration as RouteMessage, VirtualHost as HostMessage,
+    RouteConfiguration as RouteMessage, ScopedRouteConfiguration as ScopeMessage, VirtualHost as HostMessage,
 };
 use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret as SecretMessage;
 use outrider_proto::pb::envoy::service::runtime::v3::Runtime as RuntimeMessage;
@@ -14,7 +14,9 @@ use outrider_proto::prost::Message;
 use outrider_proto::{Inspected, Inspector, Path, Problem, any};
 
 use super::cx::{Cx, Ledger, Options, UnknownFields};
-use crate::model::{Cluster, Endpoints, Listener, RouteConfiguration, RuntimeEntries, Secret, VirtualHost};
+use crate::model::{
+    Cluster, Endpoints, Listener, RouteConfiguration, RuntimeEntries, Scope, Secret, VirtualHost,
+};
 
 /// The outcome of one resource: the model or its problems, and the ledger.
 pub type Outcome<T> = (Result<T, Vec<Problem>>, Ledger);
@@ -32,6 +34,8 @@ pub enum ResourceKind {
     RouteConfiguration,
     /// VHDS
     VirtualHost,
+    /// SRDS
+    ScopedRoute,
     /// SDS
     Secret,
     /// RTDS
@@ -40,12 +44,13 @@ pub enum ResourceKind {
 
 impl ResourceKind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Cluster,
         Self::Endpoints,
         Self::Listener,
         Self::RouteConfiguration,
         Self::VirtualHost,
+        Self::ScopedRoute,
         Self::Secret,
         Self::Runtime,
     ];
@@ -58,6 +63,7 @@ impl ResourceKind {
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::RouteConfiguration => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
             Self::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
+            Self::ScopedRoute => "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
             Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Runtime => "type.googleapis.com/envoy.service.runtime.v3.Runtime",
         }
@@ -88,6 +94,8 @@ pub enum Resource {
     RouteConfiguration(Arc<RouteConfiguration>),
     /// A virtual host.
     VirtualHost(Arc<VirtualHost>),
+    /// A scope of routes.
+    Scope(Arc<Scope>),
     /// A secret.
     Secret(Arc<Secret>),
     /// A layer of the runtime.
@@ -108,6 +116,7 @@ impl Resource {
             Self::Listener(listener) => &listener.name,
             Self::RouteConfiguration(routes) => &routes.name,
             Self::VirtualHost(host) => &host.name,
+            Self::Scope(scope) => &scope.name,
             Self::Secret(secret) => &secret.name,
             Self::Runtime { name, .. } => name,
         }
@@ -166,6 +175,11 @@ impl ResourceReader {
             ResourceKind::VirtualHost => {
                 let (host, ledger) = self.virtual_host(bytes, &RouteConfiguration::default(), options);
                 (host.map(Resource::VirtualHost), ledger)
+            }
+            ResourceKind::ScopedRoute => {
+                self.convert(kind, bytes, options, |cx, path, message: &ScopeMessage| {
+                    super::scope::scope(cx, path, message).map(|scope| Resource::Scope(Arc::new(scope)))
+                })
             }
             ResourceKind::Secret => {
                 self.convert(kind, bytes, options, |cx, path, message: &SecretMessage| {

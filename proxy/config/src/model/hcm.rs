@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::{
     AccessLog, ConfigSource, DirectBody, HeaderAdd, Http1Options, Http2Options, HttpFilter, LogFilter,
-    LogFormat, RouteConfiguration, RuntimeFlag, UpgradeConfig,
+    LogFormat, RouteConfiguration, RuntimeFlag, ScopedRoutes, UpgradeConfig,
 };
 
 /// `envoy.filters.network.http_connection_manager`
@@ -127,6 +127,8 @@ pub enum Routes {
         /// Its name.
         name: Arc<str>,
     },
+    /// `scoped_routes`
+    Scoped(ScopedRoutes),
 }
 
 /// `LocalReplyConfig`

@@ -1,12 +1,13 @@
 //! HTTP filters: those of a connection manager, and what routes say of them.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use outrider_core::format::Format;
 use outrider_core::matcher::{RuntimeFraction, StringMatcher};
 
-use super::{AppendAction, Fault, HeaderAdd};
+use super::{AppendAction, ConfigSource, Fault, HeaderAdd};
 
 /// A filter's name. Every name is kept once as long as anybody has it, so that two are compared by their address.
 #[derive(Debug, Clone)]
@@ -61,6 +62,8 @@ pub enum HttpFilterKind {
     Fault(Arc<Fault>),
     /// `envoy.filters.http.header_mutation`
     HeaderMutation(Arc<HeaderMutationFilter>),
+    /// `envoy.filters.http.on_demand`
+    OnDemand(Arc<OnDemand>),
 }
 
 /// What a route, a virtual host, a table or a weighted cluster says of the filter of a name
@@ -84,6 +87,24 @@ pub enum RouteFilterConfig {
     Fault(Arc<Fault>),
     /// For [`HttpFilterKind::HeaderMutation`].
     HeaderMutation(Arc<FilterMutations>),
+    /// For [`HttpFilterKind::OnDemand`].
+    OnDemand(Arc<OnDemand>),
+}
+
+/// `OnDemand`, and `PerRouteConfig` of the same filter.
+#[derive(Debug, Clone)]
+pub struct OnDemand {
+    /// Clusters that are not there are asked for; `None`: they are not.
+    pub clusters: Option<OnDemandClusters>,
+}
+
+/// `OnDemandCds`
+#[derive(Debug, Clone)]
+pub struct OnDemandClusters {
+    /// Where they come from: a stream that speaks delta.
+    pub source: ConfigSource,
+    /// How long a request waits. Default 5 s.
+    pub timeout: Duration,
 }
 
 /// `CorsPolicy`. Of several levels each field is taken from the most specific one that has it.

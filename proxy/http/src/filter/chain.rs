@@ -93,6 +93,13 @@ impl Run {
         self.chain.get_or_init(begin).clone()
     }
 
+    /// Behind `place` those filters work from now on that work on `route`.
+    pub(super) fn rejudge(&self, place: usize, route: Option<&Selected>) {
+        let Some(chain) = self.chain.get() else { return };
+        let before = (1 << place) | ((1 << place) - 1);
+        self.working.set(self.working.get() & before | chain.0.working(route) & !before);
+    }
+
     /// Keeps something for the filter at `place`.
     pub(super) fn keep(&self, place: usize, state: State) {
         let mut states = self.states.borrow_mut();

@@ -74,9 +74,14 @@ impl RequestCx<'_> {
     }
 
     /// The next one who asks for the route gets one for the head as it is then.
-    #[expect(dead_code, reason = "for filters to come")]
     pub(crate) const fn clear_route(&mut self) {
         self.routing.clear();
+    }
+
+    /// The route became another one: the filters behind this one are those that work there.
+    pub(crate) fn rejudge(&mut self) {
+        let (filters, place) = (&self.stream.filters, self.place);
+        filters.rejudge(place, self.routing.selected(self.stream, self.parts));
     }
 
     /// The head, and what the route says of this filter, side by side.
@@ -93,7 +98,6 @@ impl RequestCx<'_> {
     }
 
     /// What the most specific level says of this filter.
-    #[expect(dead_code, reason = "for filters to come")]
     pub(crate) fn settings(&mut self) -> Option<&RouteFilterConfig> {
         self.levels().last()
     }

@@ -36,6 +36,7 @@ mod cors;
 mod fault;
 mod header_mutation;
 mod named;
+mod on_demand;
 
 use outrider_config::model::{HttpFilter, HttpFilterKind};
 use outrider_core::stats::Scope;
@@ -50,6 +51,7 @@ pub(crate) enum Filter {
     Cors(cors::Cors),
     Fault(fault::Fault),
     HeaderMutation(header_mutation::HeaderMutation),
+    OnDemand(on_demand::OnDemand),
 }
 
 /// What a filter keeps for a request.
@@ -70,6 +72,7 @@ impl Filter {
             HttpFilterKind::HeaderMutation(config) => {
                 Self::HeaderMutation(header_mutation::HeaderMutation::new(config.clone()))
             }
+            HttpFilterKind::OnDemand(config) => Self::OnDemand(on_demand::OnDemand::new(config.clone())),
         }
     }
 
@@ -79,6 +82,7 @@ impl Filter {
             Self::Cors(filter) => filter.request(cx),
             Self::Fault(filter) => filter.request(cx),
             Self::HeaderMutation(filter) => filter.request(cx),
+            Self::OnDemand(filter) => filter.request(cx),
         }
     }
 
@@ -88,6 +92,7 @@ impl Filter {
             Self::Cors(_) => cors::response(cx),
             Self::Fault(_) => fault::response(cx),
             Self::HeaderMutation(filter) => filter.response(cx),
+            Self::OnDemand(_) => {}
         }
     }
 }

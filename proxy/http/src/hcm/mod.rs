@@ -9,7 +9,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -18,6 +18,7 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
 use memchr::memmem::Finder;
 use outrider_config::model::{self, HeaderCase};
+use outrider_core::matcher::HeadView;
 use outrider_core::stats::{Registry, Scope};
 use outrider_net::handler::{ConnectionHandler, Downstream, LocalFuture};
 use outrider_telemetry::access_log::{AccessLogger, LogFileError, LogFiles};
@@ -28,8 +29,9 @@ use crate::codec::h2::LocalExec;
 use crate::filter::{Chain, PinnedChain};
 use crate::headers::path::PathPolicy;
 use crate::headers::xff;
+use crate::on_demand::Asker;
 use crate::reply_mapper::ReplyMapper;
-use crate::routing::{DirectBodyError, RouteSlot, TableHandle};
+use crate::routing::{DirectBodyError, RoutePlace, RouteSlot, ScopeTable, TableHandle};
 use crate::stats::{CodecStats, HcmStats, ListenerHttpStats};
 
 /// Bytes that a worker reads at once to find out what a connection speaks.
@@ -55,7 +57,9 @@ pub struct HcmShared {
     /// `http2.`
     pub h2_stats: CodecStats,
     /// The place of its routes.
-    pub routes: Arc<RouteSlot>,
+    pub routes: RoutePlace,
+    /// Asks for what comes on demand; empty where nobody answers.
+    pub asker: OnceLock<Asker>,
     /// Its access logs.
     pub logger: AccessLogger,
     pub(crate) path_policy: PathPolicy,
@@ -92,7 +96,7 @@ impl HcmShared {
         registry: &Registry,
         files: &LogFiles,
         listener: &Scope,
-        routes: Arc<RouteSlot>,
+        routes: impl Into<RoutePlace>,
         node: &model::Node,
     ) -> Result<Arc<Self>, HcmError> {
         let prefix = &config.stat_prefix;
@@ -107,7 +111,8 @@ impl HcmShared {
             listener_stats: ListenerHttpStats::new(listener.child(&format!("http.{prefix}."))),
             h1_stats: CodecStats::new(registry.scope("http1.")),
             h2_stats: CodecStats::new(registry.scope("http2.")),
-            routes,
+            routes: routes.into(),
+            asker: OnceLock::new(),
             path_policy: PathPolicy {
                 normalize: config.normalize_path,
                 merge_slashes: config.merge_slashes,
@@ -141,6 +146,8 @@ pub struct HcmWorker {
     routes: RefCell<TableHandle>,
     /// The filters as they were last looked at.
     filters: RefCell<Rc<PinnedChain>>,
+    /// The same for scopes, by their numbers.
+    scopes: RefCell<(Arc<ScopeTable>, Vec<TableHandle>)>,
     /// What an update put in its place.
     successor: RefCell<Option<Rc<Self>>>,
     pub(crate) h1: http1::Builder,
@@ -167,8 +174,9 @@ impl HcmWorker {
         let now = (SystemTime::now(), Instant::now());
         Rc::new(Self {
             clusters,
-            routes: RefCell::new(Rc::new(shared.routes.load().clone())),
             filters: RefCell::new(Rc::new(PinnedChain::new(shared.filters.load_full()))),
+            routes: RefCell::default(),
+            scopes: RefCell::default(),
             successor: RefCell::default(),
             h1: http1_builder(&shared),
             h2: http2_builder(&shared),
@@ -181,14 +189,20 @@ impl HcmWorker {
         })
     }
 
-    /// The routes in force.
-    pub(crate) fn routes(&self) -> TableHandle {
-        let current = self.shared.routes.load();
-        let mut known = self.routes.borrow_mut();
-        if !Arc::ptr_eq(&known, &current) {
-            *known = Rc::new(current.clone());
+    /// The routes in force for a request; `None` when it is in no scope.
+    pub(crate) fn routes(&self, head: &HeadView<'_>) -> Option<TableHandle> {
+        match &self.shared.routes {
+            RoutePlace::One(slot) => Some(latest(slot, &mut self.routes.borrow_mut())),
+            RoutePlace::Scoped(slot) => {
+                let current = slot.load();
+                let number = current.find(head)? as usize;
+                let mut known = self.scopes.borrow_mut();
+                if !Arc::ptr_eq(&known.0, &current) {
+                    *known = (current.clone(), vec![TableHandle::default(); current.scopes().len()]);
+                }
+                Some(latest(&current.scopes().get(number)?.routes, known.1.get_mut(number)?))
+            }
         }
-        known.clone()
     }
 
     /// The filters in force.
@@ -263,6 +277,15 @@ impl ConnectionHandler for HcmWorker {
     fn as_any(self: Rc<Self>) -> Rc<dyn Any> {
         self
     }
+}
+
+/// The table in `slot`; `known` is what it was at the last look.
+fn latest(slot: &RouteSlot, known: &mut TableHandle) -> TableHandle {
+    let current = slot.load();
+    if !Arc::ptr_eq(known, &current) {
+        *known = Rc::new(current.clone());
+    }
+    known.clone()
 }
 
 fn date_value(now: SystemTime) -> HeaderValue {

@@ -157,7 +157,8 @@ pub(super) fn find_route(stream: &Rc<Stream>, parts: &Parts) -> Option<Selected>
         tls: stream.conn.info.tls.as_deref(),
         random: stream.random.get(),
     };
-    let selected = RouteTable::route(&stream.hcm.routes(), &view);
+    let table = stream.hcm.routes(&view.head);
+    let selected = table.and_then(|table| RouteTable::route(&table, &view));
     {
         let mut info = stream.info.borrow_mut();
         info.route_name = selected.as_ref().and_then(|selected| selected.name().cloned());
@@ -183,7 +184,7 @@ fn no_route(stream: &Stream) -> LocalReply {
 }
 
 /// The reply to a request for an upgrade that is not allowed.
-fn check_upgrade(stream: &Stream, selected: &Selected) -> Result<(), LocalReply> {
+pub(crate) fn check_upgrade(stream: &Stream, selected: &Selected) -> Result<(), LocalReply> {
     let upgrade = stream.upgrade.borrow();
     if upgrade.as_ref().is_none_or(|kind| upgrade_allowed(stream, selected, kind)) {
         return Ok(());

@@ -79,6 +79,9 @@ pub(crate) fn apply(stream: &Stream, parts: &mut Parts) -> Result<(), Refusal> {
     remove_if(headers, seen, Seen::PROXY_CONNECTION, &names::PROXY_CONNECTION);
     remove_if(headers, seen, Seen::TRANSFER_ENCODING, &TRANSFER_ENCODING);
     trust::trust(stream, headers, seen, client_scheme, shared);
+    if !stream.internal.get() {
+        trust::remove_internal_only(stream, parts);
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Whom the connection manager believes, and what it says of the client to those behind it.
 
 use http::header::USER_AGENT;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use outrider_config::model::HttpConnectionManager;
 use outrider_core::rng;
@@ -8,6 +9,7 @@ use outrider_core::stream::Address;
 
 use super::{Seen, names, request_id, xfcc, xff};
 use crate::hcm::HcmShared;
+use crate::routing::RoutePlace;
 use crate::stream::{Scheme, Stream};
 
 const HTTP: HeaderValue = HeaderValue::from_static("http");
@@ -94,7 +96,7 @@ pub(super) fn trust(
         && xff::is_internal(client.as_ref().unwrap_or(&conn.remote), &config.internal_addresses);
     let edge = config.use_remote_address && !internal;
     stream.internal.set(internal);
-    sanitize(headers, seen, internal, edge, shared);
+    sanitize(headers, seen, internal, edge);
     if !config.via.is_empty() {
         super::append_via(headers, &config.via);
     }
@@ -151,7 +153,7 @@ fn settle_scheme(
 }
 
 /// Takes away what only internal requests may say.
-fn sanitize(headers: &mut HeaderMap, seen: Seen, internal: bool, edge: bool, shared: &HcmShared) {
+fn sanitize(headers: &mut HeaderMap, seen: Seen, internal: bool, edge: bool) {
     if seen.has(Seen::ENVOY) {
         headers.remove(names::X_ENVOY_INTERNAL);
         if !internal {
@@ -168,9 +170,22 @@ fn sanitize(headers: &mut HeaderMap, seen: Seen, internal: bool, edge: bool, sha
     }
     if internal {
         headers.insert(names::X_ENVOY_INTERNAL, TRUE);
-    } else {
-        for name in shared.routes.load().internal_only_headers() {
-            headers.remove(name);
+    }
+}
+
+/// Takes away what the route table of a request from outside keeps for internal ones.
+pub(super) fn remove_internal_only(stream: &Stream, parts: &mut Parts) {
+    match &stream.hcm.shared.routes {
+        RoutePlace::One(slot) => {
+            for name in slot.load().internal_only_headers() {
+                parts.headers.remove(name);
+            }
+        }
+        RoutePlace::Scoped(_) => {
+            let table = stream.hcm.routes(&stream.view(&parts.method, &parts.uri, &parts.headers));
+            for name in table.iter().flat_map(|table| table.internal_only_headers()) {
+                parts.headers.remove(name);
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ mod matcher;
 mod mutation;
 mod redirect;
 pub(crate) mod rewrite;
+mod scope;
 mod slot;
 mod stats;
 mod table;
@@ -23,7 +24,8 @@ pub(crate) use domain::port_start;
 pub use matcher::RequestView;
 pub(crate) use matcher::in_fraction;
 pub(crate) use mutation::{ContextSource, Levels, Mutations};
-pub use slot::RouteSlot;
+pub use scope::{Scope, ScopeSlot, ScopeTable};
+pub use slot::{RoutePlace, RouteSlot};
 pub(crate) use stats::RouteStats;
 pub use table::{RouteTable, RouteTableError, Selected, SelectedAction, TableHandle, VirtualHost};
 

@@ -8,7 +8,7 @@ use outrider_config::model;
 use outrider_core::stats::Registry;
 use outrider_upstream::ClusterManager;
 
-use super::{RouteTable, RouteTableError};
+use super::{RouteTable, RouteTableError, ScopeSlot};
 
 /// The place of a route table. One that waits for route discovery holds an empty table: every request is answered 404,
 /// as Envoy does when no table came in time.
@@ -38,9 +38,39 @@ impl RouteSlot {
         self.0.store(table);
     }
 
+    /// The table in force, to be kept.
+    pub fn load_full(&self) -> Arc<RouteTable> {
+        self.0.load_full()
+    }
+
     /// The table in force.
     #[inline]
     pub fn load(&self) -> arc_swap::Guard<Arc<RouteTable>> {
         self.0.load()
+    }
+}
+
+/// Where a connection manager finds its routes.
+#[derive(Debug, Clone)]
+pub enum RoutePlace {
+    /// One table for all requests.
+    One(Arc<RouteSlot>),
+    /// A table for each scope.
+    Scoped(Arc<ScopeSlot>),
+}
+
+impl From<Arc<RouteSlot>> for RoutePlace {
+    fn from(slot: Arc<RouteSlot>) -> Self {
+        Self::One(slot)
+    }
+}
+
+impl RoutePlace {
+    /// Calls `f` with each table in force.
+    pub fn each_table(&self, mut f: impl FnMut(&RouteTable)) {
+        match self {
+            Self::One(slot) => f(&slot.load()),
+            Self::Scoped(slot) => slot.load().scopes().iter().for_each(|scope| f(&scope.routes.load())),
+        }
     }
 }

@@ -169,6 +169,11 @@ impl RouteTable {
         Self::of(&self.config, self.hosts.iter().cloned().chain(more).collect())
     }
 
+    /// Whether it stands where one did not come (yet).
+    pub(crate) fn is_stand_in(&self) -> bool {
+        self.config.name.is_empty() && self.hosts.is_empty()
+    }
+
     /// The configuration it was compiled from.
     pub fn config(&self) -> &Arc<model::RouteConfiguration> {
         &self.config

@@ -1,7 +1,9 @@
 //! `/config_dump` and `/compat`: the bootstrap, expanded from its bytes when it is asked for.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+use outrider_config::model::{NetworkFilter, Routes, ScopedRoutes, Scopes};
 use outrider_proto::prost_reflect::DynamicMessage;
 use outrider_proto::{Descriptors, to_json};
 use outrider_xds::Kind;
@@ -46,7 +48,7 @@ fn dump(control: &Control, query: &Query) -> Result<Value, Reply> {
     // One repeated field of one section: `static_clusters`, `static_listeners`, ...; or `bootstrap`.
     let known = |config: &&Value| config.get(resource).is_some();
     let Some(section) = configs.iter().find(known) else {
-        let fields = "bootstrap, static_listeners, static_clusters, static_route_configs, static_secrets, static_endpoint_configs, dynamic_listeners, dynamic_active_clusters, dynamic_warming_clusters, dynamic_route_configs, dynamic_endpoint_configs, dynamic_active_secrets, dynamic_warming_secrets";
+        let fields = "bootstrap, static_listeners, static_clusters, static_route_configs, static_secrets, static_endpoint_configs, dynamic_listeners, dynamic_active_clusters, dynamic_warming_clusters, dynamic_route_configs, inline_scoped_route_configs, dynamic_scoped_route_configs, dynamic_endpoint_configs, dynamic_active_secrets, dynamic_warming_secrets";
         let message = format!(
             "{resource} not found in config dump; there are {fields} (where the configuration has any)"
         );
@@ -101,8 +103,13 @@ fn sections(
             json!({ "@type": format!("{TYPE}ListenersConfigDump"), "static_listeners": listeners }),
         ),
     );
+    let mut scoped = Vec::new();
+    find("scoped_routes", resources, &mut scoped);
+    let scoped = scoped.into_iter().filter(|scoped| wanted(scoped, "name"));
+    configs.push(scopes(control, &dynamic, scoped, &at));
     let mut routes = Vec::new();
-    find_routes(resources, &mut routes);
+    find("route_config", resources, &mut routes);
+    find("route_configuration", resources, &mut routes);
     let routes = routes.into_iter().filter(|route| wanted(route, "name"));
     let routes: Vec<Value> =
         routes.map(|route| wrap(route, "route_config", "envoy.config.route.v3.RouteConfiguration")).collect();
@@ -145,14 +152,52 @@ fn generations(control: &Control) -> Value {
     })
 }
 
-fn find_routes<'a>(value: &'a Value, found: &mut Vec<&'a Value>) {
+/// `ScopedRoutesConfigDump`: the bootstrap's scopes, and those of SRDS by the name that connection managers give them.
+fn scopes<'a>(
+    control: &Control,
+    dynamic: &Dynamic<'_>,
+    scoped: impl Iterator<Item = &'a Value>,
+    at: &str,
+) -> Value {
+    let typed = |scope: &Value| {
+        let mut typed = Map::new();
+        typed.insert("@type".into(), Kind::ScopedRoute.type_url().into());
+        typed.extend(scope.as_object().cloned().unwrap_or_default());
+        Value::Object(typed)
+    };
+    let inline = scoped.filter_map(|scoped| {
+        let list = scoped["scoped_route_configurations_list"]["scoped_route_configurations"].as_array()?;
+        let list: Vec<Value> = list.iter().map(typed).collect();
+        Some(json!({ "name": scoped["name"], "scoped_route_configs": list, "last_updated": at }))
+    });
+    let inline: Vec<Value> = inline.collect();
+    let mut section = json!({ "@type": format!("{TYPE}ScopedRoutesConfigDump") });
+    if !inline.is_empty() {
+        section["inline_scoped_route_configs"] = inline.into();
+    }
+    let mut names = BTreeSet::new();
+    for active in control.listeners.active() {
+        let config = active.listener.shared.config();
+        for chain in config.filter_chains.iter().chain(&config.default_filter_chain) {
+            if let NetworkFilter::Http(manager) = &chain.filter
+                && let Routes::Scoped(ScopedRoutes { name, scopes: Scopes::Srds { .. }, .. }) =
+                    &manager.routes
+            {
+                names.insert(name.clone());
+            }
+        }
+    }
+    dynamic.scopes(section, &names)
+}
+
+fn find<'a>(wanted: &str, value: &'a Value, found: &mut Vec<&'a Value>) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
-                if name == "route_config" { found.push(value) } else { find_routes(value, found) }
+                if name == wanted { found.push(value) } else { find(wanted, value, found) }
             }
         }
-        Value::Array(items) => items.iter().for_each(|item| find_routes(item, found)),
+        Value::Array(items) => items.iter().for_each(|item| find(wanted, item, found)),
         _ => {}
     }
 }

@@ -1,5 +1,6 @@
 //! What of `/config_dump` came from elsewhere: the version in force beside the one that waits or was refused.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use outrider_proto::prost_reflect::DynamicMessage;
@@ -84,6 +85,28 @@ impl Dynamic<'_> {
             let hosts = table.entry("virtual_hosts").or_insert_with(|| Value::Array(Vec::new()));
             hosts.as_array_mut().into_iter().for_each(|hosts| hosts.push(host.clone()));
         }
+        section
+    }
+
+    /// Scopes of routes, all of them under each of the `names` that connection managers give them.
+    pub(super) fn scopes(&self, mut section: Value, names: &BTreeSet<Arc<str>>) -> Value {
+        let records = self.of(Kind::ScopedRoute);
+        let active = records.iter().filter_map(|(_, record)| record.active.as_ref());
+        let newest = active.clone().max_by_key(|version| version.at);
+        let states = names.iter().map(|name| {
+            let scopes: Vec<Value> =
+                active.clone().map(|version| self.expand(Kind::ScopedRoute, version)).collect();
+            let mut state = json!({ "name": &**name, "scoped_route_configs": scopes });
+            if let Some(newest) = newest {
+                state["version_info"] = (*newest.version).into();
+                state["last_updated"] = timestamp(newest.at).into();
+            }
+            for (_, record) in &records {
+                self.add_error(Kind::ScopedRoute, record, &mut state);
+            }
+            state
+        });
+        put(&mut section, "dynamic_scoped_route_configs", states.collect());
         section
     }
 

@@ -1,17 +1,20 @@
 //! Clusters and their endpoints.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use outrider_config::model::{self, Discovery, DynamicSecret};
 use outrider_upstream::ClusterShared;
 use outrider_xds::{Kind, Refusal, Resource};
 
-use super::controller::{Controller, version_of};
+use super::controller::{Controller, lock, version_of};
 use super::generations::Step;
 use super::streams::StreamId;
 use crate::control::Control;
+
+/// The names of clusters that wait for something. Cloning gives another handle.
+pub(super) type Expected = Arc<Mutex<HashSet<Arc<str>>>>;
 
 /// Clusters that came from elsewhere, or wait for what does.
 #[derive(Default)]
@@ -20,6 +23,8 @@ pub(super) struct Clusters {
     endpoints: HashMap<(StreamId, Arc<str>), Endpoints>,
     /// Those that wait for something.
     warming: HashSet<Arc<str>>,
+    /// The same, for others to look at.
+    expected: Expected,
     /// Those of `warming` that find their hosts by themselves.
     finding: HashSet<Arc<str>>,
     /// Those of `warming` that may have what they waited for.
@@ -60,6 +65,11 @@ impl Clusters {
         }
     }
 
+    /// Whether the cluster is in force, or waits for what it needs.
+    pub(super) fn is_known(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     /// Whether the cluster is in force.
     pub(super) fn is_active(&self, name: &str) -> bool {
         self.by_name.get(name).is_some_and(|entry| entry.active.is_some())
@@ -88,7 +98,13 @@ impl Clusters {
             .for_each(|one| tell(one));
     }
 
+    /// The names of clusters that wait for something, for others to look at.
+    pub(super) fn expected(&self) -> Expected {
+        self.expected.clone()
+    }
+
     fn waits_no_more(&mut self, name: &Arc<str>) {
+        lock(&self.expected).remove(name);
         self.warming.remove(name);
         self.finding.remove(name);
     }
@@ -127,6 +143,7 @@ impl Controller {
         entry.body = body;
         entry.unbuilt = Some(config.clone());
         self.clusters.warming.insert(name.clone());
+        lock(&self.clusters.expected).insert(name.clone());
         for secret in config.dynamic_secrets() {
             self.want_secret(secret);
         }

@@ -18,11 +18,13 @@ use tokio::time::Instant;
 
 use super::clusters::Clusters;
 use super::decode::Decoder;
+use super::demand::Demand;
 use super::listeners::WaitingListeners;
 use super::order::Held;
 use super::records::Version;
 use super::restore::Restore;
 use super::runtime::RuntimeSubscriptions;
+use super::scopes::RouteScopes;
 use super::stale::Stale;
 use super::stats::SubscriptionStats;
 use super::streams::{QUEUE, StreamId, Streams};
@@ -55,6 +57,8 @@ pub(crate) struct Controller {
     pub(super) vhosts: VirtualHosts,
     pub(super) runtime: RuntimeSubscriptions,
     pub(super) restore: Restore,
+    pub(super) scopes: RouteScopes,
+    pub(super) demand: Demand,
     events: mpsc::Receiver<(StreamId, Event)>,
     pub(super) cds: Option<(StreamId, SubscriptionStats)>,
     pub(super) lds: Option<(StreamId, SubscriptionStats)>,
@@ -77,10 +81,12 @@ impl Controller {
         let streams = Streams::new(dynamic.ads.clone(), node, clusters, control.registry.clone(), queue);
         let runtime = SubscriptionStats::new(control.registry.scope("runtime."));
         let runtime = RuntimeSubscriptions::new(runtime);
+        let known_clusters = Clusters::new(&control);
+        let asks = lock(&control.later.asks).take().unwrap_or_else(|| outrider_http::on_demand::channel().1);
         let controller = Self {
-            clusters: Clusters::new(&control),
             listeners: WaitingListeners::default(),
-            decoder: Decoder::new(control.clone()),
+            decoder: Decoder::new(control.clone(), known_clusters.expected()),
+            clusters: known_clusters,
             streams,
             wanted_secrets: Vec::new(),
             held: Held::default(),
@@ -88,6 +94,8 @@ impl Controller {
             vhosts: VirtualHosts::default(),
             runtime,
             restore: Restore::new(control.options.state_dir.clone()),
+            scopes: RouteScopes::default(),
+            demand: Demand::new(asks),
             events,
             cds: None,
             lds: None,
@@ -106,11 +114,15 @@ impl Controller {
         self.subscribe_runtime();
         self.settle();
         loop {
+            let due = [self.held.next(), self.stale.next(), self.restore.next(), self.demand.next()]
+                .into_iter()
+                .flatten()
+                .min();
             tokio::select! {
                 Some((stream, event)) = self.events.recv() => self.take(stream, event),
                 Ok(()) = changes.changed() => self.clusters.hosts_changed(),
-                () = until(self.held.next().into_iter().chain(self.stale.next()).min()) => {}
-                () = until(self.restore.next()) => {}
+                Some(ask) = self.demand.asks.recv() => self.asked(ask),
+                () = until(due) => {}
             }
             self.settle();
             while self.restore_more() {
@@ -124,6 +136,7 @@ impl Controller {
         self.forget_stale();
         self.promote_clusters();
         self.release_held();
+        self.promote_scopes();
         self.promote_listeners();
         if self.stage == Stage::Runtime && self.runtime.is_settled() {
             self.stage = Stage::Clusters;
@@ -157,6 +170,7 @@ impl Controller {
             self.stage = Stage::Done;
             self.initialized.send_replace(true);
         }
+        self.answer_demand();
         self.control.records.generations().close();
     }
 
@@ -210,6 +224,7 @@ impl Controller {
                 Kind::Listener => self.listener(&resource),
                 Kind::Route => self.routes(stream, &resource),
                 Kind::VirtualHost => self.virtual_host(stream, &resource),
+                Kind::ScopedRoute => self.scope(stream, &resource),
                 Kind::Secret => self.secret(stream, &resource),
                 Kind::Runtime => self.runtime_layer(stream, &resource),
                 _ => Err(vec![Refusal::new(&*resource.name, "", "resources of this type are not supported")]),
@@ -237,6 +252,8 @@ impl Controller {
             removed.iter().for_each(|name| self.let_go(name, &named));
         } else if kind == Kind::VirtualHost {
             refusals.extend(self.publish_virtual_hosts(stream, brought, &removed));
+        } else if kind == Kind::ScopedRoute {
+            refusals.extend(self.publish_scopes(stream, &removed));
         } else if kind != Kind::Listener {
             removed.iter().for_each(|name| self.removed(stream, kind, name));
         }
@@ -270,6 +287,7 @@ impl Controller {
             Kind::Endpoint => self.no_such_endpoints(stream, name),
             Kind::VirtualHost => drop(self.publish_virtual_hosts(stream, true, std::slice::from_ref(name))),
             Kind::Runtime => self.lose_runtime_layer(name),
+            Kind::ScopedRoute => drop(self.publish_scopes(stream, std::slice::from_ref(name))),
             // Tables and secrets stay in force until nobody uses them.
             _ => {}
         }
@@ -290,6 +308,7 @@ impl Controller {
             (Kind::Route, Some(name)) => self.give_up_routes(stream, name),
             (Kind::VirtualHost, Some(name)) => self.give_up_virtual_hosts(stream, name),
             (Kind::Runtime, Some(name)) => self.give_up_runtime_layer(stream, name),
+            (Kind::ScopedRoute, None) => self.give_up_scopes(stream),
             // What waits for a secret goes on waiting: it cannot serve without.
             _ => {}
         }

@@ -6,6 +6,8 @@ use outrider_config::convert::{self, KnownClusters, ResourceKind, ResourceReader
 use outrider_config::model;
 use outrider_xds::{Kind, Refusal, Resource};
 
+use super::clusters::Expected;
+use super::controller::lock;
 use super::generations::Step;
 use crate::control::Control;
 
@@ -20,7 +22,9 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    pub(super) fn new(control: Arc<Control>) -> Self {
+    /// A decoder for what comes to `control`. `warming` are the clusters that tables may name although they are not in
+    /// force yet (Envoy: `ClusterInfoMaps::hasCluster`).
+    pub(super) fn new(control: Arc<Control>, warming: Expected) -> Self {
         let flags = &control.options;
         let unknown_fields = match (flags.reject_unknown_dynamic_fields, flags.ignore_unknown_dynamic_fields)
         {
@@ -31,6 +35,7 @@ impl Decoder {
         let clusters = control.clusters.clone();
         let known = KnownClusters::new(move |name| {
             clusters.slot(name).is_some_and(|slot| slot.current.load().is_some())
+                || lock(&warming).contains(name)
         });
         let options = convert::Options { unknown_fields, ..convert::Options::default() };
         Self {
@@ -76,6 +81,13 @@ impl Decoder {
     pub(super) fn secret(&mut self, resource: &Resource) -> Decoded<model::Secret> {
         match self.read(ResourceKind::Secret, resource)? {
             convert::Resource::Secret(secret) => Ok(secret),
+            _ => Err(other(resource)),
+        }
+    }
+
+    pub(super) fn scope(&mut self, resource: &Resource) -> Decoded<model::Scope> {
+        match self.read(ResourceKind::ScopedRoute, resource)? {
+            convert::Resource::Scope(scope) => Ok(scope),
             _ => Err(other(resource)),
         }
     }

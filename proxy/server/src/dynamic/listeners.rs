@@ -13,6 +13,7 @@ use super::controller::{Controller, version_of};
 use super::generations::Step;
 use super::records::Version;
 use super::routes::RouteKey;
+use super::scopes::ScopesKey;
 use super::streams::StreamId;
 use crate::listeners::BuiltListener;
 
@@ -32,7 +33,14 @@ enum Waiting {
     /// For secrets: it cannot be built yet.
     Secrets(Arc<model::Listener>),
     /// For its route tables. Its addresses are taken if it is new.
-    Routes(Arc<BuiltListener>, Option<Vec<WorkerSockets>>, Vec<RouteKey>),
+    Routes(Arc<BuiltListener>, Option<Vec<WorkerSockets>>, Needs),
+}
+
+/// The route tables, and the scopes of such, that a listener needs.
+#[derive(Default, Clone)]
+struct Needs {
+    tables: Vec<RouteKey>,
+    scopes: Vec<ScopesKey>,
 }
 
 impl WaitingListeners {
@@ -91,11 +99,10 @@ impl Controller {
         let generations = self.control.records.generations();
         let build = || self.control.listeners.build(config);
         let built = generations.time(Step::Build(Kind::Listener, &config.name), build).map_err(refuse)?;
-        let keys = route_keys(config);
-        for key in &keys {
-            self.want_routes(key);
-        }
-        if keys.iter().all(|key| self.control.routes.is_settled(key)) {
+        let needs = route_needs(config);
+        needs.tables.iter().for_each(|key| self.want_routes(key));
+        needs.scopes.iter().for_each(|key| self.want_scopes(key));
+        if self.is_there(&needs) {
             self.listeners.waiting.remove(&config.name);
             let put = || self.control.listeners.put(built, None);
             self.control.records.generations().time(Step::Publish, put).map_err(refuse)?;
@@ -104,7 +111,7 @@ impl Controller {
             // What was reserved before goes first: it may have the same addresses.
             self.listeners.waiting.remove(&config.name);
             let reserved = self.control.listeners.reserve(&built).map_err(refuse)?;
-            self.listeners.waiting.insert(config.name.clone(), Waiting::Routes(built, reserved, keys));
+            self.listeners.waiting.insert(config.name.clone(), Waiting::Routes(built, reserved, needs));
         }
         Ok(())
     }
@@ -130,19 +137,14 @@ impl Controller {
 
     /// Puts listeners in force whose route tables are there.
     pub(super) fn promote_listeners(&mut self) {
-        let routes = self.control.routes.clone();
-        let ready = |waiting: &Waiting| match waiting {
-            Waiting::Secrets(_) => false,
-            Waiting::Routes(_, _, keys) => keys.iter().all(|key| routes.is_settled(key)),
-        };
-        let names: Vec<_> = self
-            .listeners
-            .waiting
-            .iter()
-            .filter(|(_, one)| ready(one))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in names {
+        let waiting = self.listeners.waiting.iter();
+        let waiting = waiting.filter_map(|(name, one)| match one {
+            Waiting::Secrets(_) => None,
+            Waiting::Routes(_, _, needs) => Some((name.clone(), needs.clone())),
+        });
+        let mut names: Vec<_> = waiting.collect();
+        names.retain(|(_, needs)| self.is_there(needs));
+        for (name, _) in names {
             let Some(Waiting::Routes(built, reserved, _)) = self.listeners.waiting.remove(&name) else {
                 continue;
             };
@@ -154,6 +156,11 @@ impl Controller {
         }
         self.control.listeners.stats.total_listeners_warming().set(self.listeners.waiting.len() as u64);
         self.forget_routes();
+    }
+
+    fn is_there(&mut self, needs: &Needs) -> bool {
+        needs.tables.iter().all(|key| self.control.routes.is_settled(key))
+            && needs.scopes.iter().all(|key| self.scopes_ready(key))
     }
 
     pub(super) fn remove_listener(&mut self, name: &Arc<str>) {
@@ -190,7 +197,7 @@ impl Controller {
         }
     }
 
-    fn want_routes(&mut self, key: &RouteKey) {
+    pub(super) fn want_routes(&mut self, key: &RouteKey) {
         let Some((stream, handle)) = self.stream(&key.0, Kind::Route) else { return };
         if !self.listeners.subscribed.iter().any(|(_, known)| known == key) {
             self.listeners.subscribed.push((stream, key.clone()));
@@ -309,16 +316,17 @@ impl Controller {
     }
 }
 
-fn route_keys(config: &model::Listener) -> Vec<RouteKey> {
-    let chains = config.filter_chains.iter().chain(&config.default_filter_chain);
-    let keys = chains.filter_map(|chain| match &chain.filter {
-        NetworkFilter::Http(manager) => match &manager.routes {
-            Routes::Rds { source, name } => Some((source.clone(), name.clone())),
-            Routes::Inline(_) => None,
-        },
-        NetworkFilter::TcpProxy(_) => None,
-    });
-    keys.collect()
+fn route_needs(config: &model::Listener) -> Needs {
+    let mut needs = Needs::default();
+    for chain in config.filter_chains.iter().chain(&config.default_filter_chain) {
+        let NetworkFilter::Http(manager) = &chain.filter else { continue };
+        match &manager.routes {
+            Routes::Rds { source, name } => needs.tables.push((source.clone(), name.clone())),
+            Routes::Scoped(scoped) => needs.scopes.extend(ScopesKey::of(scoped)),
+            Routes::Inline(_) => {}
+        }
+    }
+    needs
 }
 
 pub(crate) fn dynamic_secrets(config: &model::Listener) -> Vec<Arc<DynamicSecret>> {
@@ -328,5 +336,6 @@ pub(crate) fn dynamic_secrets(config: &model::Listener) -> Vec<Arc<DynamicSecret
 }
 
 pub(crate) fn needs_routes(config: &model::Listener) -> bool {
-    !route_keys(config).is_empty()
+    let Needs { tables, scopes } = route_needs(config);
+    !tables.is_empty() || !scopes.is_empty()
 }

@@ -104,7 +104,9 @@ impl Controller {
             for chain in &active.listener.chains {
                 match &chain.filter {
                     BuiltFilter::Http(shared) => {
-                        named.extend(shared.routes.load().clusters().map(|slot| slot.name.clone()));
+                        shared.routes.each_table(|table| {
+                            named.extend(table.clusters().map(|slot| slot.name.clone()));
+                        });
                     }
                     BuiltFilter::Tcp(shared) => named.extend(shared.clusters().map(|slot| slot.name.clone())),
                 }

@@ -6,12 +6,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use outrider_config::model::ConfigSource;
 use outrider_http::routing::{RouteSlot, RouteTable};
 
+use super::scopes::ScopePlaces;
+
 /// A table's name, and where it comes from.
 pub type RouteKey = (ConfigSource, Arc<str>);
 
 /// The places of route tables. Cloning gives another handle.
 #[derive(Debug, Clone, Default)]
-pub struct RouteTables(Arc<Mutex<HashMap<RouteKey, Place>>>);
+pub struct RouteTables {
+    places: Arc<Mutex<HashMap<RouteKey, Place>>>,
+    /// The places of scopes.
+    pub scopes: ScopePlaces,
+}
 
 #[derive(Debug)]
 struct Place {
@@ -37,6 +43,13 @@ impl RouteTables {
         }
         place.slot = Arc::downgrade(&slot);
         slot
+    }
+
+    /// The table whose place `slot` is.
+    pub fn key_of(&self, slot: &Arc<RouteSlot>) -> Option<RouteKey> {
+        let places = self.lock();
+        let of = |place: &Place| std::ptr::eq(place.slot.as_ptr(), Arc::as_ptr(slot));
+        places.iter().find(|(_, place)| of(place)).map(|(key, _)| key.clone())
     }
 
     /// Puts `table` in force wherever it is used.
@@ -70,6 +83,6 @@ impl RouteTables {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<RouteKey, Place>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

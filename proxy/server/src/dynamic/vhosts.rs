@@ -39,6 +39,13 @@ struct Known {
     resource: Option<Resource>,
 }
 
+impl VirtualHosts {
+    /// The stream that brings the virtual hosts of a table, if it has such.
+    pub(super) fn stream_of(&self, key: &RouteKey) -> Option<StreamId> {
+        self.0.get(key).map(|hosts| hosts.stream)
+    }
+}
+
 impl Known {
     fn is_complete(&self) -> bool {
         self.host.clusters().all(|slot| slot.current.load().is_some())

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use outrider_config::model;
 use outrider_core::stats::Registry;
 use outrider_http::HcmShared;
-use outrider_http::routing::RouteSlot;
+use outrider_http::on_demand::Asker;
+use outrider_http::routing::{RoutePlace, RouteSlot, Scope, ScopeSlot, ScopeTable};
 use outrider_net::drain::DrainController;
 use outrider_net::listener::{GlobalConnections, ListenerShared};
 use outrider_tcp::TcpProxyShared;
 use outrider_telemetry::access_log::LogFiles;
 use outrider_upstream::ClusterManager;
 
-use crate::dynamic::{RouteTables, Secrets};
+use crate::dynamic::{RouteTables, ScopesKey, Secrets};
 
 /// A listener and the filters of its chains.
 #[derive(Debug)]
@@ -60,6 +61,8 @@ pub struct Builder {
     pub node: model::Node,
     /// Secrets that come from elsewhere.
     pub secrets: Secrets,
+    /// How requests ask for what comes on demand.
+    pub asker: Asker,
 }
 
 impl Builder {
@@ -106,24 +109,39 @@ impl Builder {
         Ok(Arc::new(BuiltListener { shared, chains }))
     }
 
+    fn scopes(&self, config: &model::ScopedRoutes) -> anyhow::Result<Arc<ScopeSlot>> {
+        if let Some(key) = ScopesKey::of(config) {
+            return Ok(self.routes.scopes.slot(&key));
+        }
+        let model::Scopes::Inline(scopes) = &config.scopes else { return Ok(Arc::default()) };
+        let mut built: Vec<(Arc<model::Scope>, Scope)> = Vec::new();
+        for scope in scopes {
+            let model::ScopeRoutes::Inline(table) = &scope.routes else { continue };
+            let routes = RouteSlot::fixed(table, &self.clusters, &self.registry)?;
+            // Of two with one name the later counts, for its key alone.
+            built.retain(|(known, _)| known.name != scope.name);
+            built.push((scope.clone(), Scope { name: scope.name.clone(), routes, on_demand: false }));
+        }
+        let built = built.iter().map(|(scope, made)| (&scope.key[..], made.clone()));
+        Ok(Arc::new(ScopeSlot::new(ScopeTable::build(&config.key, built))))
+    }
+
     fn filter(&self, filter: &model::NetworkFilter, stat_prefix: &str) -> anyhow::Result<BuiltFilter> {
         Ok(match filter {
             model::NetworkFilter::Http(config) => {
                 let scope = self.registry.scope(format!("listener.{stat_prefix}."));
                 let routes = match &config.routes {
                     model::Routes::Inline(routes) => {
-                        RouteSlot::fixed(routes, &self.clusters, &self.registry)?
+                        RouteSlot::fixed(routes, &self.clusters, &self.registry)?.into()
                     }
-                    model::Routes::Rds { name, source } => self.routes.slot(source, name),
+                    model::Routes::Rds { name, source } => self.routes.slot(source, name).into(),
+                    model::Routes::Scoped(scoped) => RoutePlace::Scoped(self.scopes(scoped)?),
                 };
-                BuiltFilter::Http(HcmShared::build(
-                    config,
-                    &self.registry,
-                    &self.log_files,
-                    &scope,
-                    routes,
-                    &self.node,
-                )?)
+                let shared =
+                    HcmShared::build(config, &self.registry, &self.log_files, &scope, routes, &self.node)?;
+                // It is empty: nobody else has it yet.
+                let _ = shared.asker.set(self.asker.clone());
+                BuiltFilter::Http(shared)
             }
             model::NetworkFilter::TcpProxy(config) => BuiltFilter::Tcp(TcpProxyShared::build(
                 config,

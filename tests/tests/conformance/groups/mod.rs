@@ -18,6 +18,7 @@ mod retries;
 mod rewrites;
 mod routing;
 mod runtime;
+mod scoped;
 mod tcp;
 mod timeouts;
 mod tls;
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Vec<Group> {
         routing::paths(),
         routing::headers(),
         routing::hosts(),
+        scoped::scopes(),
         responses::direct(),
         responses::redirects(),
         rewrites::rewrites(),

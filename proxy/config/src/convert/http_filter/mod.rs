@@ -6,6 +6,7 @@
 mod cors;
 mod fault;
 mod header_mutation;
+mod on_demand;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -126,6 +127,10 @@ fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Kind<HttpFilterKind> {
         unpack(cx, path, any).map(|message| {
             HttpFilterKind::HeaderMutation(Arc::new(header_mutation::filter(cx, path, &message)))
         })
+    } else if is::<ext::on_demand::v3::OnDemand>(any) {
+        unpack(cx, path, any).map(|ext::on_demand::v3::OnDemand { odcds }| {
+            HttpFilterKind::OnDemand(Arc::new(on_demand::settings(cx, path, odcds.as_ref())))
+        })
     } else {
         return Kind::Unknown;
     })
@@ -143,6 +148,10 @@ fn route_config(cx: &Cx, path: &Path<'_>, any: &Any) -> Kind<RouteFilterConfig> 
     } else if is::<ext::header_mutation::v3::HeaderMutationPerRoute>(any) {
         unpack(cx, path, any).map(|message| {
             RouteFilterConfig::HeaderMutation(Arc::new(header_mutation::per_route(cx, path, &message)))
+        })
+    } else if is::<ext::on_demand::v3::PerRouteConfig>(any) {
+        unpack(cx, path, any).map(|ext::on_demand::v3::PerRouteConfig { odcds }| {
+            RouteFilterConfig::OnDemand(Arc::new(on_demand::settings(cx, path, odcds.as_ref())))
         })
     } else {
         return Kind::Unknown;

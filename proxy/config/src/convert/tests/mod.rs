@@ -96,7 +96,7 @@ pub(super) fn route(yaml: &str) -> Route {
 pub(super) fn table(manager: &HttpConnectionManager) -> &RouteConfiguration {
     match &manager.routes {
         Routes::Inline(routes) => routes,
-        Routes::Rds { .. } => panic!("they come from elsewhere"),
+        Routes::Rds { .. } | Routes::Scoped(_) => panic!("they come from elsewhere"),
     }
 }
 

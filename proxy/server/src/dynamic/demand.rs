@@ -1,0 +1,148 @@
+//! Discovery on demand: what requests wait for, asked for at the control plane.
+//!
+//! A name is asked for once, however many requests wait for it. One that the control plane does not know, or says nothing
+//! of, is given up: the next request asks anew. One that it knows stays subscribed to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrider_config::model::ConfigSource;
+use outrider_http::on_demand::{Ask, Wanted};
+use outrider_http::routing::RouteSlot;
+use outrider_xds::{Kind, Status};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::controller::Controller;
+use super::routes::RouteKey;
+use super::streams::StreamId;
+
+/// How long a question is kept open, however long requests wait for its answer: a late answer serves the next.
+const KEPT: Duration = Duration::from_secs(30);
+
+/// How many names may be asked for at the same time: what is over it goes on without.
+const MOST_NAMES: usize = 1024;
+
+/// The questions of requests.
+pub(super) struct Demand {
+    pub(super) asks: mpsc::Receiver<Ask>,
+    open: Vec<Question>,
+}
+
+/// A name, and who waits for it.
+struct Question {
+    wanted: Name,
+    until: Instant,
+    answers: Vec<oneshot::Sender<()>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Name {
+    Routes(RouteKey),
+    Resource(StreamId, Kind, Arc<str>),
+}
+
+impl Demand {
+    pub(super) fn new(asks: mpsc::Receiver<Ask>) -> Self {
+        Self { asks, open: Vec::new() }
+    }
+
+    /// When the next question is given up.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.open.iter().map(|question| question.until).min()
+    }
+}
+
+impl Controller {
+    /// A request asks. What cannot be asked for is dropped, which is an answer.
+    pub(super) fn asked(&mut self, ask: Ask) {
+        let Some(wanted) = self.name_of(&ask.wanted) else { return };
+        let until = Instant::now() + KEPT;
+        if let Some(known) = self.demand.open.iter_mut().find(|known| known.wanted == wanted) {
+            known.answers.retain(|answer| !answer.is_closed());
+            known.answers.push(ask.answer);
+            known.until = until;
+            return;
+        }
+        if self.demand.open.len() >= MOST_NAMES || self.is_known(&wanted) {
+            return;
+        }
+        match &wanted {
+            Name::Routes(key) => self.want_routes(key),
+            Name::Resource(stream, kind, name) => {
+                let Some(handle) = self.streams.get(*stream) else { return };
+                handle.subscribe(*kind, name, Duration::ZERO);
+            }
+        }
+        self.demand.open.push(Question { wanted, until, answers: vec![ask.answer] });
+    }
+
+    /// Answers what is known by now, and gives up what is late. Asked after every event.
+    pub(super) fn answer_demand(&mut self) {
+        let now = Instant::now();
+        let mut at = 0;
+        while let Some(question) = self.demand.open.get(at) {
+            let known = self.is_known(&question.wanted);
+            if !known && now < question.until {
+                at += 1;
+                continue;
+            }
+            let question = self.demand.open.swap_remove(at);
+            if let Name::Resource(stream, kind, name) = &question.wanted
+                && !self.is_accepted(&question.wanted)
+                && let Some(handle) = self.streams.get(*stream)
+            {
+                handle.unsubscribe(*kind, name);
+            }
+            for answer in question.answers {
+                // Who is gone need not hear it.
+                let _ = answer.send(());
+            }
+        }
+    }
+
+    fn name_of(&mut self, wanted: &Wanted) -> Option<Name> {
+        let key = |slot: &Arc<RouteSlot>| self.control.routes.key_of(slot);
+        match wanted {
+            Wanted::Routes(slot) => key(slot).map(Name::Routes),
+            Wanted::VirtualHost(slot, host) => {
+                let key = key(slot)?;
+                let name = format!("{}/{host}", key.1).into();
+                Some(Name::Resource(self.vhosts.stream_of(&key)?, Kind::VirtualHost, name))
+            }
+            Wanted::Cluster(source, name) => {
+                let stream = self.stream_of(source)?;
+                Some(Name::Resource(stream, Kind::Cluster, Arc::from(&**name)))
+            }
+        }
+    }
+
+    fn stream_of(&mut self, source: &ConfigSource) -> Option<StreamId> {
+        self.streams.of(&source.kind, Kind::Cluster)
+    }
+
+    /// Whether it is there, or the control plane has said that it is not.
+    fn is_known(&self, wanted: &Name) -> bool {
+        match wanted {
+            Name::Routes(key) => self.control.routes.is_settled(key),
+            Name::Resource(_, Kind::Cluster, name) if self.clusters.is_active(name) => true,
+            Name::Resource(stream, kind, name) => match self.status(*stream, *kind, name) {
+                Some(Status::Absent | Status::Nacked) => true,
+                // A cluster that is accepted may still be warming.
+                Some(Status::Acked) => *kind != Kind::Cluster || !self.clusters.is_known(name),
+                _ => false,
+            },
+        }
+    }
+
+    fn is_accepted(&self, wanted: &Name) -> bool {
+        match wanted {
+            Name::Routes(_) => true,
+            Name::Resource(stream, kind, name) => self.status(*stream, *kind, name) == Some(Status::Acked),
+        }
+    }
+
+    fn status(&self, stream: StreamId, kind: Kind, name: &str) -> Option<Status> {
+        self.streams.get(stream)?.status(kind, name)
+    }
+}
