@@ -182,6 +182,7 @@ fn handler(filter: &BuiltFilter, clusters: &Rc<WorkerClusters>) -> Rc<dyn Connec
     match filter {
         BuiltFilter::Http(shared) => HcmWorker::new(shared.clone(), clusters.clone()),
         BuiltFilter::Tcp(shared) => TcpProxyWorker::new(shared.clone(), clusters.clone()),
+        BuiltFilter::Missing => Rc::new(Refuse),
     }
 }
 

@@ -3,6 +3,7 @@
 mod admin;
 mod config;
 mod drain;
+mod ecds;
 mod eds;
 mod generations;
 mod limits;

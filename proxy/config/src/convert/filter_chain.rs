@@ -8,10 +8,12 @@ use outrider_proto::Path;
 use outrider_proto::pb::envoy::config::listener::v3 as pb;
 use outrider_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use outrider_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use outrider_proto::pb::google::protobuf::Any;
 use outrider_proto::prost::Message as _;
 
 use super::address::cidrs;
 use super::cx::{Cx, refuse};
+use super::extension::{self, Found};
 use super::scalar::{enumeration, timeout, type_of, u32_of, unpack};
 use super::{hcm, json, tcp_proxy, tls_context, transport};
 use crate::model::{FilterChain, FilterChainMatch, NetworkFilter, SourceType};
@@ -195,11 +197,14 @@ fn network_filter(cx: &Cx, path: &Path<'_>, messages: &[pb::Filter]) -> Option<N
         failed = true;
         let any = match config_type {
             Some(ConfigType::TypedConfig(any)) => any,
-            Some(ConfigType::ConfigDiscovery(_)) => {
-                cx.refuse(
-                    &path.field("config_discovery"),
-                    "filter discovery comes with xDS; write typed_config",
-                );
+            Some(ConfigType::ConfigDiscovery(message)) => {
+                let at = path.field("config_discovery");
+                let filter = extension::discovered(cx, &at, name, message, &TYPES, kind);
+                if i + 1 == messages.len() {
+                    found = filter.map(NetworkFilter::Discovered);
+                } else {
+                    cx.error(&path, format!("the filter {name:?} must be the last network filter"));
+                }
                 continue;
             }
             None => {
@@ -208,15 +213,7 @@ fn network_filter(cx: &Cx, path: &Path<'_>, messages: &[pb::Filter]) -> Option<N
             }
         };
         let at = path.field("typed_config");
-        let filter = if outrider_proto::any::is::<TcpProxy>(any) {
-            unpack(cx, &at, any)
-                .and_then(|message| tcp_proxy::tcp_proxy(cx, &at, &message))
-                .map(|filter| NetworkFilter::TcpProxy(Arc::new(filter)))
-        } else if outrider_proto::any::is::<HttpConnectionManager>(any) {
-            unpack(cx, &at, any)
-                .and_then(|message| hcm::manager(cx, &at, &message))
-                .map(|filter| NetworkFilter::Http(Arc::new(filter)))
-        } else {
+        let Found::Known(filter) = kind(cx, &at, any) else {
             cx.refuse(
                 &at,
                 format!(
@@ -239,4 +236,25 @@ fn network_filter(cx: &Cx, path: &Path<'_>, messages: &[pb::Filter]) -> Option<N
         cx.error(path, "no filter: a chain ends in tcp_proxy or http_connection_manager");
     }
     found
+}
+
+/// The types of filters that a control plane may send.
+const TYPES: [&str; 2] = [
+    "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+];
+
+/// The filter whose settings `any` carries.
+pub(super) fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<NetworkFilter> {
+    Found::Known(if outrider_proto::any::is::<TcpProxy>(any) {
+        unpack(cx, path, any)
+            .and_then(|message| tcp_proxy::tcp_proxy(cx, path, &message))
+            .map(|filter| NetworkFilter::TcpProxy(Arc::new(filter)))
+    } else if outrider_proto::any::is::<HttpConnectionManager>(any) {
+        unpack(cx, path, any)
+            .and_then(|message| hcm::manager(cx, path, &message))
+            .map(|filter| NetworkFilter::Http(Arc::new(filter)))
+    } else {
+        return Found::Unknown;
+    })
 }

@@ -9,6 +9,7 @@ use outrider_proto::pb::envoy::r#type::v3::Int32Range;
 use outrider_proto::pb::google::protobuf::Any;
 
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
+use super::extension::{self, Found};
 use super::scalar::{type_of, unpack};
 use crate::model::{ListenerFilter, ListenerFilterKind, ListenerFilterMatch, ProxyProtocol};
 
@@ -52,9 +53,9 @@ fn filter(cx: &Cx, path: &Path<'_>, message: &pb::ListenerFilter) -> Option<List
         filter_disabled.as_ref().and_then(|message| predicate(cx, &path.field("filter_disabled"), message));
     let kind = match config_type {
         Some(ConfigType::TypedConfig(any)) => kind(cx, &path.field("typed_config"), any)?,
-        Some(ConfigType::ConfigDiscovery(_)) => {
-            cx.refuse(&path.field("config_discovery"), "filter discovery comes with xDS; write typed_config");
-            return None;
+        Some(ConfigType::ConfigDiscovery(message)) => {
+            let at = path.field("config_discovery");
+            ListenerFilterKind::Discovered(extension::discovered(cx, &at, name, message, &TYPES, known)?)
         }
         None => {
             cx.error(path, format!("the listener filter {name:?} needs a typed_config with its @type"));
@@ -65,25 +66,40 @@ fn filter(cx: &Cx, path: &Path<'_>, message: &pb::ListenerFilter) -> Option<List
 }
 
 fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Option<ListenerFilterKind> {
+    let Found::Known(kind) = known(cx, path, any) else {
+        cx.refuse(path, format!("the listener filter {} is not supported; remove it", type_of(any)));
+        return None;
+    };
+    kind
+}
+
+/// The types of filters that a control plane may send.
+const TYPES: [&str; 4] = [
+    "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+    "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+    "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+    "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
+];
+
+/// The filter whose settings `any` carries.
+pub(super) fn known(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<ListenerFilterKind> {
     use outrider_proto::any::is;
-    if is::<ext::tls_inspector::v3::TlsInspector>(any) {
-        tls_inspector(cx, path, &unpack(cx, path, any)?);
-        return Some(ListenerFilterKind::TlsInspector);
-    }
-    if is::<ext::http_inspector::v3::HttpInspector>(any) {
-        let ext::http_inspector::v3::HttpInspector {} = unpack(cx, path, any)?;
-        return Some(ListenerFilterKind::HttpInspector);
-    }
-    if is::<ext::original_dst::v3::OriginalDst>(any) {
-        let ext::original_dst::v3::OriginalDst {} = unpack(cx, path, any)?;
-        return Some(ListenerFilterKind::OriginalDst);
-    }
-    if is::<ext::proxy_protocol::v3::ProxyProtocol>(any) {
-        let message = unpack(cx, path, any)?;
-        return Some(ListenerFilterKind::ProxyProtocol(proxy_protocol(cx, path, &message)));
-    }
-    cx.refuse(path, format!("the listener filter {} is not supported; remove it", type_of(any)));
-    None
+    Found::Known(if is::<ext::tls_inspector::v3::TlsInspector>(any) {
+        unpack(cx, path, any).map(|message| {
+            tls_inspector(cx, path, &message);
+            ListenerFilterKind::TlsInspector
+        })
+    } else if is::<ext::http_inspector::v3::HttpInspector>(any) {
+        unpack(cx, path, any)
+            .map(|ext::http_inspector::v3::HttpInspector {}| ListenerFilterKind::HttpInspector)
+    } else if is::<ext::original_dst::v3::OriginalDst>(any) {
+        unpack(cx, path, any).map(|ext::original_dst::v3::OriginalDst {}| ListenerFilterKind::OriginalDst)
+    } else if is::<ext::proxy_protocol::v3::ProxyProtocol>(any) {
+        unpack(cx, path, any)
+            .map(|message| ListenerFilterKind::ProxyProtocol(proxy_protocol(cx, path, &message)))
+    } else {
+        return Found::Unknown;
+    })
 }
 
 fn tls_inspector(cx: &Cx, path: &Path<'_>, message: &ext::tls_inspector::v3::TlsInspector) {

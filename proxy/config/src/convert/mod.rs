@@ -21,6 +21,7 @@ mod discovery;
 mod dns;
 mod dynamic;
 mod endpoint;
+mod extension;
 mod filter_chain;
 mod grpc_channel;
 mod grpc_service;

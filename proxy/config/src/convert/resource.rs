@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use outrider_proto::pb::envoy::config::cluster::v3::Cluster as ClusterMessage;
+use outrider_proto::pb::envoy::config::core::v3::TypedExtensionConfig as ExtensionMessage;
 use outrider_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrider_proto::pb::envoy::config::listener::v3::Listener as ListenerMessage;
 use outrider_proto::pb::envoy::config::route::v3::{
@@ -15,7 +16,7 @@ use outrider_proto::{Inspected, Inspector, Path, Problem, any};
 
 use super::cx::{Cx, Ledger, Options, UnknownFields};
 use crate::model::{
-    Cluster, Endpoints, Listener, RouteConfiguration, RuntimeEntries, Scope, Secret, VirtualHost,
+    Cluster, Endpoints, Extension, Listener, RouteConfiguration, RuntimeEntries, Scope, Secret, VirtualHost,
 };
 
 /// The outcome of one resource: the model or its problems, and the ledger.
@@ -40,11 +41,13 @@ pub enum ResourceKind {
     Secret,
     /// RTDS
     Runtime,
+    /// ECDS
+    Extension,
 }
 
 impl ResourceKind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Cluster,
         Self::Endpoints,
         Self::Listener,
@@ -53,6 +56,7 @@ impl ResourceKind {
         Self::ScopedRoute,
         Self::Secret,
         Self::Runtime,
+        Self::Extension,
     ];
 
     /// The type URL of its resources.
@@ -66,6 +70,7 @@ impl ResourceKind {
             Self::ScopedRoute => "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
             Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Runtime => "type.googleapis.com/envoy.service.runtime.v3.Runtime",
+            Self::Extension => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
         }
     }
 
@@ -105,6 +110,13 @@ pub enum Resource {
         /// The layer's keys.
         entries: Arc<RuntimeEntries>,
     },
+    /// A filter.
+    Extension {
+        /// The resource's name.
+        name: Arc<str>,
+        /// The filter.
+        extension: Arc<Extension>,
+    },
 }
 
 impl Resource {
@@ -118,7 +130,7 @@ impl Resource {
             Self::VirtualHost(host) => &host.name,
             Self::Scope(scope) => &scope.name,
             Self::Secret(secret) => &secret.name,
-            Self::Runtime { name, .. } => name,
+            Self::Runtime { name, .. } | Self::Extension { name, .. } => name,
         }
     }
 }
@@ -184,6 +196,12 @@ impl ResourceReader {
             ResourceKind::Secret => {
                 self.convert(kind, bytes, options, |cx, path, message: &SecretMessage| {
                     super::secret::secret(cx, path, message).map(|secret| Resource::Secret(Arc::new(secret)))
+                })
+            }
+            ResourceKind::Extension => {
+                self.convert(kind, bytes, options, |cx, path, message: &ExtensionMessage| {
+                    let (name, extension) = super::extension::extension(cx, path, message)?;
+                    Some(Resource::Extension { name, extension: Arc::new(extension) })
                 })
             }
             ResourceKind::Runtime => {

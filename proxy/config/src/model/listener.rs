@@ -6,8 +6,8 @@ use std::time::Duration;
 use outrider_core::Metadata;
 
 use super::{
-    AccessLog, Cidr, DownstreamTls, HttpConnectionManager, RuntimeInteger, SocketAddress, SocketOption,
-    TcpKeepalive, WeightedCluster,
+    AccessLog, Cidr, Discovered, DownstreamTls, HttpConnectionManager, RuntimeInteger, SocketAddress,
+    SocketOption, TcpKeepalive, WeightedCluster,
 };
 
 /// A listener.
@@ -132,6 +132,10 @@ pub enum ListenerFilterKind {
     OriginalDst,
     /// Reads a PROXY protocol header.
     ProxyProtocol(ProxyProtocol),
+    /// A control plane sends it; its place is taken by what came before anything is built.
+    Discovered(Arc<Discovered<ListenerFilterKind>>),
+    /// Nothing came for it: connections are closed.
+    Missing,
 }
 
 /// `envoy.filters.listener.proxy_protocol`
@@ -219,6 +223,10 @@ pub enum NetworkFilter {
     TcpProxy(Arc<TcpProxy>),
     /// `http_connection_manager`
     Http(Arc<HttpConnectionManager>),
+    /// A control plane sends it; its place is taken by what came before anything is built.
+    Discovered(Arc<Discovered<NetworkFilter>>),
+    /// Nothing came for it: connections are closed.
+    Missing,
 }
 
 /// `envoy.filters.network.tcp_proxy`

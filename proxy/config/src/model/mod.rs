@@ -6,6 +6,7 @@
 mod access_log;
 mod bootstrap;
 mod cluster;
+mod extension;
 mod fault;
 mod hcm;
 mod http_filter;
@@ -24,6 +25,7 @@ use std::time::Duration;
 pub use access_log::*;
 pub use bootstrap::*;
 pub use cluster::*;
+pub use extension::*;
 pub use fault::*;
 pub use hcm::*;
 pub use http_filter::*;

@@ -37,7 +37,6 @@ impl<'a> Step<'a> {
     pub(crate) const GO_ON: Self = Self::Now(Verdict::GoOn);
 
     /// The proxy answers.
-    #[expect(dead_code, reason = "for filters to come")]
     pub(crate) const fn reply(reply: LocalReply) -> Self {
         Self::Now(Verdict::Reply(reply))
     }

@@ -38,8 +38,10 @@ mod header_mutation;
 mod named;
 mod on_demand;
 
+use http::StatusCode;
 use outrider_config::model::{HttpFilter, HttpFilterKind};
 use outrider_core::stats::Scope;
+use outrider_core::{LocalReply, ResponseFlags};
 
 pub(crate) use body::Mapped;
 pub(crate) use chain::{Chain, PinnedChain, Run, request, response};
@@ -52,6 +54,8 @@ pub(crate) enum Filter {
     Fault(fault::Fault),
     HeaderMutation(header_mutation::HeaderMutation),
     OnDemand(on_demand::OnDemand),
+    /// Its settings did not come.
+    Missing,
 }
 
 /// What a filter keeps for a request.
@@ -73,6 +77,7 @@ impl Filter {
                 Self::HeaderMutation(header_mutation::HeaderMutation::new(config.clone()))
             }
             HttpFilterKind::OnDemand(config) => Self::OnDemand(on_demand::OnDemand::new(config.clone())),
+            HttpFilterKind::Discovered(_) | HttpFilterKind::Missing => Self::Missing,
         }
     }
 
@@ -83,6 +88,10 @@ impl Filter {
             Self::Fault(filter) => filter.request(cx),
             Self::HeaderMutation(filter) => filter.request(cx),
             Self::OnDemand(filter) => filter.request(cx),
+            Self::Missing => Step::reply(
+                LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "")
+                    .flags(ResponseFlags::NO_FILTER_CONFIG_FOUND),
+            ),
         }
     }
 
@@ -93,6 +102,7 @@ impl Filter {
             Self::Fault(_) => fault::response(cx),
             Self::HeaderMutation(filter) => filter.response(cx),
             Self::OnDemand(_) => {}
+            Self::Missing => {}
         }
     }
 }

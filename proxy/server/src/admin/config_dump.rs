@@ -97,6 +97,7 @@ fn sections(
         dynamic
             .clusters(json!({ "@type": format!("{TYPE}ClustersConfigDump"), "static_clusters": clusters })),
     );
+    configs.extend(dynamic.extensions(json!({ "@type": format!("{TYPE}EcdsConfigDump") })));
     let listeners = all("listeners", "listener", "envoy.config.listener.v3.Listener");
     configs.push(
         dynamic.listeners(

@@ -110,6 +110,12 @@ impl Dynamic<'_> {
         section
     }
 
+    /// Filters that came by themselves; `None` when there are none.
+    pub(super) fn extensions(&self, section: Value) -> Option<Value> {
+        let section = self.flat(section, Kind::Extension, "ecds_filters", "ecds_filter");
+        section.get("ecds_filters").is_some().then_some(section)
+    }
+
     pub(super) fn endpoints(&self, section: Value) -> Value {
         self.flat(section, Kind::Endpoint, "dynamic_endpoint_configs", "endpoint_config")
     }

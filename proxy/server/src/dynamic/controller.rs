@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::clusters::Clusters;
 use super::decode::Decoder;
 use super::demand::Demand;
+use super::extensions::Extensions;
 use super::listeners::WaitingListeners;
 use super::order::Held;
 use super::records::Version;
@@ -50,6 +51,7 @@ pub(crate) struct Controller {
     pub(super) streams: Streams,
     pub(super) clusters: Clusters,
     pub(super) listeners: WaitingListeners,
+    pub(super) extensions: Extensions,
     pub(super) decoder: Decoder,
     pub(super) wanted_secrets: Vec<(StreamId, Arc<DynamicSecret>)>,
     pub(super) held: Held,
@@ -85,6 +87,7 @@ impl Controller {
         let asks = lock(&control.later.asks).take().unwrap_or_else(|| outrider_http::on_demand::channel().1);
         let controller = Self {
             listeners: WaitingListeners::default(),
+            extensions: Extensions::default(),
             decoder: Decoder::new(control.clone(), known_clusters.expected()),
             clusters: known_clusters,
             streams,
@@ -227,7 +230,7 @@ impl Controller {
                 Kind::ScopedRoute => self.scope(stream, &resource),
                 Kind::Secret => self.secret(stream, &resource),
                 Kind::Runtime => self.runtime_layer(stream, &resource),
-                _ => Err(vec![Refusal::new(&*resource.name, "", "resources of this type are not supported")]),
+                Kind::Extension => self.extension(stream, &resource),
             };
             if let Err(bad) = accepted {
                 let details: Vec<String> = bad.iter().map(text).collect();
@@ -243,6 +246,7 @@ impl Controller {
                 match kind {
                     Kind::Endpoint => self.give_up_endpoints(stream, &resource.name, false),
                     Kind::Route => self.give_up_routes(stream, &resource.name),
+                    Kind::Extension => self.give_up_extension(stream, &resource.name, false),
                     _ => {}
                 }
             }
@@ -288,6 +292,7 @@ impl Controller {
             Kind::VirtualHost => drop(self.publish_virtual_hosts(stream, true, std::slice::from_ref(name))),
             Kind::Runtime => self.lose_runtime_layer(name),
             Kind::ScopedRoute => drop(self.publish_scopes(stream, std::slice::from_ref(name))),
+            Kind::Extension => self.lose_extension(stream, name),
             // Tables and secrets stay in force until nobody uses them.
             _ => {}
         }
@@ -309,6 +314,7 @@ impl Controller {
             (Kind::VirtualHost, Some(name)) => self.give_up_virtual_hosts(stream, name),
             (Kind::Runtime, Some(name)) => self.give_up_runtime_layer(stream, name),
             (Kind::ScopedRoute, None) => self.give_up_scopes(stream),
+            (Kind::Extension, Some(name)) => self.give_up_extension(stream, name, true),
             // What waits for a secret goes on waiting: it cannot serve without.
             _ => {}
         }

@@ -105,6 +105,13 @@ impl Decoder {
         self.judge(Kind::VirtualHost, name, outcome)
     }
 
+    pub(super) fn extension(&mut self, resource: &Resource) -> Decoded<model::Extension> {
+        match self.read(ResourceKind::Extension, resource)? {
+            convert::Resource::Extension { extension, .. } => Ok(extension),
+            _ => Err(other(resource)),
+        }
+    }
+
     pub(super) fn runtime(&mut self, resource: &Resource) -> Decoded<model::RuntimeEntries> {
         match self.read(ResourceKind::Runtime, resource)? {
             convert::Resource::Runtime { entries, .. } => Ok(entries),

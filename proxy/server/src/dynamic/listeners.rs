@@ -10,6 +10,7 @@ use outrider_net::listener::WorkerSockets;
 use outrider_xds::{Kind, Refusal, Resource};
 
 use super::controller::{Controller, version_of};
+use super::extensions::has_extensions;
 use super::generations::Step;
 use super::records::Version;
 use super::routes::RouteKey;
@@ -32,6 +33,8 @@ pub(super) struct WaitingListeners {
 enum Waiting {
     /// For secrets: it cannot be built yet.
     Secrets(Arc<model::Listener>),
+    /// For filters that come by themselves.
+    Filters,
     /// For its route tables. Its addresses are taken if it is new.
     Routes(Arc<BuiltListener>, Option<Vec<WorkerSockets>>, Needs),
 }
@@ -94,7 +97,11 @@ impl Controller {
         self.build_listener(&config)
     }
 
-    fn build_listener(&mut self, config: &Arc<model::Listener>) -> Result<(), Vec<Refusal>> {
+    pub(super) fn build_listener(&mut self, config: &Arc<model::Listener>) -> Result<(), Vec<Refusal>> {
+        let Some(config) = &self.with_extensions(config) else {
+            self.listeners.waiting.insert(config.name.clone(), Waiting::Filters);
+            return Ok(());
+        };
         let refuse = |error: anyhow::Error| vec![Refusal::new(&*config.name, "", format!("{error:#}"))];
         let generations = self.control.records.generations();
         let build = || self.control.listeners.build(config);
@@ -139,7 +146,7 @@ impl Controller {
     pub(super) fn promote_listeners(&mut self) {
         let waiting = self.listeners.waiting.iter();
         let waiting = waiting.filter_map(|(name, one)| match one {
-            Waiting::Secrets(_) => None,
+            Waiting::Secrets(_) | Waiting::Filters => None,
             Waiting::Routes(_, _, needs) => Some((name.clone(), needs.clone())),
         });
         let mut names: Vec<_> = waiting.collect();
@@ -165,6 +172,7 @@ impl Controller {
 
     pub(super) fn remove_listener(&mut self, name: &Arc<str>) {
         self.listeners.waiting.remove(name);
+        self.forget_extensions(name);
         if self.listeners.bodies.remove(name).is_some() {
             self.control.listeners.remove(name);
             self.control.records.removed(Kind::Listener, name);
@@ -176,7 +184,7 @@ impl Controller {
     pub(super) fn listeners_with_secret(&mut self, wanted: &DynamicSecret) {
         let waits = |waiting: &Waiting| match waiting {
             Waiting::Secrets(config) => dynamic_secrets(config).iter().any(|secret| **secret == *wanted),
-            Waiting::Routes(..) => false,
+            Waiting::Routes(..) | Waiting::Filters => false,
         };
         let configs: Vec<_> = self
             .listeners
@@ -185,7 +193,7 @@ impl Controller {
             .filter(|waiting| waits(waiting))
             .filter_map(|waiting| match waiting {
                 Waiting::Secrets(config) => Some(config.clone()),
-                Waiting::Routes(..) => None,
+                Waiting::Routes(..) | Waiting::Filters => None,
             })
             .collect();
         for config in configs {
@@ -337,5 +345,5 @@ pub(crate) fn dynamic_secrets(config: &model::Listener) -> Vec<Arc<DynamicSecret
 
 pub(crate) fn needs_routes(config: &model::Listener) -> bool {
     let Needs { tables, scopes } = route_needs(config);
-    !tables.is_empty() || !scopes.is_empty()
+    !tables.is_empty() || !scopes.is_empty() || has_extensions(config)
 }

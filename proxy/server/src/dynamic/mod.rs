@@ -5,6 +5,7 @@ mod connector;
 mod controller;
 mod decode;
 mod demand;
+mod extensions;
 mod generations;
 mod listeners;
 mod order;

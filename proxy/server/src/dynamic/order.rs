@@ -109,6 +109,7 @@ impl Controller {
                         });
                     }
                     BuiltFilter::Tcp(shared) => named.extend(shared.clusters().map(|slot| slot.name.clone())),
+                    BuiltFilter::Missing => {}
                 }
             }
         }

@@ -42,6 +42,8 @@ pub enum BuiltFilter {
     Http(Arc<HcmShared>),
     /// tcp_proxy.
     Tcp(Arc<TcpProxyShared>),
+    /// None: nothing came for it, and connections are closed.
+    Missing,
 }
 
 /// What listeners are built with.
@@ -143,6 +145,7 @@ impl Builder {
                 let _ = shared.asker.set(self.asker.clone());
                 BuiltFilter::Http(shared)
             }
+            model::NetworkFilter::Discovered(_) | model::NetworkFilter::Missing => BuiltFilter::Missing,
             model::NetworkFilter::TcpProxy(config) => BuiltFilter::Tcp(TcpProxyShared::build(
                 config,
                 &self.clusters,
@@ -159,6 +162,7 @@ impl BuiltFilter {
         match (self, other) {
             (Self::Http(one), Self::Http(other)) => Arc::ptr_eq(one, other),
             (Self::Tcp(one), Self::Tcp(other)) => Arc::ptr_eq(one, other),
+            (Self::Missing, Self::Missing) => true,
             _ => false,
         }
     }

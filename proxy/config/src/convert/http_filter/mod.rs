@@ -18,6 +18,7 @@ use outrider_proto::pb::envoy::extensions::filters::network::http_connection_man
 use outrider_proto::pb::google::protobuf::Any;
 
 use super::cx::{Cx, inert, refuse};
+use super::extension::{self, Found};
 use super::router;
 use super::scalar::{type_of, unpack};
 use crate::model::{FilterName, FilterOverride, HttpFilter, HttpFilterKind, RouteFilterConfig, RouterFilter};
@@ -67,9 +68,15 @@ fn one(cx: &Cx, path: &Path<'_>, message: &pb::HttpFilter, is_last: bool) -> Opt
     let pb::HttpFilter { name, is_optional, disabled, config_type } = message;
     let any = match config_type {
         Some(ConfigType::TypedConfig(any)) => any,
-        Some(ConfigType::ConfigDiscovery(_)) => {
-            cx.refuse(&path.field("config_discovery"), "filter discovery comes with xDS; write typed_config");
-            return None;
+        Some(ConfigType::ConfigDiscovery(message)) => {
+            if is_last {
+                cx.error(path, "the last filter is the router, which is not discovered");
+            }
+            inert!(cx, path, "what comes is judged when it comes"; is_optional);
+            let at = path.field("config_discovery");
+            let kind =
+                HttpFilterKind::Discovered(extension::discovered(cx, &at, name, message, &TYPES, kind)?);
+            return Some(One::Filter(HttpFilter { name: FilterName::new(name), disabled: *disabled, kind }));
         }
         None => {
             cx.error(path, format!("the filter {name:?} needs a typed_config with its @type"));
@@ -87,11 +94,11 @@ fn one(cx: &Cx, path: &Path<'_>, message: &pb::HttpFilter, is_last: bool) -> Opt
         return unpack(cx, &at, any).map(|message| One::Router(router::router(cx, &at, &message)));
     }
     match kind(cx, &at, any) {
-        Kind::Known(kind) => {
+        Found::Known(kind) => {
             inert!(cx, path, "the filter is supported"; is_optional);
             Some(One::Filter(HttpFilter { name: FilterName::new(name), disabled: *disabled, kind: kind? }))
         }
-        Kind::Unknown if *is_optional => {
+        Found::Unknown if *is_optional => {
             let why = format!(
                 "the HTTP filter {} is not supported; it is optional, so it is left out",
                 type_of(any)
@@ -99,7 +106,7 @@ fn one(cx: &Cx, path: &Path<'_>, message: &pb::HttpFilter, is_last: bool) -> Opt
             cx.inert(&at, why);
             None
         }
-        Kind::Unknown => {
+        Found::Unknown => {
             let why =
                 format!("the HTTP filter {} is not supported; remove the filter {name:?}", type_of(any));
             cx.refuse(&at, why);
@@ -108,18 +115,18 @@ fn one(cx: &Cx, path: &Path<'_>, message: &pb::HttpFilter, is_last: bool) -> Opt
     }
 }
 
-/// What the message of a filter turned out to be.
-enum Kind<T> {
-    /// Of a filter that we have; `None`, and an error, when it is not usable.
-    Known(Option<T>),
-    /// Of none.
-    Unknown,
-}
+/// The types of filters that a control plane may send.
+const TYPES: [&str; 4] = [
+    "envoy.extensions.filters.http.cors.v3.Cors",
+    "envoy.extensions.filters.http.fault.v3.HTTPFault",
+    "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+    "envoy.extensions.filters.http.on_demand.v3.OnDemand",
+];
 
 /// The filter whose settings `any` carries.
-fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Kind<HttpFilterKind> {
+pub(super) fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<HttpFilterKind> {
     use outrider_proto::any::is;
-    Kind::Known(if is::<ext::cors::v3::Cors>(any) {
+    Found::Known(if is::<ext::cors::v3::Cors>(any) {
         unpack(cx, path, any).map(|ext::cors::v3::Cors {}| HttpFilterKind::Cors)
     } else if is::<ext::fault::v3::HttpFault>(any) {
         unpack(cx, path, any).map(|message| HttpFilterKind::Fault(Arc::new(fault::fault(cx, path, &message))))
@@ -132,14 +139,14 @@ fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Kind<HttpFilterKind> {
             HttpFilterKind::OnDemand(Arc::new(on_demand::settings(cx, path, odcds.as_ref())))
         })
     } else {
-        return Kind::Unknown;
+        return Found::Unknown;
     })
 }
 
 /// The settings for a route that `any` carries.
-fn route_config(cx: &Cx, path: &Path<'_>, any: &Any) -> Kind<RouteFilterConfig> {
+fn route_config(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<RouteFilterConfig> {
     use outrider_proto::any::is;
-    Kind::Known(if is::<ext::cors::v3::CorsPolicy>(any) {
+    Found::Known(if is::<ext::cors::v3::CorsPolicy>(any) {
         unpack(cx, path, any)
             .map(|message| RouteFilterConfig::Cors(Arc::new(cors::policy(cx, path, &message))))
     } else if is::<ext::fault::v3::HttpFault>(any) {
@@ -154,7 +161,7 @@ fn route_config(cx: &Cx, path: &Path<'_>, any: &Any) -> Kind<RouteFilterConfig> 
             RouteFilterConfig::OnDemand(Arc::new(on_demand::settings(cx, path, odcds.as_ref())))
         })
     } else {
-        return Kind::Unknown;
+        return Found::Unknown;
     })
 }
 
@@ -196,12 +203,12 @@ fn override_of(cx: &Cx, path: &Path<'_>, name: &str, any: &Any) -> Option<Filter
 #[expect(clippy::option_option, reason = "not usable, none, some")]
 fn settings(cx: &Cx, path: &Path<'_>, any: &Any, is_optional: bool) -> Option<Option<RouteFilterConfig>> {
     match route_config(cx, path, any) {
-        Kind::Known(config) => config.map(Some),
-        Kind::Unknown if is_optional => {
+        Found::Known(config) => config.map(Some),
+        Found::Unknown if is_optional => {
             cx.inert(path, format!("no filter has the settings {}; they are optional", type_of(any)));
             Some(None)
         }
-        Kind::Unknown => {
+        Found::Unknown => {
             let why =
                 format!("no supported HTTP filter has the route settings {}; remove the entry", type_of(any));
             cx.refuse(path, why);

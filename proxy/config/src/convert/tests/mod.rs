@@ -2,6 +2,7 @@
 
 mod clusters;
 mod dynamic;
+mod filters;
 mod first;
 mod listeners;
 mod mesh;
@@ -105,6 +106,6 @@ pub(super) fn manager(yaml: &str) -> HttpConnectionManager {
     let (model, _) = good(yaml);
     match &model.listeners[0].filter_chains[0].filter {
         NetworkFilter::Http(manager) => manager.as_ref().clone(),
-        NetworkFilter::TcpProxy(_) => panic!("it is a tcp_proxy"),
+        other => panic!("{other:?}"),
     }
 }

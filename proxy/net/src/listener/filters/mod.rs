@@ -117,7 +117,7 @@ pub(super) struct Filters {
 enum FilterStats {
     Tls(TlsInspectorStats),
     Http(HttpInspectorStats),
-    OriginalDst,
+    None,
     Proxy(ProxyProtocolStats, [ProxyVersionStats; 2], LegacyProxyStats),
 }
 
@@ -130,7 +130,9 @@ impl Filters {
             ListenerFilterKind::HttpInspector => {
                 FilterStats::Http(HttpInspectorStats::new(registry.scope("http_inspector.")))
             }
-            ListenerFilterKind::OriginalDst => FilterStats::OriginalDst,
+            ListenerFilterKind::OriginalDst
+            | ListenerFilterKind::Discovered(_)
+            | ListenerFilterKind::Missing => FilterStats::None,
             ListenerFilterKind::ProxyProtocol(config) => {
                 let dot = if config.stat_prefix.is_empty() { "" } else { "." };
                 let prefix = format!("proxy_proto.{}{dot}", config.stat_prefix);
@@ -164,6 +166,10 @@ impl Filters {
                     http::inspect(socket, seen, stats).await?;
                 }
                 (ListenerFilterKind::OriginalDst, _) => original_dst::restore(socket, seen),
+                // Without what it should do nobody is let in (Envoy: "extension config missing").
+                (ListenerFilterKind::Discovered(_) | ListenerFilterKind::Missing, _) => {
+                    return Err(FilterEnd::Closed);
+                }
                 (ListenerFilterKind::ProxyProtocol(config), FilterStats::Proxy(stats, versions, legacy)) => {
                     proxy_protocol::read(config, socket, seen, stats, versions, legacy).await?;
                 }
