@@ -90,7 +90,8 @@ fn needs_more(cluster: &model::Cluster) -> bool {
 pub struct MemoryHooks {
     /// On the control thread, when the start is over.
     pub started: fn(),
-    /// On a worker, when many of its connections have gone or fallen asleep.
+    /// On a worker, when many of its connections have gone or fallen asleep; on the control thread, when a large push
+    /// of configuration is over.
     pub crowd_left: fn(),
 }
 

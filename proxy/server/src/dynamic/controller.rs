@@ -29,6 +29,7 @@ use super::scopes::RouteScopes;
 use super::stale::Stale;
 use super::stats::SubscriptionStats;
 use super::streams::{QUEUE, StreamId, Streams};
+use super::tidy::Tidy;
 use super::vhosts::VirtualHosts;
 use crate::control::Control;
 
@@ -56,6 +57,7 @@ pub(crate) struct Controller {
     pub(super) wanted_secrets: Vec<(StreamId, Arc<DynamicSecret>)>,
     pub(super) held: Held,
     pub(super) stale: Stale,
+    tidy: Tidy,
     pub(super) vhosts: VirtualHosts,
     pub(super) runtime: RuntimeSubscriptions,
     pub(super) restore: Restore,
@@ -94,6 +96,7 @@ impl Controller {
             wanted_secrets: Vec::new(),
             held: Held::default(),
             stale: Stale::default(),
+            tidy: Tidy::default(),
             vhosts: VirtualHosts::default(),
             runtime,
             restore: Restore::new(control.options.state_dir.clone()),
@@ -117,10 +120,7 @@ impl Controller {
         self.subscribe_runtime();
         self.settle();
         loop {
-            let due = [self.held.next(), self.stale.next(), self.restore.next(), self.demand.next()]
-                .into_iter()
-                .flatten()
-                .min();
+            let due = self.next_due();
             tokio::select! {
                 Some((stream, event)) = self.events.recv() => self.take(stream, event),
                 Ok(()) = changes.changed() => self.clusters.hosts_changed(),
@@ -134,8 +134,16 @@ impl Controller {
         }
     }
 
+    fn next_due(&self) -> Option<Instant> {
+        let (held, stale, tidy) = (self.held.next(), self.stale.next(), self.tidy.next());
+        [held, stale, tidy, self.restore.next(), self.demand.next()].into_iter().flatten().min()
+    }
+
     /// Promotes what is warm, and goes to the next stage when all that this one waits for is there.
     fn settle(&mut self) {
+        if self.tidy.is_due(Instant::now()) {
+            (self.control.memory.crowd_left)();
+        }
         self.forget_stale();
         self.promote_clusters();
         self.release_held();
@@ -214,6 +222,7 @@ impl Controller {
 
     pub(super) fn update(&mut self, stream: StreamId, update: Update) {
         self.begin_update(stream, &update);
+        self.tidy.pushed(update.resources.iter().map(|resource| resource.body.len()).sum());
         let Update { kind, token, version, resources, removed, .. } = update;
         let (mut refusals, brought) = (Vec::new(), !resources.is_empty());
         // Make before break: what goes is let go after what comes, unless it stands in its way.

@@ -18,6 +18,7 @@ mod secrets;
 mod stale;
 mod stats;
 mod streams;
+mod tidy;
 mod vhosts;
 
 pub(crate) use controller::{Controller, lock};
