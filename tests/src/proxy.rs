@@ -162,6 +162,12 @@ impl Proxy {
         .await
     }
 
+    /// The port of its admin interface.
+    #[must_use]
+    pub const fn admin_port(&self) -> u16 {
+        self.admin
+    }
+
     /// GETs a path of the admin interface.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use outrider_upstream::ClusterManager;
 use tokio::sync::mpsc;
 
 use crate::bootstrap::LoadedBootstrap;
-use crate::dynamic::{self, Generations, Records, RouteTables, Secrets, lock};
+use crate::dynamic::{self, Generations, Records, RouteTables, Secrets, Subscriptions, lock};
 use crate::keep::Keep;
 use crate::lifecycle::ServerStats;
 use crate::listeners::{Builder, BuiltListener, Listeners};
@@ -64,6 +64,8 @@ pub struct Control {
     pub records: Records,
     /// What of the configuration comes from disk.
     pub(crate) keep: Keep,
+    /// What is counted of subscriptions.
+    pub subscriptions: Subscriptions,
     /// Worker threads.
     pub workers: usize,
     /// Gives memory back.
@@ -166,6 +168,8 @@ impl Control {
     pub fn new(options: Options, loaded: LoadedBootstrap, log: LogControl) -> anyhow::Result<Self> {
         let registry = Registry::new();
         set_filter(&registry, &loaded.model.stats);
+        let subscriptions = Subscriptions::default();
+        subscriptions.expose(&registry);
         let log_files = LogFiles::new(&registry, options.file_flush_min_size);
         let clusters = ClusterManager::with_runtime(registry.clone(), loaded.model.runtime.clone());
         let model = &loaded.model;
@@ -227,6 +231,7 @@ impl Control {
             later,
             routes,
             secrets,
+            subscriptions,
             records: Records::new(generations),
             keep,
             workers,

@@ -321,6 +321,10 @@ fn build_tls(
     secrets: FindSecret<'_>,
     scope: &Scope,
 ) -> Result<Arc<ClientTls>, ClusterError> {
+    if !tls.dynamic_secrets().is_empty() {
+        let scope = scope.child("client_ssl_socket_factory.");
+        Counter::new(&scope, &StatSlot::new(), "ssl_context_update_by_sds").inc();
+    }
     let built = tls
         .resolve(secrets)
         .map_err(outrider_net::tls::TlsError::from)

@@ -14,5 +14,6 @@ mod sockets;
 mod srds;
 mod start;
 mod state;
+mod subscriptions;
 mod vhds;
 mod xds;

@@ -10,7 +10,7 @@ mod registry;
 mod scope;
 
 pub use histogram::{Buckets, HistogramShard};
-pub use registry::{Kind, NameFilter, Registry, Sample, StatId, Value};
+pub use registry::{Kind, NameFilter, Registry, Sample, Source, StatId, Value};
 pub use scope::{CodeCounters, Scope, StatSlot};
 
 /// Declares a struct of stats under one [`Scope`]: each handle is four bytes until its first use.

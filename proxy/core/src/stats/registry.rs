@@ -1,7 +1,7 @@
 //! Names to slots, and the shards that the slots live in.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -21,6 +21,8 @@ pub enum Kind {
     Gauge,
     /// A distribution.
     Histogram,
+    /// Text, such as a version.
+    TextReadout,
 }
 
 /// A stat's slot: the index of its cell in every shard. 0 is nobody's.
@@ -34,6 +36,8 @@ pub enum Value {
     Number(u64),
     /// A histogram's merged buckets.
     Histogram(Buckets),
+    /// A text readout's text.
+    Text(Arc<str>),
 }
 
 /// One stat as read.
@@ -54,7 +58,12 @@ pub struct Registry(Arc<Inner>);
 struct Inner {
     names: Mutex<Names>,
     filter: OnceLock<NameFilter>,
+    texts: Mutex<BTreeMap<Arc<str>, Arc<str>>>,
+    sources: Mutex<Vec<Source>>,
 }
+
+/// Adds stats that are kept elsewhere to what a reader gets.
+pub type Source = Box<dyn Fn(&mut Vec<Sample>) + Send + Sync>;
 
 /// Says which names may exist.
 pub type NameFilter = Box<dyn Fn(&str) -> bool + Send + Sync>;
@@ -194,7 +203,12 @@ impl Registry {
     /// An empty registry.
     #[expect(clippy::new_without_default, reason = "a registry is made once, on purpose")]
     pub fn new() -> Self {
-        Self(Arc::new(Inner { names: Mutex::default(), filter: OnceLock::new() }))
+        Self(Arc::new(Inner {
+            names: Mutex::default(),
+            filter: OnceLock::new(),
+            texts: Mutex::default(),
+            sources: Mutex::default(),
+        }))
     }
 
     /// The scope whose stats' names begin with `prefix` (with its final dot).
@@ -205,6 +219,36 @@ impl Registry {
     /// Stats whose name `filter` rejects never exist (`stats_matcher`). Set once, before the first use.
     pub fn set_filter(&self, filter: NameFilter) {
         let _ = self.0.filter.set(filter);
+    }
+
+    /// Gives the text readout `name` its text. Takes a lock: not for every request.
+    pub fn set_text(&self, name: &str, text: &str) {
+        if self.0.filter.get().is_none_or(|passes| passes(name)) {
+            self.0.texts.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into(), text.into());
+        }
+    }
+
+    /// Stats that `source` gives are read with all others; `stats_matcher` holds for them too.
+    pub fn add_source(&self, source: Source) {
+        self.0.sources.lock().unwrap_or_else(PoisonError::into_inner).push(source);
+    }
+
+    /// What is kept elsewhere.
+    fn others(&self) -> Vec<Sample> {
+        let mut samples = Vec::new();
+        for source in &*self.0.sources.lock().unwrap_or_else(PoisonError::into_inner) {
+            source(&mut samples);
+        }
+        if let Some(passes) = self.0.filter.get() {
+            samples.retain(|sample| passes(&sample.name));
+        }
+        let texts = self.0.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        samples.extend(texts.iter().map(|(name, text)| Sample {
+            name: name.clone(),
+            kind: Kind::TextReadout,
+            value: Value::Text(text.clone()),
+        }));
+        samples
     }
 
     /// The slot of `name`, made if this is its first use. Takes the lock: not for every request.
@@ -226,9 +270,17 @@ impl Registry {
     /// The value of the counter or gauge `name`; `None` before its first use.
     pub fn value(&self, name: &str) -> Option<u64> {
         let names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
-        [Kind::Counter, Kind::Gauge]
+        let own = [Kind::Counter, Kind::Gauge]
             .iter()
-            .find_map(|kind| names.ids.get(&(name.into(), *kind)).copied().map(StatId::total))
+            .find_map(|kind| names.ids.get(&(name.into(), *kind)).copied().map(StatId::total));
+        drop(names);
+        own.or_else(|| {
+            let other = self.others().into_iter().find(|sample| *sample.name == *name)?;
+            match other.value {
+                Value::Number(value) => Some(value),
+                Value::Histogram(_) | Value::Text(_) => None,
+            }
+        })
     }
 
     /// Every stat that has been used, with its value, in order of first use.
@@ -236,12 +288,12 @@ impl Registry {
         let list = self.0.names.lock().unwrap_or_else(PoisonError::into_inner).list.clone();
         let read = |(name, kind, id): (Arc<str>, Kind, StatId)| {
             let value = match kind {
-                Kind::Counter | Kind::Gauge => Value::Number(id.total()),
                 Kind::Histogram => Value::Histogram(id.merged()),
+                _ => Value::Number(id.total()),
             };
             Sample { name, kind, value }
         };
-        list.into_iter().map(read).collect()
+        list.into_iter().map(read).chain(self.others()).collect()
     }
 
     /// Sets every counter back to 0 (`POST /reset_counters`). Increments that race with it may survive.

@@ -33,6 +33,11 @@ impl Scope {
         Self { registry: self.registry.clone(), prefix: format!("{}{suffix}", self.prefix).into() }
     }
 
+    /// Gives the text readout `name` of this scope its text. Takes the registry's lock.
+    pub fn set_text(&self, name: &str, text: &str) {
+        self.registry.set_text(&format!("{}{name}", self.prefix), text);
+    }
+
     /// The slot of the stat `name` of this scope. Takes the registry's lock.
     pub fn intern(&self, name: &str, kind: Kind) -> StatId {
         self.registry.intern(&format!("{}{name}", self.prefix), kind)

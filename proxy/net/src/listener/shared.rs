@@ -132,10 +132,7 @@ impl ListenerShared {
         for chain in &self.chains {
             let (Some(config), Some(tls)) = (&chain.config.tls, &chain.tls) else { continue };
             if config.dynamic_secrets().iter().any(|secret| ***secret == *changed) {
-                let built = config
-                    .resolve(secrets)
-                    .map_err(TlsError::from)
-                    .and_then(|tls| ServerTls::build(&tls, self.stats.scope()));
+                let built = server_tls(config, secrets, self.stats.scope());
                 let built = built.map_err(|source| ListenerError::Tls {
                     listener: self.config.name.clone(),
                     chain: chain.config.name.clone(),
@@ -190,8 +187,7 @@ fn build_chain(
         return Ok(ChainShared { config: chain.clone(), tls, next_tls, origin });
     }
     // A context that waits for secrets is an error here: its chain cannot serve before they have come.
-    let build = |tls: &Arc<model::DownstreamTls>| ServerTls::build(&tls.resolve(secrets)?, scope);
-    let tls = chain.tls.as_ref().map(build).transpose();
+    let tls = chain.tls.as_ref().map(|tls| server_tls(tls, secrets, scope)).transpose();
     let tls = tls.map_err(|source| ListenerError::Tls {
         listener: listener.name.clone(),
         chain: chain.name.clone(),
@@ -204,4 +200,16 @@ fn build_chain(
         (tls, _) => (tls.map(|tls| Arc::new(ArcSwap::new(tls))), None),
     };
     Ok(ChainShared { config: chain.clone(), tls, next_tls: ArcSwapOption::from(next_tls), origin })
+}
+
+fn server_tls(
+    config: &Arc<model::DownstreamTls>,
+    secrets: FindSecret<'_>,
+    scope: &Scope,
+) -> Result<Arc<ServerTls>, TlsError> {
+    if !config.dynamic_secrets().is_empty() {
+        let scope = scope.child("server_ssl_socket_factory.");
+        Counter::new(&scope, &StatSlot::new(), "ssl_context_update_by_sds").inc();
+    }
+    ServerTls::build(&config.resolve(secrets)?, scope)
 }

@@ -158,7 +158,10 @@ impl Dynamic<'_> {
     }
 
     fn add_error(&self, kind: Kind, record: &Record, state: &mut Value) {
-        let Some(RefusedVersion { version, details }) = &record.error else { return };
+        let Some(RefusedVersion { version, details }) = &record.error else {
+            state["client_status"] = "ACKED".into();
+            return;
+        };
         state["error_state"] = json!({
             "failed_configuration": self.expand(kind, version),
             "last_update_attempt": timestamp(version.at),

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use outrider_config::model::{Admin, SocketAddress};
 use outrider_core::format::FormatContext;
 use outrider_core::matcher::HeadView;
@@ -20,6 +20,7 @@ use outrider_telemetry::access_log::AccessLogger;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
+use super::csds;
 use crate::control::Control;
 
 /// Connections at once beyond this wait in the kernel's queue.
@@ -102,17 +103,31 @@ impl AdminServer {
             let (control, logger) = (control.clone(), logger.clone());
             tokio::task::spawn_local(async move {
                 let service = service_fn(|request| {
-                    let response = respond(&control, &logger, &peer, &request);
+                    let response = if csds::is_grpc(&request) {
+                        csds::answer(&control, request).map(Either::Right)
+                    } else {
+                        respond(&control, &logger, &peer, &request).map(Either::Left)
+                    };
                     async move { Ok::<_, std::convert::Infallible>(response) }
                 });
-                let mut server = http1::Builder::new();
-                server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(60));
+                let mut server = auto::Builder::new(Local);
+                server.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(60));
                 if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
                     tracing::debug!(%error, "admin connection");
                 }
                 drop(slot);
             });
         }
+    }
+}
+
+/// Runs what HTTP/2 needs beside its connection on the control thread.
+#[derive(Clone, Copy)]
+struct Local;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
     }
 }
 

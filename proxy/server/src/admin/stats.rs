@@ -45,8 +45,11 @@ fn stats_query(query: &Query) -> Result<StatsQuery, Reply> {
         Some("Counters") => Some(Kind::Counter),
         Some("Gauges") => Some(Kind::Gauge),
         Some("Histograms") => Some(Kind::Histogram),
+        Some("TextReadouts") => Some(Kind::TextReadout),
         Some(other) => {
-            return Err(Reply::bad_request(format!("type={other}: use Counters, Gauges, Histograms or All")));
+            return Err(Reply::bad_request(format!(
+                "type={other}: use Counters, Gauges, Histograms, TextReadouts or All"
+            )));
         }
     };
     let histograms = match query.get("histogram_buckets") {

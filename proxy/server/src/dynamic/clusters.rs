@@ -168,6 +168,7 @@ impl Controller {
         let wanted = match &config.discovery {
             Discovery::Eds { source, service_name } => {
                 self.stream(source, Kind::Endpoint).map(|(stream, handle)| {
+                    self.control.subscriptions.asked(Kind::Endpoint, service_name, &config.stat_name);
                     handle.subscribe(Kind::Endpoint, service_name, source.initial_fetch_timeout);
                     (stream, service_name.clone())
                 })
@@ -217,10 +218,12 @@ impl Controller {
         let Some(key) = key else { return };
         let Some(endpoints) = self.clusters.endpoints.get_mut(&key) else { return };
         endpoints.users.remove(cluster);
+        self.control.subscriptions.left(Kind::Endpoint, &key.1, cluster);
         if endpoints.users.is_empty() {
             self.clusters.endpoints.remove(&key);
             self.stale.renew(&key, None);
             self.control.records.removed(Kind::Endpoint, &key.1);
+            self.control.subscriptions.ended(Kind::Endpoint, &key.1);
             if let Some(handle) = self.streams.get(key.0) {
                 handle.unsubscribe(Kind::Endpoint, &key.1);
             }
@@ -309,7 +312,7 @@ impl Controller {
     pub(super) fn no_such_endpoints(&mut self, stream: StreamId, name: &Arc<str>) {
         let key = (stream, name.clone());
         if self.clusters.endpoints.get(&key).is_some_and(|endpoints| endpoints.current.is_none()) {
-            self.give_up_endpoints(stream, name, false);
+            self.give_up_endpoints(stream, name);
         }
     }
 
@@ -329,15 +332,12 @@ impl Controller {
         self.control.records.removed(Kind::Endpoint, name);
     }
 
-    /// Endpoints are `late`, were refused or will not come: their clusters go on without them.
-    pub(super) fn give_up_endpoints(&mut self, stream: StreamId, name: &Arc<str>, late: bool) {
+    /// Endpoints are late, were refused or will not come: their clusters go on without them.
+    pub(super) fn give_up_endpoints(&mut self, stream: StreamId, name: &Arc<str>) {
         let Some(endpoints) = self.clusters.endpoints.get_mut(&(stream, name.clone())) else { return };
         endpoints.given_up = true;
         for name in &endpoints.users {
             if let Some(warming) = self.clusters.by_name.get(name).and_then(|entry| entry.warming.as_ref()) {
-                if late {
-                    warming.stats().init_fetch_timeout().inc();
-                }
                 warming.give_up_waiting();
                 self.clusters.touched.push(name.clone());
             }

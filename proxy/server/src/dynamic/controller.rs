@@ -211,6 +211,7 @@ impl Controller {
                 for stats in [&self.cds, &self.lds].into_iter().flatten().map(|(_, stats)| stats) {
                     stats.update_failure().inc();
                 }
+                self.control.subscriptions.disconnected();
                 self.not_reached(stream, attempt);
             }
             Event::Update(update) => self.update(stream, update),
@@ -224,6 +225,7 @@ impl Controller {
         self.begin_update(stream, &update);
         self.tidy.pushed(update.resources.iter().map(|resource| resource.body.len()).sum());
         let Update { kind, token, version, resources, removed, .. } = update;
+        self.control.registry.set_text("control_plane.identifier", &update.control_plane);
         let (mut refusals, brought) = (Vec::new(), !resources.is_empty());
         // Make before break: what goes is let go after what comes, unless it stands in its way.
         for name in removed.iter().filter(|_| kind == Kind::Listener) {
@@ -241,6 +243,7 @@ impl Controller {
                 Kind::Runtime => self.runtime_layer(stream, &resource),
                 Kind::Extension => self.extension(stream, &resource),
             };
+            self.control.subscriptions.answered(kind, &resource.name, &version, &accepted);
             if let Err(bad) = accepted {
                 let details: Vec<String> = bad.iter().map(text).collect();
                 let details = details.join("; ");
@@ -253,7 +256,7 @@ impl Controller {
                 refusals.extend(bad);
                 // As in Envoy: who waits for it waits no longer.
                 match kind {
-                    Kind::Endpoint => self.give_up_endpoints(stream, &resource.name, false),
+                    Kind::Endpoint => self.give_up_endpoints(stream, &resource.name),
                     Kind::Route => self.give_up_routes(stream, &resource.name),
                     Kind::Extension => self.give_up_extension(stream, &resource.name, false),
                     _ => {}
@@ -294,6 +297,7 @@ impl Controller {
     }
 
     fn removed(&mut self, stream: StreamId, kind: Kind, name: &Arc<str>) {
+        self.control.subscriptions.removed(kind, name);
         match kind {
             Kind::Cluster => self.let_go(name, &self.named_clusters()),
             Kind::Listener => self.remove_listener(name),
@@ -309,6 +313,7 @@ impl Controller {
 
     fn timed_out(&mut self, stream: StreamId, kind: Kind, name: Option<&Arc<str>>) {
         tracing::warn!(%kind, name = name.map_or("*", |name| &**name), "did not come within initial_fetch_timeout");
+        name.inspect(|name| self.control.subscriptions.timed_out(kind, name));
         self.fall_back(stream);
         match (kind, name) {
             (Kind::Cluster | Kind::Listener, _) => {
@@ -318,7 +323,7 @@ impl Controller {
                 }
                 self.answered |= (kind == Kind::Cluster) == (self.stage == Stage::Clusters);
             }
-            (Kind::Endpoint, Some(name)) => self.give_up_endpoints(stream, name, true),
+            (Kind::Endpoint, Some(name)) => self.give_up_endpoints(stream, name),
             (Kind::Route, Some(name)) => self.give_up_routes(stream, name),
             (Kind::VirtualHost, Some(name)) => self.give_up_virtual_hosts(stream, name),
             (Kind::Runtime, Some(name)) => self.give_up_runtime_layer(stream, name),

@@ -106,6 +106,7 @@ impl Controller {
         let generations = self.control.records.generations();
         let build = || self.control.listeners.build(config);
         let built = generations.time(Step::Build(Kind::Listener, &config.name), build).map_err(refuse)?;
+        self.control.subscriptions.asked_for_routes(config);
         let needs = route_needs(config);
         needs.tables.iter().for_each(|key| self.want_routes(key));
         needs.scopes.iter().for_each(|key| self.want_scopes(key));
@@ -220,12 +221,13 @@ impl Controller {
         }
         let used = self.control.routes.used();
         let streams = &self.streams;
-        let records = &self.control.records;
+        let (records, subscriptions) = (&self.control.records, &self.control.subscriptions);
         let tables = &mut self.listeners.tables;
         self.listeners.subscribed.retain(|(stream, key)| {
             let keep = used.contains(key);
             if !keep {
                 records.removed(Kind::Route, &key.1);
+                subscriptions.ended(Kind::Route, &key.1);
                 tables.remove(&(*stream, key.1.clone()));
                 if let Some(handle) = streams.get(*stream) {
                     handle.unsubscribe(Kind::Route, &key.1);
@@ -259,6 +261,7 @@ impl Controller {
                 self.put_table(key, &table);
             }
         }
+        self.control.subscriptions.reloaded(Kind::Route, &resource.name);
         self.listeners.tables.insert(place, resource.body.clone());
         Ok(())
     }
@@ -319,6 +322,7 @@ impl Controller {
         let Some((stream, handle)) = self.stream(&secret.source, Kind::Secret) else { return };
         if !self.wanted_secrets.iter().any(|(_, known)| known == secret) {
             self.wanted_secrets.push((stream, secret.clone()));
+            self.control.subscriptions.asked(Kind::Secret, &secret.name, &secret.name);
             handle.subscribe(Kind::Secret, &secret.name, secret.source.initial_fetch_timeout);
         }
     }

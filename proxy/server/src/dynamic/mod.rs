@@ -18,6 +18,7 @@ mod secrets;
 mod stale;
 mod stats;
 mod streams;
+mod subscriptions;
 mod tidy;
 mod vhosts;
 
@@ -29,3 +30,4 @@ pub use records::{Record, Records, RefusedVersion, Version};
 pub use routes::{RouteKey, RouteTables};
 pub use scopes::{ScopePlaces, ScopesKey};
 pub use secrets::Secrets;
+pub use subscriptions::{Missing, Subscriptions};

@@ -11,6 +11,7 @@ pub(super) fn value(samples: &[Sample]) -> Json {
     for sample in samples {
         match &sample.value {
             Value::Number(value) => stats.push(json!({"name": &*sample.name, "value": value})),
+            Value::Text(text) => stats.push(json!({"name": &*sample.name, "value": &**text})),
             Value::Histogram(buckets) => histograms.push(histogram(&sample.name, buckets)),
         }
     }

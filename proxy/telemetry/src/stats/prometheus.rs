@@ -15,7 +15,8 @@ pub(super) fn write<'a>(
 ) -> String {
     // All samples of one metric must stand together under one TYPE line.
     let mut metrics: BTreeMap<String, Vec<(String, &Sample)>> = BTreeMap::new();
-    for sample in samples {
+    // Text has no place in this format.
+    for sample in samples.iter().filter(|sample| sample.kind != Kind::TextReadout) {
         let Tagged { name, tags } = tags.extract(&sample.name);
         metrics.entry(metric_name(&name)).or_default().push((labels(&tags), sample));
     }
@@ -37,6 +38,7 @@ pub(super) fn write<'a>(
                     Value::Histogram(buckets) => {
                         histogram(name, labels, buckets, bounds(&sample.name), &mut out)
                     }
+                    Value::Text(_) => {}
                 }
             }
             out.push('\n');
@@ -50,6 +52,7 @@ const fn type_name(kind: Kind) -> &'static str {
         Kind::Counter => "counter",
         Kind::Gauge => "gauge",
         Kind::Histogram => "histogram",
+        Kind::TextReadout => "untyped",
     }
 }
 

@@ -13,9 +13,11 @@ pub(super) fn write<'a>(
 ) -> String {
     let mut out = String::new();
     for sample in samples {
-        if let Value::Number(value) = sample.value {
-            let _ = writeln!(out, "{}: {value}", sample.name);
-        }
+        let _ = match &sample.value {
+            Value::Number(value) => writeln!(out, "{}: {value}", sample.name),
+            Value::Text(text) => writeln!(out, "{}: \"{text}\"", sample.name),
+            Value::Histogram(_) => Ok(()),
+        };
     }
     for sample in samples {
         let Value::Histogram(buckets) = &sample.value else { continue };
