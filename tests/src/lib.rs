@@ -20,6 +20,7 @@ pub mod control_plane;
 pub mod crowd;
 pub mod h1;
 pub mod io;
+pub mod load_reports;
 pub mod oracle;
 pub mod ports;
 pub mod proxy;

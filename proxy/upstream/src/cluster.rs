@@ -184,6 +184,13 @@ impl ClusterShared {
         breaker::overridden(config, &self.config.name, high, &self.runtime.values())
     }
 
+    /// Requests that circuit breakers did not let through, ever. Takes a lock: not for every request.
+    pub fn dropped_requests(&self) -> u64 {
+        let scope = scope_of(&self.config);
+        let counter = |name: &str| self.registry.counter(&format!("{scope}{name}"));
+        counter("upstream_rq_pending_overflow") + counter("upstream_rq_active_overflow")
+    }
+
     /// Takes over what the runtime says now.
     pub(crate) fn runtime_changed(&self) {
         if let Some(breakers) = self.breakers.get() {

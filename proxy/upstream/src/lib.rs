@@ -23,7 +23,7 @@ pub use body::{BodyError, Outbound, UpstreamBody};
 pub use breaker::{Overflow, RetryPermit};
 pub use cluster::{ClusterShared, ClusterSlot};
 pub use error::{ClusterError, PickError, PoolError, PoolErrorKind, SendError, SendErrorKind};
-pub use host::{Host, HostSet};
+pub use host::{Host, HostSet, HostState};
 pub use incoming::{Incoming, IncomingError};
 pub use manager::ClusterManager;
 pub use pool::{Lease, LeaseGuard, PendingTunnel, TcpLease, Tunnel};

@@ -7,12 +7,15 @@
 //! The consumer holds a [`Handle`], says what it wants, takes [`Event`]s and gives a verdict on each update: resource
 //! by resource, so that one that is refused never keeps another from taking effect.
 //!
+//! [`lrs`] tells a control plane how much went to which endpoints.
+//!
 //! What a control plane can make grow is bounded: one message by [`config::MAX_MESSAGE_BYTES`] (or what the
 //! configuration says), what waits by a queue of a few events and by HTTP/2's flow control. What it legitimately
 //! declares (resources, by name and version) is kept.
 
 pub mod config;
 pub mod core;
+pub mod lrs;
 pub mod transport;
 
 mod backoff;

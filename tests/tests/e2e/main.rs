@@ -7,6 +7,7 @@ mod ecds;
 mod eds;
 mod generations;
 mod limits;
+mod load_reports;
 mod narrowing;
 mod on_demand;
 mod runtime;

@@ -24,7 +24,8 @@ fn broken_routes(name: &str) -> Value {
     let mut table = routes(name, "one");
     let mut host = table["virtual_hosts"][0].clone();
     host["name"] = "again".into();
-    table["virtual_hosts"].as_array_mut().expect("a list").push(host);
+    let hosts = [table["virtual_hosts"][0].clone(), host];
+    table["virtual_hosts"] = json!(hosts);
     table
 }
 

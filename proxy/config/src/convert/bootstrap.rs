@@ -12,9 +12,11 @@ use super::access_log::{self, Protocol};
 use super::address::{Bind, Names, bind, required, socket_options};
 use super::cx::{Cx, KnownClusters, Ledger, Options, UNSUPPORTED, inert, refuse};
 use super::scalar::{duration, type_of};
+use super::xds::api_config_source;
 use super::{cluster, dns, dynamic, listener, node, overload, runtime, secret, stats};
 use crate::model::{
-    AccessLog, Admin, Bootstrap, Cluster, ClusterDefaults, Listener, LogSink, Runtime, SocketAddress,
+    AccessLog, Admin, ApiConfigSource, Bootstrap, Cluster, ClusterDefaults, Listener, LogSink, Runtime,
+    SocketAddress,
 };
 
 /// Converts a bootstrap.
@@ -117,8 +119,9 @@ fn convert(cx: &Cx, path: &Path<'_>, message: &pb::Bootstrap, options: &Options)
     flushing(cx, path, stats_flush.as_ref(), stats_eviction.as_ref(), stats_flush_interval.is_some());
     extensions(cx, &path.field("bootstrap_extensions"), bootstrap_extensions);
     regex_engine(cx, &path.field("default_regex_engine"), default_regex_engine.as_ref());
+    let (bind, load_reports) = manager(cx, &path.field("cluster_manager"), cluster_manager.as_ref());
     let defaults = Arc::new(ClusterDefaults {
-        bind: manager(cx, &path.field("cluster_manager"), cluster_manager.as_ref()),
+        bind,
         resolver: resolver(
             cx,
             path,
@@ -141,6 +144,7 @@ fn convert(cx: &Cx, path: &Path<'_>, message: &pb::Bootstrap, options: &Options)
         admin: admin.as_ref().and_then(|message| self::admin(cx, &path.field("admin"), message)),
         stats,
         cluster_defaults: defaults,
+        load_reports,
         dynamic: dynamic::resources(cx, &path.field("dynamic_resources"), dynamic_resources.as_ref()),
         header_prefix: self::header_prefix(cx, path, header_prefix),
         max_downstream_connections: overload::connections(
@@ -316,8 +320,13 @@ fn resolver(
     }
 }
 
-fn manager(cx: &Cx, path: &Path<'_>, message: Option<&pb::ClusterManager>) -> Bind {
-    let Some(message) = message else { return Bind::default() };
+/// What all clusters share, and where their load is reported to.
+fn manager(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: Option<&pb::ClusterManager>,
+) -> (Bind, Option<Arc<ApiConfigSource>>) {
+    let Some(message) = message else { return Default::default() };
     let pb::ClusterManager {
         local_cluster_name,
         outlier_detection,
@@ -326,12 +335,16 @@ fn manager(cx: &Cx, path: &Path<'_>, message: Option<&pb::ClusterManager>) -> Bi
         enable_deferred_cluster_creation,
     } = message;
     refuse!(cx, path, "zone aware routing is not supported; remove it"; local_cluster_name);
-    refuse!(cx, path, UNSUPPORTED; outlier_detection, load_stats_config);
+    refuse!(cx, path, UNSUPPORTED; outlier_detection);
     inert!(cx, path, "pools are made on first use anyway"; enable_deferred_cluster_creation);
-    upstream_bind_config
+    let reports = load_stats_config
+        .as_ref()
+        .and_then(|message| api_config_source(cx, &path.field("load_stats_config"), message, false));
+    let bind = upstream_bind_config
         .as_ref()
         .map(|message| bind(cx, &path.field("upstream_bind_config"), message))
-        .unwrap_or_default()
+        .unwrap_or_default();
+    (bind, reports.map(Arc::new))
 }
 
 fn admin(cx: &Cx, path: &Path<'_>, message: &pb::Admin) -> Option<Admin> {

@@ -74,9 +74,10 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster) -> Option
     refuse!(cx, path, UNSUPPORTED;
         transport_socket_matcher, stats_matcher,
         per_connection_buffer_high_watermark_timeout, health_checks, outlier_detection, lb_subset_config, filters,
-        lrs_server, track_timeout_budgets, track_cluster_stats, preconnect_policy,
+        track_timeout_budgets, track_cluster_stats, preconnect_policy,
         connection_pool_per_downstream_connection, queuing_policies);
-    inert!(cx, path, "load reports are refused, and nothing else reads it"; lrs_report_endpoint_metrics);
+    inert!(cx, path, "Envoy does not read it either: reports go where cluster_manager.load_stats_config says"; lrs_server);
+    refuse!(cx, path, "the load metrics of endpoints (ORCA) are not reported; remove it"; lrs_report_endpoint_metrics);
     inert!(cx, path, "there are no active health checks that it could overrule"; ignore_health_on_host_removal);
     inert!(cx, path, "hosts cannot fail health checks, since those are refused";
         close_connections_on_host_health_failure);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    AccessLog, Cluster, ClusterDefaults, DynamicResources, Listener, Runtime, RuntimeInteger, RuntimeLayer,
-    Secret, SocketAddress, SocketOption,
+    AccessLog, ApiConfigSource, Cluster, ClusterDefaults, DynamicResources, Listener, Runtime,
+    RuntimeInteger, RuntimeLayer, Secret, SocketAddress, SocketOption,
 };
 
 /// What a bootstrap file says.
@@ -23,6 +23,8 @@ pub struct Bootstrap {
     pub secrets: Vec<Arc<Secret>>,
     /// Where the rest comes from.
     pub dynamic: DynamicResources,
+    /// Where load is reported to (`cluster_manager.load_stats_config`).
+    pub load_reports: Option<Arc<ApiConfigSource>>,
     /// What it says for clusters, static or not.
     pub cluster_defaults: Arc<ClusterDefaults>,
     /// The runtime; holds what the static and disk layers say until the server fills it.

@@ -267,6 +267,14 @@ impl Registry {
         id
     }
 
+    /// The value of the counter `name` that this registry keeps; 0 before its first use. Takes the lock.
+    pub fn counter(&self, name: &str) -> u64 {
+        let names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = names.ids.get(&(name.into(), Kind::Counter)).copied();
+        drop(names);
+        id.map_or(0, StatId::total)
+    }
+
     /// The value of the counter or gauge `name`; `None` before its first use.
     pub fn value(&self, name: &str) -> Option<u64> {
         let names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);

@@ -151,6 +151,7 @@ impl Controller {
         self.promote_listeners();
         if self.stage == Stage::Runtime && self.runtime.is_settled() {
             self.stage = Stage::Clusters;
+            super::load::start(&self.control);
             let clusters = std::mem::take(&mut *lock(&self.control.later.clusters));
             for cluster in clusters {
                 self.put_cluster(cluster, None);

@@ -8,6 +8,7 @@ mod demand;
 mod extensions;
 mod generations;
 mod listeners;
+mod load;
 mod order;
 mod records;
 mod restore;

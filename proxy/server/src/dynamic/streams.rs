@@ -143,8 +143,8 @@ fn stream_config(source: &ApiConfigSource, only: Option<Kind>) -> StreamConfig {
         Some(kind) => StreamConfig::single(source.delta, kind, services),
     };
     config.set_node_on_first_message_only = source.set_node_on_first_message_only;
+    config.backoff = backoff(source);
     if let Some(first) = source.services.first() {
-        config.backoff = Backoff { base: first.back_off.base, max: first.back_off.max };
         config.max_message_bytes = match &first.target {
             GrpcTarget::Cluster { max_receive_message_length, .. } => *max_receive_message_length,
             GrpcTarget::Channel(channel) => channel.max_receive_message_length,
@@ -158,7 +158,14 @@ fn stream_config(source: &ApiConfigSource, only: Option<Kind>) -> StreamConfig {
     config
 }
 
-fn service(service: &GrpcService) -> Service {
+/// Between attempts to reach `source`.
+pub(super) fn backoff(source: &ApiConfigSource) -> Backoff {
+    let first = source.services.first().map(|service| service.back_off);
+    first.map_or_else(Backoff::default, |first| Backoff { base: first.base, max: first.max })
+}
+
+/// A service as the client knows it.
+pub(super) fn service(service: &GrpcService) -> Service {
     let (label, authority) = match &service.target {
         GrpcTarget::Cluster { cluster, authority, .. } => (cluster.to_string(), authority),
         GrpcTarget::Channel(channel) => (format!("{:?}", channel.target), &channel.authority),
