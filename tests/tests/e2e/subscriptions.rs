@@ -153,7 +153,7 @@ async fn csds_tells_what_became_of_each_resource() -> Result<()> {
             let configs = dump["configs"].as_array().expect("sections");
             configs
                 .iter()
-                .find(|one| one["@type"].as_str().is_some_and(|of| of.ends_with(kind)))
+                .find(|one| one["@type"].as_str().is_some_and(|of| of.ends_with(&format!(".{kind}"))))
                 .expect("it")
                 .clone()
         };

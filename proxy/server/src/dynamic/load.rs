@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use outrider_config::model::Discovery;
 use outrider_core::stream::Address as HostAddress;
 use outrider_proto::pb::envoy::config::core::v3 as core_pb;
+use outrider_proto::pb::envoy::config::endpoint::v3::cluster_stats::DroppedRequests;
 use outrider_proto::pb::envoy::config::endpoint::v3::{
     ClusterStats, UpstreamEndpointStats, UpstreamLocalityStats,
 };
@@ -50,7 +51,10 @@ struct State {
 /// What has been told of a cluster.
 struct Told {
     since: Instant,
+    /// By circuit breakers.
     dropped: u64,
+    /// By `drop_overloads`.
+    dropped_by_policy: u64,
     hosts: HashMap<u64, Counts>,
 }
 
@@ -87,6 +91,7 @@ impl Told {
         Self {
             since: Instant::now(),
             dropped: cluster.dropped_requests(),
+            dropped_by_policy: cluster.dropped(),
             hosts: hosts.iter().map(|host| (host.id, Counts::of(&host.state))).collect(),
         }
     }
@@ -179,13 +184,16 @@ fn report(cluster: &ClusterShared, told: Option<&Told>, since: Duration, endpoin
         }
         _ => String::new(),
     };
-    let dropped = cluster.dropped_requests();
+    let broken = cluster.dropped_requests().saturating_sub(told.map_or(0, |told| told.dropped));
+    let by_policy = cluster.dropped().saturating_sub(told.map_or(0, |told| told.dropped_by_policy));
+    // Envoy's name where the policy gives none.
+    let by_category = DroppedRequests { category: "drop_overload".to_owned(), dropped_count: by_policy };
     ClusterStats {
         cluster_name: cluster.config.name.to_string(),
         cluster_service_name: service,
         upstream_locality_stats: localities.into_values().collect(),
-        total_dropped_requests: dropped.saturating_sub(told.map_or(0, |told| told.dropped)),
-        dropped_requests: Vec::new(),
+        total_dropped_requests: broken + by_policy,
+        dropped_requests: Vec::from_iter((by_policy > 0).then_some(by_category)),
         load_report_interval: Some(google::Duration {
             seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
             nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
