@@ -146,7 +146,7 @@ impl DrainWatch {
                 true
             }
             // What was said last may not have been heard.
-            Err(_) => true,
+            Err(_) => self.phase() == DrainPhase::Terminated,
         }
     }
 

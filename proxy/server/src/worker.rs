@@ -156,15 +156,13 @@ impl Listening {
             let known = before.and_then(|before| before.handler_of(&chain.filter));
             handlers.push(known.unwrap_or_else(|| handler(&chain.filter, &self.clusters)));
         }
-        for (old, handler) in
-            before.iter().flat_map(|before| before.built.chains.iter().zip(&before.handlers))
-        {
-            let next = built.chains.iter().zip(&handlers);
-            let next = next.filter(|(chain, _)| chain.config.succeeds(&old.config));
-            if let Some(next) = next.map(|(_, next)| next).next()
-                && !Rc::ptr_eq(next, handler)
-            {
-                handler.succeeded_by(next);
+        if let Some(before) = before {
+            for (handler, heir) in before.handlers.iter().zip(before.built.heirs(built)) {
+                if let Some(next) = heir.ok().and_then(|heir| handlers.get(heir))
+                    && !Rc::ptr_eq(next, handler)
+                {
+                    handler.succeeded_by(next);
+                }
             }
         }
         handlers

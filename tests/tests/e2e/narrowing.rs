@@ -275,3 +275,44 @@ async fn the_end_of_a_chain_or_a_listener_is_counted_with_its_reason() -> Result
     closed(bare).await?;
     mesh.closed_by_update("listener_removed", 1).await
 }
+
+#[tokio::test]
+async fn a_chain_that_gains_names_keeps_its_connections_and_one_that_loses_some_closes_theirs() -> Result<()>
+{
+    let scene = Scene::new().await?;
+    let asks = Asks { require: false, ..scene.asks("") };
+    let named = |port: u16, names: &[&str]| {
+        let mut all = scene.resources(port, asks).unwrap_or_default();
+        for one in &mut all {
+            if one["name"] == "in" {
+                one["listener_filters"] = json!([{ "name": "tls", "typed_config": {
+                    "@type": format!("{TYPE}extensions.filters.listener.tls_inspector.v3.TlsInspector"),
+                } }]);
+                one["filter_chains"][0]["filter_chain_match"] = json!({ "server_names": names });
+            }
+        }
+        all
+    };
+    let Some(mut mesh) = Mesh::start(true, |port| named(port, &["server.test"])).await? else {
+        return Ok(());
+    };
+    let connect = async |port: u16, name: &str| {
+        let options = TlsOptions::new(&scene.papers, name)?;
+        let mut conn = Conn::with_prefix(port, b"", Some(&options)).await?;
+        ask(&mut conn).await?;
+        anyhow::Ok(conn)
+    };
+    let mut first = connect(mesh.port, "server.test").await?;
+    assert!(connect(mesh.port, "localhost").await.is_err());
+    mesh.plane.serve("2", &named(mesh.port, &["server.test", "localhost"])).await?;
+    let port = mesh.port;
+    let second =
+        wait::until("the second name", wait::LIMIT, async || Ok(connect(port, "localhost").await.ok()));
+    let mut second = second.await?;
+    ask(&mut first).await?;
+    mesh.plane.serve("3", &named(mesh.port, &["localhost"])).await?;
+    mesh.closed_by_update("server_name", 1).await?;
+    closed(first).await?;
+    ask(&mut second).await?;
+    mesh.closed_in_all(1).await
+}

@@ -172,15 +172,6 @@ pub struct FilterChain {
     pub match_hash: u64,
 }
 
-impl FilterChain {
-    /// Whether it is for the connections of `earlier`, though it may not let all of them in: the same match, and TLS in
-    /// both or in neither.
-    pub fn succeeds(&self, earlier: &Self) -> bool {
-        self.entry_hash == earlier.entry_hash
-            || self.match_hash == earlier.match_hash && self.tls.is_some() == earlier.tls.is_some()
-    }
-}
-
 /// `FilterChainMatch`. Empty criteria match everything.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct FilterChainMatch {

@@ -17,6 +17,7 @@ mod route;
 mod runtime;
 mod scope;
 mod secrets;
+mod succession;
 mod tls;
 mod xds;
 
@@ -39,6 +40,7 @@ pub use route::*;
 pub use runtime::*;
 pub use scope::*;
 pub use secrets::*;
+pub use succession::successions;
 pub use tls::*;
 pub use xds::*;
 

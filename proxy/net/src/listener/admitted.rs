@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use outrider_config::model::FilterChainMatch;
 use outrider_core::stream::TlsInfo;
 
 use super::ListenerShared;
@@ -24,11 +25,26 @@ pub struct Narrowed {
     /// The listener, by whose stats they are counted.
     pub listener: Arc<ListenerShared>,
     /// The contexts.
-    pub slots: Vec<TlsSlot>,
+    pub slots: Vec<NarrowedSlot>,
     /// The drains of the listener's chains: poked when a connection leaves them.
     pub chains: Vec<DrainController>,
     /// The drains that refused connections are given, in turn: over them, their ends are spread.
     pub drains: Vec<DrainController>,
+}
+
+/// One of them.
+#[derive(Debug, Clone)]
+pub struct NarrowedSlot {
+    /// Where the context is.
+    pub slot: TlsSlot,
+    /// The match of its chain, where that has lost server names.
+    pub matches: Option<FilterChainMatch>,
+}
+
+impl From<TlsSlot> for NarrowedSlot {
+    fn from(slot: TlsSlot) -> Self {
+        Self { slot, matches: None }
+    }
 }
 
 /// Open TLS connections of a worker. What has closed is swept out now and then.
@@ -57,9 +73,9 @@ impl Admitted {
         sessions.push(Session { slot: slot.clone(), tls, elsewhere });
     }
 
-    fn of(&self, slots: &[TlsSlot]) -> Vec<Session> {
+    fn of(&self, slots: &[NarrowedSlot]) -> Vec<Session> {
         let sessions = self.0.borrow();
-        let is = |session: &&Session| slots.iter().any(|slot| Arc::ptr_eq(slot, &session.slot));
+        let is = |session: &&Session| slots.iter().any(|one| Arc::ptr_eq(&one.slot, &session.slot));
         sessions.iter().filter(is).cloned().collect()
     }
 }
@@ -86,10 +102,15 @@ async fn judge(sessions: Vec<Session>, narrowed: Arc<Narrowed>) {
         let context = slot.load_full();
         let leaf = tls.peer.as_ref().map(|leaf| leaf.sha256.clone());
         let shown = (Arc::as_ptr(&context).cast(), leaf, tls.peer_chain.clone(), tls.version, tls.cipher);
-        let verdict = *verdicts.entry(shown).or_insert_with(|| {
+        let mut verdict = *verdicts.entry(shown).or_insert_with(|| {
             looks += 1;
             context.admits(&tls)
         });
+        let of_slot = narrowed.slots.iter().filter(|one| Arc::ptr_eq(&one.slot, &slot));
+        let sni = tls.sni.as_deref().unwrap_or_default().to_ascii_lowercase();
+        if of_slot.filter_map(|one| one.matches.as_ref()).any(|matches| !matches.takes_name(&sni)) {
+            verdict = verdict.and(Err("server_name"));
+        }
         if let Err(reason) = verdict
             && let Some(drain) = narrowed.drains.get(refused % narrowed.drains.len().max(1))
             && elsewhere.follow(drain)

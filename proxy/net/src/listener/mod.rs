@@ -11,7 +11,7 @@ mod shared;
 mod sockets;
 mod worker;
 
-pub use admitted::Narrowed;
+pub use admitted::{Narrowed, NarrowedSlot};
 pub use error::{BindError, ListenerError};
 pub use limits::GlobalConnections;
 pub use shared::{ListenerShared, TlsSlot};

@@ -82,10 +82,13 @@ impl ListenerShared {
                 second: chain.name.clone(),
             })?;
         }
-        let chains = config.filter_chains.iter().chain(&config.default_filter_chain);
-        let chains: Vec<_> = chains
-            .map(|chain| build_chain(&config, chain, &scope, secrets, earlier))
-            .collect::<Result<_, _>>()?;
+        let heirs = earlier.map_or_else(Vec::new, |earlier| model::successions(&earlier.config, &config));
+        let build = |(index, chain)| {
+            let before = heirs.iter().position(|heir| *heir == Some(index));
+            let before = before.and_then(|before| earlier?.chains.get(before));
+            build_chain(&config, chain, &scope, secrets, before)
+        };
+        let chains: Vec<_> = config.chains().enumerate().map(build).collect::<Result<_, _>>()?;
         let logger = AccessLogger::new(&config.access_logs, logs)
             .map_err(|source| ListenerError::Log { listener: config.name.clone(), source })?;
         Ok(Arc::new(Self {
@@ -104,6 +107,11 @@ impl ListenerShared {
     /// The configuration it was built from.
     pub fn config(&self) -> &Arc<model::Listener> {
         &self.config
+    }
+
+    /// The place of the TLS context of its chain of this index; the default chain is the last.
+    pub fn tls_slot(&self, chain: usize) -> Option<&TlsSlot> {
+        self.chains.get(chain)?.tls.as_ref()
     }
 
     /// Puts the TLS contexts in force that it was built with: handshakes from now on use them. The slots of those that
@@ -173,16 +181,14 @@ fn build_chain(
     chain: &Arc<model::FilterChain>,
     scope: &Scope,
     secrets: FindSecret<'_>,
-    earlier: Option<&ListenerShared>,
+    before: Option<&ChainShared>,
 ) -> Result<ChainShared, ListenerError> {
     let origin = Arc::new(Origin {
         listener: listener.name.clone(),
         listener_metadata: listener.metadata.clone(),
         chain_metadata: chain.metadata.clone(),
     });
-    let known = earlier
-        .and_then(|earlier| earlier.chains.iter().find(|known| known.config.entry_hash == chain.entry_hash));
-    if let Some(known) = known {
+    if let Some(known) = before.filter(|before| before.config.entry_hash == chain.entry_hash) {
         let (tls, next_tls) = (known.tls.clone(), ArcSwapOption::from(known.next_tls.load_full()));
         return Ok(ChainShared { config: chain.clone(), tls, next_tls, origin });
     }
@@ -193,8 +199,6 @@ fn build_chain(
         chain: chain.name.clone(),
         source,
     })?;
-    let succeeds = |known: &&ChainShared| known.tls.is_some() && chain.succeeds(&known.config);
-    let before = earlier.and_then(|earlier| earlier.chains.iter().find(succeeds));
     let (tls, next_tls) = match (tls, before.and_then(|before| before.tls.clone())) {
         (Some(next), Some(slot)) => (Some(slot), Some(next)),
         (tls, _) => (tls.map(|tls| Arc::new(ArcSwap::new(tls))), None),

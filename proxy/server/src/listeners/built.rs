@@ -78,17 +78,21 @@ impl Builder {
         config: &Arc<model::Listener>,
         earlier: Option<&BuiltListener>,
     ) -> anyhow::Result<Arc<BuiltListener>> {
+        let heirs = earlier.map(|earlier| model::successions(earlier.shared.config(), config));
+        let heirs = heirs.unwrap_or_default();
         let mut config = (**config).clone();
         let mut chains = Vec::new();
         let prefix = config.stat_prefix.clone();
-        for chain in config.filter_chains.iter_mut().chain(&mut config.default_filter_chain) {
+        let all = config.filter_chains.iter_mut().chain(&mut config.default_filter_chain);
+        for (index, chain) in all.enumerate() {
             let built = match earlier.and_then(|earlier| earlier.unchanged(chain)) {
                 Some(known) => {
                     *chain = known.config.clone();
                     known.clone()
                 }
                 None => {
-                    let drain = earlier.and_then(|earlier| earlier.succeeded_by(chain));
+                    let before = heirs.iter().position(|heir| *heir == Some(index));
+                    let drain = before.and_then(|before| earlier?.chains.get(before));
                     BuiltChain {
                         filter: self.filter(&chain.filter, &prefix)?,
                         drain: drain.map_or_else(DrainController::new, |known| known.drain.clone()),
@@ -184,23 +188,17 @@ impl BuiltListener {
         self.chains.iter().find(|chain| chain.config.hash == config.hash && chain.config.name == config.name)
     }
 
-    /// The chain whose connections `config` takes over.
-    fn succeeded_by(&self, config: &model::FilterChain) -> Option<&BuiltChain> {
-        let mut chains = self.chains.iter();
-        let same = chains.clone().find(|chain| chain.config.entry_hash == config.entry_hash);
-        same.or_else(|| chains.find(|chain| config.succeeds(&chain.config)))
-    }
-
-    /// The chains whose connections `next` does not take over, and why.
-    pub(crate) fn without_successor<'a>(
-        &'a self,
-        next: &'a BuiltListener,
-    ) -> impl Iterator<Item = (&'a BuiltChain, &'static str)> {
-        let taken = |chain: &&BuiltChain| next.chains.iter().any(|next| next.config.succeeds(&chain.config));
-        self.chains.iter().filter(move |chain| !taken(chain)).map(|chain| {
-            let mut same = next.chains.iter();
-            let same = same.any(|next| next.config.match_hash == chain.config.match_hash);
-            (chain, if same { "transport_changed" } else { "chain_removed" })
-        })
+    /// What becomes of each chain's connections when `next` takes the listener's place: the index of the chain of `next`
+    /// that takes them over, or why there is none.
+    pub(crate) fn heirs(&self, next: &Self) -> Vec<Result<usize, &'static str>> {
+        let heirs = model::successions(self.shared.config(), next.shared.config());
+        let one = |(heir, chain): (Option<usize>, &BuiltChain)| {
+            let mut next = next.chains.iter();
+            heir.ok_or_else(|| match next.any(|next| next.config.match_hash == chain.config.match_hash) {
+                true => "transport_changed",
+                false => "chain_removed",
+            })
+        };
+        heirs.into_iter().zip(&self.chains).map(one).collect()
     }
 }

@@ -12,7 +12,7 @@ use outrider_config::model;
 use outrider_core::stat_struct;
 use outrider_core::stats::Registry;
 use outrider_net::drain::DrainController;
-use outrider_net::listener::{Narrowed, Sockets, TlsSlot, WorkerSockets};
+use outrider_net::listener::{Narrowed, NarrowedSlot, Sockets, WorkerSockets};
 use tokio::sync::mpsc::UnboundedSender;
 
 pub use built::{Builder, BuiltChain, BuiltFilter, BuiltListener};
@@ -195,12 +195,18 @@ impl Listeners {
         match earlier {
             Some(earlier) => {
                 self.stats.listener_modified().inc();
-                self.refuse(&built, narrowed);
                 let mut drains = Vec::new();
-                for (chain, reason) in earlier.listener.without_successor(&built) {
-                    chain.drain.start_because(reason, self.drain_time, self.gradual);
-                    drains.push(chain.drain.clone());
+                let mut narrowed: Vec<_> = narrowed.into_iter().map(NarrowedSlot::from).collect();
+                for (chain, heir) in earlier.listener.chains.iter().zip(earlier.listener.heirs(&built)) {
+                    match heir {
+                        Ok(heir) => narrowed.extend(lost_names(chain, &built, heir)),
+                        Err(reason) => {
+                            chain.drain.start_because(reason, self.drain_time, self.gradual);
+                            drains.push(chain.drain.clone());
+                        }
+                    }
                 }
+                self.refuse(&built, narrowed);
                 self.retire(earlier.listener.clone(), drains, What::Chains);
             }
             None => self.stats.listener_added().inc(),
@@ -211,7 +217,7 @@ impl Listeners {
 
     /// Has the workers look for connections of `listener` that its contexts in `slots` would not let in any more: they
     /// are closed, over the drain time.
-    fn refuse(&self, listener: &Arc<BuiltListener>, slots: Vec<TlsSlot>) {
+    fn refuse(&self, listener: &Arc<BuiltListener>, slots: Vec<NarrowedSlot>) {
         if slots.is_empty() {
             return;
         }
@@ -259,7 +265,10 @@ impl Listeners {
         let secrets = |wanted: &model::DynamicSecret| self.builder.secrets.find(wanted);
         for active in self.active() {
             match active.listener.shared.renew_tls(changed, &secrets) {
-                Ok(narrowed) => self.refuse(&active.listener, narrowed),
+                Ok(narrowed) => {
+                    let narrowed = narrowed.into_iter().map(NarrowedSlot::from).collect();
+                    self.refuse(&active.listener, narrowed);
+                }
                 Err(error) => {
                     tracing::error!(secret = &*changed.name, "the certificate in force stays: {error}");
                 }
@@ -354,6 +363,14 @@ impl Inner {
             None => self.active.push(active),
         }
     }
+}
+
+/// The sessions to look at where the chain that takes over has lost server names of the one before.
+fn lost_names(before: &BuiltChain, next: &BuiltListener, heir: usize) -> Option<NarrowedSlot> {
+    let slot = next.shared.tls_slot(heir)?.clone();
+    let matches = &next.chains.get(heir)?.config.matches;
+    let lost = !matches.takes_names_of(&before.config.matches);
+    lost.then(|| NarrowedSlot { slot, matches: Some(matches.clone()) })
 }
 
 /// Whether sockets that were opened for `a` are as `b` wants them.
