@@ -1,14 +1,16 @@
 //! A small mesh whose configuration changes all the time: what a control plane serves, step after step.
 //!
 //! Clients are those of [`crate::crowd`]: `/` is shared by the clusters `web` and `other`, `/ws` is upgraded and goes to
-//! `sockets`, gRPC goes to `calls`. Each step changes one resource. Endpoints that leave go on serving, as those of a
+//! `sockets`, gRPC goes to `calls`. A second listener does the same over mutual TLS, its secrets by SDS. Each step changes
+//! one resource. Endpoints that leave go on serving, as those of a
 //! deployment that drains.
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::{
-    control_plane::{TYPE, eds_cluster, endpoints, listener, rds_listener},
+    ca::Papers,
+    control_plane::{TYPE, ads, eds_cluster, endpoints, listener, rds_listener},
     record::Diary,
     reply::{Reply, Script},
     upstream::{Speaks, Upstream},
@@ -21,7 +23,7 @@ const HOSTS: usize = 3;
 const CLUSTERS: [&str; 4] = ["web", "other", "sockets", "calls"];
 
 /// Kinds of change, in the order in which they take turns.
-const KINDS: usize = 10;
+const KINDS: usize = 12;
 
 /// The servers behind the clusters.
 #[derive(Debug)]
@@ -68,8 +70,10 @@ impl Backends {
 #[derive(Debug)]
 pub struct World<'a> {
     backends: &'a Backends,
-    port: u16,
+    ports: Ports,
     log: String,
+    /// Certificate and key of the server, the authority of the clients, and one of nobody's.
+    pems: [String; 4],
     step: usize,
     /// The step that last changed each resource; it is in the resource, so that each step is a change.
     weights: usize,
@@ -80,16 +84,33 @@ pub struct World<'a> {
     manager: usize,
     chains: usize,
     extra: usize,
+    certificate: usize,
+    authorities: usize,
+}
+
+/// Where the listeners are.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// The one without TLS.
+    pub plain: u16,
+    /// The one with TLS, for the leaf `client` of the papers.
+    pub secure: u16,
 }
 
 impl<'a> World<'a> {
-    /// The first configuration: a listener on `port` whose access log is the file `log`.
-    #[must_use]
-    pub fn new(backends: &'a Backends, port: u16, log: &str) -> Self {
-        Self {
+    /// The first configuration; the listeners' access log is the file `log`.
+    ///
+    /// # Errors
+    /// The papers are not whole.
+    pub fn new(backends: &'a Backends, ports: Ports, log: &str, papers: &Papers) -> Result<Self> {
+        let pem = |file: &str| papers.pem(file);
+        Ok(Self {
             backends,
-            port,
+            ports,
             log: log.to_owned(),
+            pems: [pem("server.pem")?, pem("server.key")?, pem("ca.pem")?, pem("other-ca.pem")?],
+            certificate: 0,
+            authorities: KINDS,
             step: 0,
             weights: 0,
             routes: 0,
@@ -100,7 +121,7 @@ impl<'a> World<'a> {
             manager: 0,
             chains: KINDS,
             extra: KINDS,
-        }
+        })
     }
 
     /// Changes one resource, and says what.
@@ -115,7 +136,9 @@ impl<'a> World<'a> {
             6 => set(&mut self.format, step, "the access log's format"),
             7 => set(&mut self.manager, step, "the connection manager"),
             8 => set(&mut self.chains, step, "a filter chain more or less"),
-            _ => set(&mut self.extra, step, "a cluster more or less"),
+            9 => set(&mut self.extra, step, "a cluster more or less"),
+            10 => set(&mut self.certificate, step, "the server's certificate"),
+            _ => set(&mut self.authorities, step, "an authority more or less"),
         }
     }
 
@@ -149,7 +172,8 @@ impl<'a> World<'a> {
     /// All resources.
     #[must_use]
     pub fn resources(&self) -> Vec<Value> {
-        let mut all = vec![self.listener(), self.table()];
+        let mut all = vec![self.listener(), self.secure_listener(), self.table()];
+        all.extend(self.secrets());
         for (index, cluster) in CLUSTERS.iter().enumerate() {
             all.push(self.cluster(index));
             let hosts = self.hosts[index];
@@ -216,7 +240,7 @@ impl<'a> World<'a> {
                 "path": self.log, "log_format": { "text_format_source": { "inline_string": format } },
             } }],
         });
-        let mut main = rds_listener("in", self.port, "table", &more);
+        let mut main = rds_listener("in", self.ports.plain, "table", &more);
         if self.chains % (2 * KINDS) >= KINDS {
             // For clients that there are none of.
             let mut chain = main["filter_chains"][0].clone();
@@ -224,9 +248,39 @@ impl<'a> World<'a> {
             chain["filter_chain_match"] =
                 json!({ "source_prefix_ranges": [{ "address_prefix": "127.9.9.9", "prefix_len": 32 }] });
             let chains = json!([chain, main["filter_chains"][0]]);
-            main = listener("in", self.port, &chains);
+            main = listener("in", self.ports.plain, &chains);
         }
         main
+    }
+
+    fn secure_listener(&self) -> Value {
+        let upgrades = json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] });
+        let mut secure = rds_listener("secure", self.ports.secure, "table", &upgrades);
+        let secret = |name: &str| json!({ "name": name, "sds_config": ads() });
+        secure["filter_chains"][0]["transport_socket"] = json!({ "name": "tls", "typed_config": {
+            "@type": format!("{TYPE}extensions.transport_sockets.tls.v3.DownstreamTlsContext"),
+            "require_client_certificate": true,
+            "common_tls_context": {
+                "tls_certificate_sds_secret_configs": [secret("certificate")],
+                "validation_context_sds_secret_config": secret("authorities"),
+            },
+        } });
+        secure
+    }
+
+    fn secrets(&self) -> [Value; 2] {
+        let [certificate, key, ours, other] = &self.pems;
+        let of = |name: &str| json!({ "@type": format!("{TYPE}extensions.transport_sockets.tls.v3.Secret"), "name": name });
+        let inline = |text: &str| json!({ "inline_string": text });
+        let (mut leaf, mut authorities) = (of("certificate"), of("authorities"));
+        // Text between certificates says nothing, but makes it another resource.
+        leaf["tls_certificate"] = json!({
+            "certificate_chain": inline(&format!("{certificate}\nstep {}\n", self.certificate)),
+            "private_key": inline(key),
+        });
+        let both = if self.authorities % (2 * KINDS) >= KINDS { other.as_str() } else { "" };
+        authorities["validation_context"] = json!({ "trusted_ca": inline(&format!("{ours}{both}")) });
+        [leaf, authorities]
     }
 }
 
@@ -248,7 +302,8 @@ mod tests {
     #[tokio::test]
     async fn every_step_is_a_change() -> Result<()> {
         let backends = Backends::start().await?;
-        let mut world = World::new(&backends, 1, "log");
+        let papers = Papers::new(&std::env::temp_dir().join(format!("churn-{}", std::process::id())))?;
+        let mut world = World::new(&backends, Ports { plain: 1, secure: 2 }, "log", &papers)?;
         let mut before = world.resources();
         for _ in 0..400 {
             let what = world.step();
@@ -256,6 +311,7 @@ mod tests {
             assert_ne!(before, now, "step {}: {what}", world.step);
             before = now;
         }
+        std::fs::remove_dir_all(&papers.dir)?;
         Ok(())
     }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use outrider_tests::churn::{Backends, World};
+use outrider_tests::ca::Papers;
+use outrider_tests::churn::{Backends, Ports, World};
 use outrider_tests::control_plane::ControlPlane;
 use outrider_tests::crowd::{Client, Crowd};
 use outrider_tests::ports::Lease;
@@ -31,15 +32,17 @@ pub(super) async fn run(stage: &Stage, proxy: &Proxy) -> Result<Figures> {
     let plane = ControlPlane::start().await?;
     let mut plane = plane.context("the changes are pushed by go-control-plane, which needs Go")?;
     let backends = Backends::start().await?;
-    let lease = Lease::new()?;
+    let (lease, secure) = (Lease::new()?, Lease::new()?);
+    let papers = Papers::new(&stage.dir.join("push-papers"))?;
     let log = stage.dir.join(format!("push-churn-{}.access.log", proxy.kind));
-    let mut world = World::new(&backends, lease.port(), &text(&log)?);
+    let ports = Ports { plain: lease.port(), secure: secure.port() };
+    let mut world = World::new(&backends, ports, &text(&log)?, &papers)?;
     plane.serve("0", &world.resources()).await?;
     let (port, more) = (plane.address.port(), ["--drain-time-s", DRAIN.0]);
-    let mut follower = stage.follow(proxy, true, port, vec![lease], "churn", &more)?;
+    let mut follower = stage.follow(proxy, true, port, vec![lease, secure], "churn", &more)?;
     drop(follower.serves("test", "/", Duration::from_secs(60)).await?);
 
-    let mut crowd = Crowd::start(follower.port, &CROWD, PACE);
+    let mut crowd = Crowd::start(follower.port, None, &CROWD, PACE);
     crowd.round().await?;
     let (cpu, started) = (follower.cpu_s()?, Instant::now());
     let changes = stage.args.changes.max(1);

@@ -187,3 +187,47 @@ impl DrainWatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    #[tokio::test]
+    async fn one_watch_follows_another_controller_and_its_neighbour_does_not() {
+        let (chain, other) = (DrainController::new(), DrainController::new());
+        let neighbour = chain.watch();
+        let (watch, elsewhere) = chain.watch().movable();
+        let mut asked = watch.clone();
+        assert!(!asked.take_change());
+        other.start(LONG, false);
+        let moved = async {
+            assert!(elsewhere.follow(&other) && !elsewhere.follow(&chain));
+            chain.poke();
+            tokio::task::yield_now().await;
+            assert!(asked.take_change() && !asked.take_change());
+            assert!(matches!(asked.phase(), DrainPhase::Draining { .. }));
+            assert_eq!(neighbour.phase(), DrainPhase::Serving);
+            other.terminate();
+        };
+        let ((), ()) = tokio::join!(watch.terminated(), moved);
+        assert!(asked.take_change());
+        assert_eq!((asked.phase(), neighbour.phase()), (DrainPhase::Terminated, DrainPhase::Serving));
+    }
+
+    #[test]
+    fn a_change_is_told_once_and_the_end_always() {
+        let chain = DrainController::new();
+        let mut watch = chain.watch();
+        chain.start_because("a_reason", LONG, true);
+        chain.start_because("another", LONG, true);
+        assert!(watch.take_change() && !watch.take_change());
+        assert_eq!(watch.reason(), Some("a_reason"));
+        chain.terminate();
+        drop(chain);
+        assert!(watch.take_change() && watch.take_change());
+        let mut left = DrainController::new().watch();
+        assert!(!left.take_change(), "who is gone has nothing to say");
+    }
+}

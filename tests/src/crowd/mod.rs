@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use self::session::{Next, Session};
-use crate::{lock, wait};
+use crate::{client::TlsOptions, lock, wait};
 
 /// How long one exchange may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -98,16 +98,17 @@ struct Counts {
 }
 
 impl Crowd {
-    /// Starts so many clients of each kind against a port of this machine. Each begins an exchange every `pace`, or
-    /// when the one before has ended.
+    /// Starts so many clients of each kind against a port of this machine, over TLS where `tls` says how. Each begins an
+    /// exchange every `pace`, or when the one before has ended.
     #[must_use]
-    pub fn start(port: u16, clients: &[(Client, usize)], pace: Duration) -> Self {
+    pub fn start(port: u16, tls: Option<&TlsOptions>, clients: &[(Client, usize)], pace: Duration) -> Self {
         let (stop, stopped) = watch::channel(false);
         let mut members = Vec::new();
         for &(client, count) in clients {
             for _ in 0..count {
                 let counts = Arc::new(Counts::default());
-                let task = tokio::spawn(live(client, port, pace, counts.clone(), stopped.clone()));
+                let place = (port, tls.cloned());
+                let task = tokio::spawn(live(client, place, pace, counts.clone(), stopped.clone()));
                 members.push(Member { client, counts, task });
             }
         }
@@ -177,7 +178,7 @@ impl Counts {
 /// One client: one connection, and another one when it is lost.
 async fn live(
     client: Client,
-    port: u16,
+    (port, tls): (u16, Option<TlsOptions>),
     pace: Duration,
     counts: Arc<Counts>,
     mut stopped: watch::Receiver<bool>,
@@ -186,7 +187,7 @@ async fn live(
     let mut tick = interval(pace.max(Duration::from_millis(1)));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        match wait::within("a connection", LIMIT, Session::open(client, port)).await {
+        match wait::within("a connection", LIMIT, Session::open(client, port, tls.as_ref())).await {
             Ok(mut session) => loop {
                 tick.tick().await;
                 if *stopped.borrow() {

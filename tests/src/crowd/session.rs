@@ -7,7 +7,11 @@ use http::Request;
 use tokio::task::JoinHandle;
 
 use super::Client;
-use crate::{client::Conn, h1::Head, reply::grpc_frame};
+use crate::{
+    client::{Conn, TlsOptions},
+    h1::Head,
+    reply::grpc_frame,
+};
 
 /// Requests at a time on an HTTP/2 connection.
 const AT_A_TIME: usize = 4;
@@ -47,8 +51,8 @@ impl Drop for Http2 {
 }
 
 impl Session {
-    pub(super) async fn open(client: Client, port: u16) -> Result<Self> {
-        let mut conn = Conn::plain(port).await?;
+    pub(super) async fn open(client: Client, port: u16, tls: Option<&TlsOptions>) -> Result<Self> {
+        let mut conn = Conn::with_prefix(port, b"", tls).await?;
         Ok(match client {
             Client::Http1 => Self::Http1(conn),
             Client::Http2 => Self::Http2(Http2::new(conn).await?),

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use outrider_tests::{
     binary,
-    churn::{Backends, World},
-    client::Conn,
+    ca::Papers,
+    churn::{Backends, Ports, World},
+    client::{Conn, TlsOptions},
     control_plane::{ControlPlane, follower},
     crowd::{Client, Crowd, Tally},
     ports::Lease,
@@ -19,7 +20,7 @@ use outrider_tests::{
 };
 
 /// Changes of each of the two protocols.
-const CHANGES: usize = 150;
+const CHANGES: usize = 120;
 
 /// How long connections of a removed chain have: shorter than the run, so that what is drained is closed in it.
 const DRAIN: &str = "2";
@@ -31,6 +32,26 @@ const CROWD: [(Client, usize); 5] = [
     (Client::GrpcStream, 2),
     (Client::WebSocket, 3),
 ];
+
+/// Those who come with a certificate.
+const SECURE_CROWD: [(Client, usize); 5] = [
+    (Client::Http1, 2),
+    (Client::Http2, 1),
+    (Client::Grpc, 1),
+    (Client::GrpcStream, 1),
+    (Client::WebSocket, 2),
+];
+
+/// How often each asks.
+const PACE: Duration = Duration::from_millis(5);
+
+/// Every client has been served since.
+async fn round(crowds: &[Crowd]) -> Result<()> {
+    for crowd in crowds {
+        crowd.round().await?;
+    }
+    Ok(())
+}
 
 fn changes() -> Result<usize> {
     match std::env::var("OUTRIDER_CHURN_CHANGES") {
@@ -50,9 +71,11 @@ async fn seen(conn: &mut Conn) -> Result<(String, String, String)> {
 async fn churn(delta: bool, changes: usize) -> Result<()> {
     let Some(mut plane) = ControlPlane::start().await? else { return Ok(()) };
     let backends = Backends::start().await?;
-    let (lease, admin) = (Lease::new()?, Lease::new()?);
-    let log = binary::scratch("churn")?.join("access.log");
-    let mut world = World::new(&backends, lease.port(), &log.display().to_string());
+    let (lease, secure, admin) = (Lease::new()?, Lease::new()?, Lease::new()?);
+    let dir = binary::scratch("churn")?;
+    let (log, papers) = (dir.join("access.log"), Papers::new(&dir)?);
+    let ports = Ports { plain: lease.port(), secure: secure.port() };
+    let mut world = World::new(&backends, ports, &log.display().to_string(), &papers)?;
     plane.serve("0", &world.resources()).await?;
     let places = [("plane", plane.address.port()), ("admin", admin.port())];
     let places = places.map(|(name, port)| (name.to_owned(), port.to_string())).into();
@@ -61,15 +84,19 @@ async fn churn(delta: bool, changes: usize) -> Result<()> {
     plane.acknowledged("0", delta, wait::LIMIT).await?;
 
     let mut witness = Conn::plain(lease.port()).await?;
-    let mut crowd = Crowd::start(lease.port(), &CROWD, Duration::from_millis(5));
-    crowd.round().await?;
+    let tls = TlsOptions::new(&papers, "server.test")?.cert(&papers, "client")?;
+    let mut crowds = [
+        Crowd::start(lease.port(), None, &CROWD, PACE),
+        Crowd::start(secure.port(), Some(&tls), &SECURE_CROWD, PACE),
+    ];
+    round(&crowds).await?;
     let started = Instant::now();
     for step in 1..=changes {
         let what = world.step();
         plane.serve(&step.to_string(), &world.resources()).await?;
         let pushed = plane.acknowledged(&step.to_string(), delta, wait::LIMIT).await;
         pushed.with_context(|| format!("step {step}: {what}; {}", proxy.last_words(5)))?;
-        crowd.round().await.with_context(|| format!("after step {step}: {what}"))?;
+        round(&crowds).await.with_context(|| format!("after step {step}: {what}"))?;
     }
     let took = started.elapsed();
 
@@ -98,14 +125,19 @@ async fn churn(delta: bool, changes: usize) -> Result<()> {
     .await?;
     // What was drained is over: nobody was on it.
     proxy.wait_stat("listener_manager.total_filter_chains_draining", |count| count == 0).await?;
-    crowd.round().await?;
-    crowd.leave().await?;
-    let tallies = Client::ALL.map(|client| (client.name(), crowd.tally(client)));
-    let exchanges: u64 = tallies.iter().map(|(_, tally)| tally.done).sum();
-    for (name, tally) in tallies {
-        let done = tally.done;
-        assert_eq!(tally, Tally { done, ..Tally::default() }, "{name}, in {changes} changes");
+    round(&crowds).await?;
+    let mut exchanges = 0;
+    for (ordinal, crowd) in crowds.iter_mut().enumerate() {
+        crowd.leave().await?;
+        for (name, tally) in Client::ALL.map(|client| (client.name(), crowd.tally(client))) {
+            let done = tally.done;
+            exchanges += done;
+            let tls = ordinal == 1;
+            assert_eq!(tally, Tally { done, ..Tally::default() }, "{name}, TLS {tls}, in {changes} changes");
+        }
     }
+    let closed = proxy.admin("/stats?filter=closed_by_update").await?.text();
+    assert!(closed.trim().is_empty(), "{closed}");
     assert_eq!(proxy.stat("listener_manager.lds.update_rejected").await?.unwrap_or(0), 0);
     assert_eq!(proxy.stat("cluster_manager.cds.update_rejected").await?.unwrap_or(0), 0);
     say(&format!("{changes} changes and {exchanges} exchanges in {took:.1?} (delta: {delta})"))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use outrider_tests::{
     client::{Conn, frames},
     reply::Reply,
@@ -100,5 +100,27 @@ async fn quitquitquit_ends_with_success() -> Result<()> {
     let mut stage = Stage::new(&simple()).await?;
     assert_eq!(stage.proxy.admin_post("/quitquitquit").await?.status, 200);
     assert_eq!(stage.proxy.exit(END).await?.code(), Some(0));
+    Ok(())
+}
+
+/// CPU time of a process, in ticks of 10 ms.
+fn ticks(pid: u32) -> Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().skip(11).take(2);
+    fields.map(|field| Ok(field.parse::<u64>()?)).sum()
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_is_asked_to_go_costs_nothing() -> Result<()> {
+    let stage = Stage::new(&simple()).await?;
+    let mut conn = Conn::plain(stage.port("main")).await?;
+    conn.send("GET / HTTP/1.1\r\nhost: test\r\n\r\n").await?;
+    assert_eq!(conn.response("GET").await?.status, 200);
+    assert_eq!(stage.proxy.admin_post("/drain_listeners?graceful&skip_exit").await?.status, 200);
+    let pid = stage.proxy.pid().context("it runs")?;
+    let before = ticks(pid)?;
+    let (_, end) = conn.drain(Duration::from_secs(1)).await;
+    assert_eq!(end, "open", "its drain time is ten minutes");
+    assert!(ticks(pid)? - before < 10, "{} ticks in a second", ticks(pid)? - before);
     Ok(())
 }
