@@ -1,6 +1,7 @@
 //! What is known of a stream and of its connection: the facts that access logs, formats and stats read.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -220,6 +221,26 @@ pub struct Timings {
     pub last_downstream_tx: Option<Duration>,
 }
 
+/// What filters keep of a stream, by name (Envoy: filter state). Few, so that they are looked through.
+#[derive(Debug, Default)]
+pub struct FilterState(Vec<(Arc<str>, FilterObject)>);
+
+/// What a filter keeps of a stream.
+#[derive(Debug, Clone)]
+pub enum FilterObject {
+    /// The messages of a gRPC call.
+    GrpcMessages(Rc<GrpcMessages>),
+}
+
+/// The messages of a gRPC call, as they have come.
+#[derive(Debug, Default)]
+pub struct GrpcMessages {
+    /// Of the request.
+    pub request: Cell<u64>,
+    /// Of the response.
+    pub response: Cell<u64>,
+}
+
 /// What is known of one stream (an HTTP request, or a TCP session). Sealed once by `finish`.
 #[derive(Debug)]
 pub struct StreamInfo {
@@ -263,6 +284,8 @@ pub struct StreamInfo {
     pub upstream: UpstreamInfo,
     /// Metadata; noted only where a format reads it.
     pub metadata: Option<Box<StreamMetadata>>,
+    /// What filters keep of the stream under a name; `None` where none kept anything.
+    pub filter_state: Option<Box<FilterState>>,
     /// What filters say of the stream (dynamic metadata); `None` where none said anything.
     pub dynamic: Option<Box<Metadata>>,
     /// The configuration's generation when it was routed.
@@ -303,9 +326,25 @@ impl StreamInfo {
             virtual_cluster: None,
             upstream: UpstreamInfo::default(),
             metadata: None,
+            filter_state: None,
             dynamic: None,
             generation: generation::current(),
         }
+    }
+
+    /// Keeps `object` under `name`, in the place of what was there.
+    pub fn set_filter_state(&mut self, name: &Arc<str>, object: FilterObject) {
+        let FilterState(kept) = &mut **self.filter_state.get_or_insert_default();
+        match kept.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => *known = object,
+            None => kept.push((name.clone(), object)),
+        }
+    }
+
+    /// What is kept under `name`.
+    pub fn filter_state(&self, name: &str) -> Option<&FilterObject> {
+        let mut kept = self.filter_state.as_ref()?.0.iter();
+        kept.find(|(known, _)| **known == *name).map(|(_, object)| object)
     }
 
     /// Adds `values` to the dynamic metadata of `namespace`; a value of the same name takes the place of the old one.

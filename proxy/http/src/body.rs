@@ -80,18 +80,18 @@ impl Body for DownstreamBody {
                 if frame.is_trailers()
                     && (!this.stream.passes_trailers() || this.stream.drops_trailers.get()) =>
             {
-                this.stream.request_complete();
+                this.stream.request_handed_on();
                 Poll::Ready(None)
             }
             Some(Ok(frame)) => {
                 this.stream.request_frame(frame.data_ref().map_or(0, Bytes::len));
                 if frame.is_trailers() || incoming.is_end_stream() {
-                    this.stream.request_complete();
+                    this.stream.request_handed_on();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             None => {
-                this.stream.request_complete();
+                this.stream.request_handed_on();
                 Poll::Ready(None)
             }
             Some(Err(error)) => {

@@ -299,6 +299,13 @@ impl Stream {
         }
     }
 
+    /// The request's last byte arrived, and whoever sends it upstream has it.
+    pub(crate) fn request_handed_on(&self) {
+        self.request_complete();
+        let mut info = self.info.borrow_mut();
+        info.timings.last_upstream_tx = Some(self.since_start(info.start));
+    }
+
     /// When the request's last byte arrived. While it has not, the task of `cx` is woken when it does.
     pub(crate) fn request_done_at(&self, cx: &Context<'_>) -> Option<tokio::time::Instant> {
         if !self.request_done.get() {

@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use outrider_core::format::Format;
 use outrider_core::matcher::{RuntimeFraction, StringMatcher};
 
-use super::{AppendAction, ConfigSource, Discovered, Fault, HeaderAdd};
+use super::{AppendAction, ConfigSource, Discovered, Fault, GrpcStats, HeaderAdd};
 
 /// A filter's name. Every name is kept once as long as anybody has it, so that two are compared by their address.
 #[derive(Debug, Clone)]
@@ -60,6 +60,8 @@ pub enum HttpFilterKind {
     Cors,
     /// `envoy.filters.http.fault`
     Fault(Arc<Fault>),
+    /// `envoy.filters.http.grpc_stats`
+    GrpcStats(Arc<GrpcStats>),
     /// `envoy.filters.http.header_mutation`
     HeaderMutation(Arc<HeaderMutationFilter>),
     /// `envoy.filters.http.on_demand`

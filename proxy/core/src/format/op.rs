@@ -37,6 +37,10 @@ pub(super) enum Op {
         namespace: Box<str>,
         path: Box<[Box<str>]>,
     },
+    FilterState {
+        name: Box<str>,
+        form: FilterStateForm,
+    },
     /// A number that is always 0.
     Zero,
     /// Text that is always empty, which is not the same as absent.
@@ -117,6 +121,17 @@ pub(super) enum ServerName {
     Sni,
     SniFirst(PathSource),
     HostFirst(PathSource),
+}
+
+/// How filter state is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum FilterStateForm {
+    /// As JSON.
+    Typed,
+    /// As the object's own text.
+    Plain,
+    /// One field of it; no object that we have has any.
+    Field,
 }
 
 /// Whose metadata.

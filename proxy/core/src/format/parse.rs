@@ -1,7 +1,8 @@
 //! Text to pieces.
 
 use super::op::{
-    AddressPart, AttemptedPart, HeaderPick, MetadataOf, Op, Part, PathSource, Point, Precision, ServerName,
+    AddressPart, AttemptedPart, FilterStateForm, HeaderPick, MetadataOf, Op, Part, PathSource, Point,
+    Precision, ServerName,
 };
 use super::time::TimeFormat;
 use super::tls::{self, Side};
@@ -136,8 +137,9 @@ fn with_argument(command: &Command<'_>) -> Result<Option<Op>, String> {
         }),
         "COMMON_DURATION" => common_duration(command.required()?)?,
         "DYNAMIC_METADATA" => metadata(MetadataOf::Dynamic, command.required()?),
-        // Nothing in this build writes filter state, so reading it finds nothing.
-        "FILTER_STATE" | "UPSTREAM_FILTER_STATE" => {
+        "FILTER_STATE" => filter_state(command.required()?)?,
+        // Nothing in this build writes it, so reading it finds nothing.
+        "UPSTREAM_FILTER_STATE" => {
             command.required()?;
             Op::Absent
         }
@@ -192,6 +194,18 @@ fn metadata_of(name: &str) -> Result<MetadataOf, String> {
         "LISTENER_FILTER_CHAIN" => MetadataOf::FilterChain,
         other => return Err(format!("METADATA: {other:?} has no metadata that is known here")),
     })
+}
+
+/// `NAME:TYPED`, `NAME:PLAIN`, `NAME:FIELD:field`
+fn filter_state(argument: &str) -> Result<Op, String> {
+    let (name, rest) = argument.split_once(':').unwrap_or((argument, ""));
+    let form = match rest.split_once(':').unwrap_or((rest, "")) {
+        ("" | "TYPED", _) => FilterStateForm::Typed,
+        ("PLAIN", _) => FilterStateForm::Plain,
+        ("FIELD", field) if !field.is_empty() => FilterStateForm::Field,
+        _ => return Err(format!("FILTER_STATE({argument}): use TYPED, PLAIN or FIELD with its name")),
+    };
+    Ok(Op::FilterState { name: name.into(), form })
 }
 
 /// `NAMESPACE:KEY:KEY`

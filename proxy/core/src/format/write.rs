@@ -4,13 +4,16 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use super::op::{AddressPart, AttemptedPart, GrpcStyle, HeaderPick, MetadataOf, Op, Point, Precision, Which};
+use super::op::{
+    AddressPart, AttemptedPart, FilterStateForm, GrpcStyle, HeaderPick, MetadataOf, Op, Point, Precision,
+    Which,
+};
 use super::tls::{self, Side};
 use super::{FormatContext, request};
 use crate::matcher::HeadView;
 use crate::metadata::Metadata;
 use crate::rng::{self, Rng};
-use crate::stream::{Address, Attempt, StreamInfo};
+use crate::stream::{Address, Attempt, FilterObject, StreamInfo};
 
 impl Op {
     /// Appends the value; `false` when there is none.
@@ -85,6 +88,9 @@ impl Op {
                 metadata(*of, info).is_some_and(|metadata| metadata.write(namespace, path, false, out))
                     || (*of == MetadataOf::Dynamic && path.is_empty() && text("{}", out))
             }
+            Self::FilterState { name, form } => {
+                info.filter_state(name).is_some_and(|object| filter_object(object, form, out))
+            }
             Self::Zero => number(0, out),
             Self::Empty => true,
             Self::UpstreamConnectionId => upstream.connection_id.is_some_and(|id| number(id, out)),
@@ -119,6 +125,24 @@ pub(super) fn write_json(op: &Op, cx: &FormatContext<'_>, out: &mut Vec<u8>) -> 
     metadata(*of, cx.info).is_some_and(|metadata| metadata.write(namespace, path, true, out))
         // A namespace of which nobody said anything is an empty one (measured on Envoy 1.40).
         || (*of == MetadataOf::Dynamic && path.is_empty() && text("{}", out))
+}
+
+fn filter_object(object: &FilterObject, form: &FilterStateForm, out: &mut Vec<u8>) -> bool {
+    let FilterObject::GrpcMessages(messages) = object;
+    let (request, response) = (messages.request.get(), messages.response.get());
+    match form {
+        // As protobuf's JSON has it: numbers of 64 bits are text, and 0 is left out.
+        FilterStateForm::Typed => {
+            let fields = [("requestMessageCount", request), ("responseMessageCount", response)];
+            let fields = fields.iter().filter(|(_, number)| *number > 0);
+            let fields: Vec<String> =
+                fields.map(|(name, number)| format!("\"{name}\":\"{number}\"")).collect();
+            text(&format!("{{{}}}", fields.join(",")), out)
+        }
+        FilterStateForm::Plain => text(&format!("{request},{response}"), out),
+        // Envoy's object gives no field by itself.
+        FilterStateForm::Field => false,
+    }
 }
 
 fn metadata(of: MetadataOf, info: &StreamInfo) -> Option<&Metadata> {

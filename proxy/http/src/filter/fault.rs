@@ -136,7 +136,7 @@ impl Case<'_> {
             return None;
         }
         let time = delay.fixed.or_else(|| number(headers, &DELAY))?;
-        let time = self.value(time, delay.runtime.as_ref(), "delay.fixed_duration_ms");
+        let time = self.time(time, delay.runtime.as_ref());
         if time == 0 || !self.enter() {
             return None;
         }
@@ -170,8 +170,8 @@ impl Case<'_> {
                 (number(headers, &ABORT).filter(valid), number(headers, &ABORT_GRPC))
             }
         };
-        let http = http.map(|status| self.value(status, abort.http_runtime.as_ref(), "abort.http_status"));
-        let grpc = grpc.map(|status| self.value(status, abort.grpc_runtime.as_ref(), "abort.grpc_status"));
+        let http = http.map(|status| self.status(status, abort.http_runtime.as_ref(), "abort.http_status"));
+        let grpc = grpc.map(|status| self.status(status, abort.grpc_runtime.as_ref(), "abort.grpc_status"));
         if (http.is_none() && grpc.is_none()) || !self.enter() {
             return None;
         }
@@ -196,21 +196,31 @@ impl Case<'_> {
         }
     }
 
-    /// Whether the request is in the share; who sends it may have a share of its own in the runtime.
+    /// Whether the request is in the share. Where the request says who sends it, the runtime is asked for a share of its
+    /// own, and for no other.
     fn is_drawn(&self, share: &RuntimeFraction, header: Option<u64>, key: &str) -> bool {
-        let drawn = draws(share, header);
-        let Some(cluster) = self.cluster.as_deref() else { return drawn };
+        let Some(cluster) = self.cluster.as_deref() else { return draws(share, header) };
         let own = self.settings.runtime.get(&format!("fault.http.{cluster}.{key}"));
-        let own = own.and_then(|value| value.share());
-        drawn | draw(own.unwrap_or_else(|| capped(share, header)))
+        draw(own.and_then(|value| value.share()).unwrap_or_else(|| capped(share, header)))
     }
 
-    /// A number, or what the runtime says in its place, of whom sends the request in the first place.
-    fn value(&self, default: u64, key: Option<&RuntimeKey>, name: &str) -> u64 {
-        let value = key.and_then(RuntimeKey::integer).unwrap_or(default);
-        let Some(cluster) = self.cluster.as_deref() else { return value };
-        let own = self.settings.runtime.get(&format!("fault.http.{cluster}.{name}"));
-        own.and_then(|value| value.integer()).unwrap_or(value)
+    /// The status to abort with; who sends the request may have one of its own in the runtime, and has no other.
+    fn status(&self, default: u64, key: Option<&RuntimeKey>, name: &str) -> u64 {
+        match self.cluster {
+            Some(_) => self.own_number(name).unwrap_or(default),
+            None => key.and_then(RuntimeKey::integer).unwrap_or(default),
+        }
+    }
+
+    /// Milliseconds to wait; who sends the request may have others of its own in the runtime.
+    fn time(&self, default: u64, key: Option<&RuntimeKey>) -> u64 {
+        let time = key.and_then(RuntimeKey::integer).unwrap_or(default);
+        self.own_number("delay.fixed_duration_ms").unwrap_or(time)
+    }
+
+    fn own_number(&self, name: &str) -> Option<u64> {
+        let cluster = self.cluster.as_deref()?;
+        self.settings.runtime.get(&format!("fault.http.{cluster}.{name}"))?.integer()
     }
 }
 

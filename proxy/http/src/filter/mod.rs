@@ -34,9 +34,12 @@ mod chain;
 mod context;
 mod cors;
 mod fault;
+mod grpc_stats;
 mod header_mutation;
 mod named;
 mod on_demand;
+
+use std::rc::Rc;
 
 use http::StatusCode;
 use outrider_config::model::{HttpFilter, HttpFilterKind};
@@ -52,6 +55,7 @@ pub(crate) use context::{RequestCx, ResponseCx, Step, Verdict};
 pub(crate) enum Filter {
     Cors(cors::Cors),
     Fault(fault::Fault),
+    GrpcStats(grpc_stats::GrpcStats),
     HeaderMutation(header_mutation::HeaderMutation),
     OnDemand(on_demand::OnDemand),
     /// Its settings did not come.
@@ -63,6 +67,7 @@ pub(crate) enum Filter {
 pub(crate) enum State {
     Cors(cors::Latched),
     Fault(Box<fault::Faulted>),
+    GrpcStats(Rc<grpc_stats::Call>),
 }
 
 impl Filter {
@@ -73,6 +78,7 @@ impl Filter {
             HttpFilterKind::Fault(fault) => {
                 Self::Fault(fault::Fault::new(config.name.text(), fault.clone(), scope))
             }
+            HttpFilterKind::GrpcStats(config) => Self::GrpcStats(grpc_stats::GrpcStats::new(config.clone())),
             HttpFilterKind::HeaderMutation(config) => {
                 Self::HeaderMutation(header_mutation::HeaderMutation::new(config.clone()))
             }
@@ -86,6 +92,7 @@ impl Filter {
         match self {
             Self::Cors(filter) => filter.request(cx),
             Self::Fault(filter) => filter.request(cx),
+            Self::GrpcStats(filter) => filter.request(cx),
             Self::HeaderMutation(filter) => filter.request(cx),
             Self::OnDemand(filter) => filter.request(cx),
             Self::Missing => Step::reply(
@@ -100,6 +107,7 @@ impl Filter {
         match self {
             Self::Cors(_) => cors::response(cx),
             Self::Fault(_) => fault::response(cx),
+            Self::GrpcStats(_) => grpc_stats::response(cx),
             Self::HeaderMutation(filter) => filter.response(cx),
             Self::OnDemand(_) => {}
             Self::Missing => {}

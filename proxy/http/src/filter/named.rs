@@ -21,13 +21,21 @@ impl<T> Default for Named<T> {
 impl<T> Named<T> {
     /// The value of `name`; `None` when there are too many names already.
     pub(super) fn get(&self, name: &str, make: impl FnOnce() -> T) -> Option<Arc<T>> {
-        let known = self.0.load();
-        if let Some(found) = known.get(name) {
+        if let Some(found) = self.0.load().get(name) {
             return Some(found.clone());
         }
-        if known.len() >= MOST {
-            return None;
+        (self.0.load().len() < MOST).then(|| self.make(name, make))
+    }
+
+    /// The value of `name`, of which there are as many as the configuration has.
+    pub(super) fn any(&self, name: &str, make: impl FnOnce() -> T) -> Arc<T> {
+        if let Some(found) = self.0.load().get(name) {
+            return found.clone();
         }
+        self.make(name, make)
+    }
+
+    fn make(&self, name: &str, make: impl FnOnce() -> T) -> Arc<T> {
         let made = Arc::new(make());
         // Two threads may make one at the same time: stats of the same name are the same stats.
         self.0.rcu(|known| {
@@ -35,7 +43,7 @@ impl<T> Named<T> {
             known.insert(name.into(), made.clone());
             known
         });
-        Some(made)
+        made
     }
 }
 

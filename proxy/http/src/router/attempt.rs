@@ -103,7 +103,7 @@ async fn send(call: &Call<'_>, host: &Arc<Host>, mut request: Outbound) -> Resul
         Failure::pool(&error)
     })?;
     call.limits.connected();
-    note_connection(call.stream, &lease);
+    note_connection(call.stream, &lease, request.body.is_end_stream());
     if let Some(begun) = begun {
         note_attempt(call.stream, host, &lease, begun.elapsed());
     }
@@ -243,9 +243,13 @@ fn note_host(stream: &Stream, host: &Host) {
     }
 }
 
-fn note_connection(stream: &Stream, lease: &Lease) {
+fn note_connection(stream: &Stream, lease: &Lease, empty: bool) {
     let mut info = stream.info.borrow_mut();
-    info.timings.first_upstream_tx = Some(stream.since_start(info.start));
+    let since = stream.since_start(info.start);
+    info.timings.first_upstream_tx = Some(since);
+    if empty {
+        info.timings.last_upstream_tx = Some(since);
+    }
     let upstream = &mut info.upstream;
     upstream.local = lease.local().cloned();
     upstream.protocol = Some(lease.protocol());

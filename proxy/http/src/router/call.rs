@@ -238,7 +238,8 @@ pub(crate) fn since_request_end(stream: &Stream) -> Duration {
     info.timings.last_downstream_rx.map_or(Duration::ZERO, |at| info.start.elapsed().saturating_sub(at))
 }
 
-fn find_cluster(
+/// The cluster of a request that took the route `selected`, which goes to one.
+pub(crate) fn find_cluster(
     stream: &Stream,
     selected: &Selected,
     route: &Forward,

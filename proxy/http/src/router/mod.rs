@@ -26,7 +26,7 @@ use outrider_core::LocalReply;
 
 pub use response::UpstreamResponse;
 
-pub(crate) use call::note_routed;
+pub(crate) use call::{find_cluster, note_routed};
 pub(crate) use heads::{RequestContext, ResponseContext, finish_reply, set_path};
 pub(crate) use timeout::{GRPC_TIMEOUT, parse_grpc_timeout};
 

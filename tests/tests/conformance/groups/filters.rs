@@ -495,3 +495,122 @@ pub(crate) fn fault() -> Group {
             case("no metadata", get("/abort").to("noted")),
         ])
 }
+
+const GRPC_STATS: &str = "grpc_stats.v3.FilterConfig";
+
+/// `envoy.filters.http.grpc_stats`
+pub(crate) fn grpc_stats() -> Group {
+    let routes = "virtual_hosts:\n- name: all\n  domains: [\"*\"]\n  routes:\n  \
+                  - { match: { prefix: /direct }, direct_response: { status: 403 } }\n  \
+                  - { match: { prefix: /gone/ }, route: { cluster: gone } }\n  \
+                  - { match: { prefix: / }, route: { cluster: h2 } }\n";
+    let stats = "grpc_stats";
+    let log = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %FILTER_STATE(envoy.filters.http.grpc_stats)% %FILTER_STATE(envoy.filters.http.grpc_stats:TYPED)% \
+               %FILTER_STATE(envoy.filters.http.grpc_stats:PLAIN)% %FILTER_STATE(envoy.filters.http.grpc_stats:FIELD:request_message_count)% %FILTER_STATE(nothing)%";
+    let with = |settings: &str| {
+        let manager = manager(&[(stats, GRPC_STATS, "", settings)], routes);
+        format!("{manager}{}", outrider_tests::bootstrap::access_log(log))
+    };
+    let listed =
+        "individual_method_stats_allowlist: { services: [ { name: s.v1.Three, method_names: [ a, b ] } ] }";
+    let counted = &["cluster.h2.grpc.*", "cluster.gone.grpc.*"];
+    let one = |name: &str, to: &str, path: &str, messages: &[&str]| {
+        case(name, Req::grpc(path, messages).to(to)).stats(counted)
+    };
+    let mut cases = Vec::new();
+    cases.push(one("listed", "listed", "/s.v1.Three/a", &["x"]).reply(Reply::grpc(&["1"], "0")));
+    for to in ["main", "all", "dots", "listed"] {
+        for path in ["/s.v1.One/a", "/s.v1.One/z", "/s.v1.Two/a?x=1", "/s", "/s/m/x"] {
+            cases.push(
+                one(&format!("{to} {path}"), to, path, &["one", "two"])
+                    .reply(Reply::grpc(&["1", "2", "3"], "0")),
+            );
+        }
+    }
+    cases.extend([
+        one("a status", "main", "/s/m", &["x"]).reply(Reply::grpc(&[], "7")),
+        one("an unknown status", "main", "/s/m", &["x"]).reply(Reply::grpc(&["x"], "42")),
+        one("trailers only", "main", "/s/m", &["x"]).reply(
+            Reply::status(200)
+                .header("content-type", "application/grpc")
+                .header("grpc-status", "5")
+                .head_only(),
+        ),
+        one("no status", "main", "/s/m", &["x"])
+            .reply(Reply::status(200).header("content-type", "application/grpc").body("x")),
+        one("not gRPC answers", "main", "/s/m", &["x"]).reply(Reply::status(503).body("down")),
+        one("a reply of the proxy", "main", "/direct/x", &["x"]),
+        one("no healthy upstream", "main", "/gone/x", &["x"]),
+        one("no messages", "main", "/s/m", &[]).reply(Reply::grpc(&[], "0")),
+        case("not a call", get("/s/m").h2()).stats(counted),
+    ]);
+    Group::new("grpc_stats")
+        .upstreams(&["a"])
+        .with(|b| {
+            b.hosts("h2", &["a"], crate::driver::case::H2_CLUSTER).hosts(
+                "gone",
+                &[],
+                crate::driver::case::H2_CLUSTER,
+            )
+        })
+        .http("main", &with("emit_filter_state: true"))
+        .http("all", &with("stats_for_all_methods: true\nenable_upstream_stats: true"))
+        .http("dots", &with("stats_for_all_methods: true\nreplace_dots_in_grpc_service_name: true"))
+        .http("listed", &with(listed))
+        .cases(cases)
+}
+
+/// The runtime keys of fault injection.
+pub(crate) fn fault_runtime() -> Group {
+    let layer = "layered_runtime: { layers: [ { name: one, static_layer: { \
+                 fault.http.abort.abort_percent: 100, fault.http.abort.http_status: 451, \
+                 fault.http.delay.fixed_delay_percent: 100, fault.http.delay.fixed_duration_ms: 20, \
+                 fault.http.max_active_faults: 3, own.abort: 0, own.status: 444, \
+                 fault.http.caller.abort.http_status: 402, fault.http.caller.delay.fixed_duration_ms: 5, \
+                 fault.http.caller.abort.abort_percent: 100, fault.http.caller.delay.fixed_delay_percent: 100, \
+                 fault.http.other.abort.abort_percent: 100, fault.http.other.delay.fixed_delay_percent: 100, \
+                 fault.http.rate_limit.response_percent: 0, own.full: 0 } } ] }";
+    let per_route = |path: &str, what: &str| {
+        format!(
+            "  - match: {{ prefix: {path} }}\n    route: {{ cluster: a }}\n    typed_per_filter_config: {{ fault: {{ \"@type\": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, {what} }} }}\n"
+        )
+    };
+    let never = "percentage: { numerator: 0 }";
+    let all = "percentage: { numerator: 100 }";
+    let routes = [
+        "virtual_hosts:\n- name: all\n  domains: [\"*\"]\n  routes:\n".to_owned(),
+        per_route("/abort", &format!("abort: {{ http_status: 418, {never} }}")),
+        per_route("/delay", &format!("delay: {{ fixed_delay: 60s, {never} }}")),
+        per_route("/own", &format!("abort: {{ http_status: 418, {all} }}, abort_percent_runtime: own.abort")),
+        per_route(
+            "/status",
+            &format!("abort: {{ http_status: 418, {all} }}, abort_http_status_runtime: own.status"),
+        ),
+        per_route(
+            "/full",
+            &format!("abort: {{ http_status: 418, {all} }}, max_active_faults_runtime: own.full"),
+        ),
+        per_route("/limit", &format!("response_rate_limit: {{ fixed_limit: {{ limit_kbps: 1 }}, {all} }}")),
+    ]
+    .concat();
+    let stats = &["http.main.fault.*"];
+    let caller = "x-envoy-downstream-service-cluster";
+    Group::new("fault_runtime")
+        .upstreams(&["a"])
+        .with(|b| b.top(layer))
+        .http("main", &manager(&[("fault", FAULT, "", "")], &routes))
+        .cases([
+            case("abort", get("/abort")).stats(stats),
+            case("delay", get("/delay")).stats(stats),
+            case("a key of one's own", get("/own")).stats(stats),
+            case("a status of one's own", get("/status")).stats(stats),
+            case("no room", get("/full")).stats(stats),
+            case("not limited", get("/limit")).reply(Reply::text(&"x".repeat(200))).stats(stats),
+            case("by the caller's cluster", get("/abort").h(caller, "caller")).stats(stats),
+            case("delay by the caller's cluster", get("/delay").h(caller, "caller")).stats(stats),
+            case("by another cluster", get("/abort").h(caller, "other")).stats(stats),
+            case("delay by another cluster", get("/delay").h(caller, "other")).stats(stats),
+            case("by an unknown cluster", get("/abort").h(caller, "unknown")).stats(stats),
+            case("status by an unknown cluster", get("/status").h(caller, "unknown")).stats(stats),
+        ])
+}

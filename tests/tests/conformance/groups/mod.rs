@@ -69,6 +69,8 @@ pub(crate) fn all() -> Vec<Group> {
         filters::header_mutation(),
         filters::cors(),
         filters::fault(),
+        filters::fault_runtime(),
+        filters::grpc_stats(),
         runtime::runtime(),
         runtime::runtime_default(),
         runtime::runtime_logs(),

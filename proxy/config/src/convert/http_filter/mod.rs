@@ -5,6 +5,7 @@
 
 mod cors;
 mod fault;
+mod grpc_stats;
 mod header_mutation;
 mod on_demand;
 
@@ -116,9 +117,10 @@ fn one(cx: &Cx, path: &Path<'_>, message: &pb::HttpFilter, is_last: bool) -> Opt
 }
 
 /// The types of filters that a control plane may send.
-const TYPES: [&str; 4] = [
+const TYPES: [&str; 5] = [
     "envoy.extensions.filters.http.cors.v3.Cors",
     "envoy.extensions.filters.http.fault.v3.HTTPFault",
+    "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
     "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
     "envoy.extensions.filters.http.on_demand.v3.OnDemand",
 ];
@@ -130,6 +132,9 @@ pub(super) fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<HttpFilterKind>
         unpack(cx, path, any).map(|ext::cors::v3::Cors {}| HttpFilterKind::Cors)
     } else if is::<ext::fault::v3::HttpFault>(any) {
         unpack(cx, path, any).map(|message| HttpFilterKind::Fault(Arc::new(fault::fault(cx, path, &message))))
+    } else if is::<ext::grpc_stats::v3::FilterConfig>(any) {
+        unpack(cx, path, any)
+            .map(|message| HttpFilterKind::GrpcStats(Arc::new(grpc_stats::filter(cx, path, &message))))
     } else if is::<ext::header_mutation::v3::HeaderMutation>(any) {
         unpack(cx, path, any).map(|message| {
             HttpFilterKind::HeaderMutation(Arc::new(header_mutation::filter(cx, path, &message)))
