@@ -24,10 +24,12 @@ pub mod load_reports;
 pub mod oracle;
 pub mod ports;
 pub mod proxy;
+pub mod raw_plane;
 pub mod record;
 pub mod reply;
 pub mod upstream;
 pub mod wait;
+pub mod wire;
 
 /// Locks a mutex of the harness; a poisoned one still holds usable recordings.
 pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

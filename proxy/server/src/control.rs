@@ -166,6 +166,7 @@ impl Control {
     /// # Errors
     /// A certificate, a file or a value that only building can judge is bad: the error names it by path.
     pub fn new(options: Options, loaded: LoadedBootstrap, log: LogControl) -> anyhow::Result<Self> {
+        dynamic::check_files(&loaded.model)?;
         let registry = Registry::new();
         set_filter(&registry, &loaded.model.stats);
         let subscriptions = Subscriptions::default();

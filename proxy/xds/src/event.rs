@@ -36,6 +36,11 @@ pub enum Event {
         /// When the next attempt will be made.
         retry_in: Duration,
     },
+    /// A file that stands in the place of a control plane cannot be read; what was read before stays.
+    Unreadable {
+        /// Why: the file's name, and what is wrong with it.
+        why: String,
+    },
     /// The control plane sent resources. Each update must be answered once by a verdict: requests that depend on it
     /// wait for that.
     Update(Update),

@@ -1,30 +1,30 @@
 //! The consumer's end of a stream.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outrider_core::stats::Scope;
 use outrider_proto::pb::envoy::config::core::v3::Node;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use crate::Kind;
 use crate::backoff::Schedule;
 use crate::config::StreamConfig;
-use crate::core::{Core, KindView, Now, Options, Status};
+use crate::core::{KindView, Now, Options, Status};
 use crate::event::{Event, Refusal, Token};
 use crate::limit::Bucket;
 use crate::stream::{ControlPlaneStats, Driver, Shared};
 use crate::transport::Connector;
 
 /// How many events wait for the consumer. While one more waits, nothing is read from the control plane.
-const QUEUE: usize = 8;
+pub(crate) const QUEUE: usize = 8;
 
 /// Says what is wanted on a stream, and what came of it. Cloning gives another handle to the same stream.
 /// Everything takes effect at once, whether there is a connection or not.
 #[derive(Clone)]
-pub struct Handle(Rc<Shared>);
+pub struct Handle(pub(crate) Rc<Shared>);
 
 /// Starts a task on this thread's local runtime that keeps a stream as `config` says. It ends when the receiver is
 /// dropped or [`Handle::close`] is called. Each stream has a connection of its own.
@@ -42,14 +42,7 @@ pub fn spawn(
     scope: Scope,
 ) -> (Handle, mpsc::Receiver<Event>) {
     let options = Options { delta: config.delta, node, node_once: config.set_node_on_first_message_only };
-    let shared = Rc::new(Shared {
-        core: RefCell::new(Core::new(options)),
-        traffic: Notify::new(),
-        upkeep: Notify::new(),
-        closed: Cell::new(false),
-        connected: Cell::new(false),
-        reconnect: Cell::new(false),
-    });
+    let shared = Rc::new(Shared::new(options));
     let (events, receiver) = mpsc::channel(QUEUE);
     let driver = Driver {
         schedule: RefCell::new(Schedule::new(config.backoff, config.services.len())),

@@ -20,6 +20,7 @@ pub mod transport;
 
 mod backoff;
 mod event;
+mod file;
 mod grpc;
 mod handle;
 mod kind;
@@ -30,6 +31,7 @@ pub use backoff::Schedule;
 pub use config::{Backoff, Http2Options, RateLimit, Service, StreamConfig};
 pub use core::{ErrorState, KindView, ResourceView, Status};
 pub use event::{Event, Refusal, Resource, Token, Update};
+pub use file::{FileConfig, spawn_file};
 pub use handle::{Handle, spawn};
 pub use kind::Kind;
 pub use transport::{ConnectError, Connecting, Connection, Connector, Io};

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::backoff::Schedule;
 use crate::config::{Service, StreamConfig};
-use crate::core::{Core, Now, Request, Response};
+use crate::core::{Core, Now, Options, Request, Response};
 use crate::event::Event;
 use crate::grpc::{Link, Responses, StreamError, chain, frame};
 use crate::limit::Bucket;
@@ -31,6 +31,9 @@ const AGGREGATED: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService
 const AGGREGATED_DELTA: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
+/// How many answers wait for a control plane that does not read. Then nothing more is read from it either.
+const UNSENT: usize = 64;
+
 /// What the handle and the task share.
 pub(crate) struct Shared {
     pub(crate) core: RefCell<Core>,
@@ -45,6 +48,17 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    pub(crate) fn new(options: Options) -> Self {
+        Self {
+            core: RefCell::new(Core::new(options)),
+            traffic: Notify::new(),
+            upkeep: Notify::new(),
+            closed: Cell::new(false),
+            connected: Cell::new(false),
+            reconnect: Cell::new(false),
+        }
+    }
+
     pub(crate) fn wake(&self) {
         self.traffic.notify_one();
         self.upkeep.notify_one();
@@ -74,39 +88,11 @@ impl Driver {
     /// Runs until the handle closes or the receiver of the events is dropped.
     pub(crate) async fn run(self) {
         tokio::select! {
-            () = self.upkeep() => {}
+            () = upkeep(&self.shared, &self.events) => {}
             () = self.streams() => {}
         }
         self.stats.connected_state().set(0);
         self.shared.connected.set(false);
-    }
-
-    /// Tells events and lets timers fire, whatever the stream does.
-    async fn upkeep(&self) {
-        loop {
-            if self.shared.closed.get() {
-                return;
-            }
-            let (waiting, deadline) = {
-                let mut core = self.shared.core.borrow_mut();
-                core.tick(Now::read());
-                (core.has_event(), core.next_deadline())
-            };
-            tokio::select! {
-                permit = self.events.reserve(), if waiting => {
-                    let Ok(permit) = permit else { return };
-                    if let Some(event) = self.shared.core.borrow_mut().next_event() {
-                        permit.send(event);
-                    }
-                    // Reading waits for the queue to be empty.
-                    self.shared.traffic.notify_one();
-                }
-                () = self.events.closed(), if !waiting => return,
-                // What a timer held back may be sent.
-                () = sleep_until(deadline), if deadline.is_some() => self.shared.traffic.notify_one(),
-                () = self.shared.upkeep.notified() => {}
-            }
-        }
     }
 
     /// One stream after the other, with the back-off between them.
@@ -204,7 +190,10 @@ impl Driver {
             }
             let (speak, listen) = {
                 let core = self.shared.core.borrow();
-                (!mute && limited.is_none() && core.has_request(), !core.has_event())
+                (
+                    !mute && limited.is_none() && core.has_request(),
+                    !core.has_event() && core.unsent() < UNSENT,
+                )
             };
             tokio::select! {
                 opened = &mut responses, if reading.is_none() => match opened {
@@ -289,6 +278,34 @@ impl Driver {
     }
 }
 
+/// Tells events and lets timers fire, whatever the stream does.
+pub(crate) async fn upkeep(shared: &Shared, events: &mpsc::Sender<Event>) {
+    loop {
+        if shared.closed.get() {
+            return;
+        }
+        let (waiting, deadline) = {
+            let mut core = shared.core.borrow_mut();
+            core.tick(Now::read());
+            (core.has_event(), core.next_deadline())
+        };
+        tokio::select! {
+            permit = events.reserve(), if waiting => {
+                let Ok(permit) = permit else { return };
+                if let Some(event) = shared.core.borrow_mut().next_event() {
+                    permit.send(event);
+                }
+                // Reading waits for the queue to be empty.
+                shared.traffic.notify_one();
+            }
+            () = events.closed(), if !waiting => return,
+            // What a timer held back may be sent.
+            () = sleep_until(deadline), if deadline.is_some() => shared.traffic.notify_one(),
+            () = shared.upkeep.notified() => {}
+        }
+    }
+}
+
 /// The thread's own generator.
 struct RngOfThread;
 
@@ -298,7 +315,7 @@ impl rng::Rng for RngOfThread {
     }
 }
 
-async fn sleep_until(at: Option<Instant>) {
+pub(crate) async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,

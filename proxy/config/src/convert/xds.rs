@@ -39,8 +39,11 @@ pub(crate) fn config_source(cx: &Cx, path: &Path<'_>, message: &pb::ConfigSource
             let path = path.field("api_config_source");
             ConfigSourceKind::Api(Arc::new(api_config_source(cx, &path, message, false)?))
         }
-        Some(Kind::Path(path)) => {
-            ConfigSourceKind::Path { path: Arc::from(path.as_str()), watched_directory: None }
+        Some(Kind::Path(file)) => {
+            if file.is_empty() {
+                cx.error(&path.field("path"), "a path is needed");
+            }
+            ConfigSourceKind::Path { path: Arc::from(file.as_str()), watched_directory: None }
         }
         Some(Kind::PathConfigSource(message)) => {
             let path = path.field("path_config_source");
@@ -68,14 +71,6 @@ pub(crate) fn config_source(cx: &Cx, path: &Path<'_>, message: &pb::ConfigSource
     };
     let initial_fetch_timeout = duration(cx, path, "initial_fetch_timeout", initial_fetch_timeout)
         .unwrap_or(ConfigSource::INITIAL_FETCH_TIMEOUT);
-    if let ConfigSourceKind::Path { .. } = kind {
-        let field = match config_source_specifier {
-            Some(Kind::Path(_)) => "path",
-            _ => "path_config_source",
-        };
-        cx.refuse(&path.field(field), "files as sources are not supported yet; use ads or api_config_source");
-        return None;
-    }
     Some(ConfigSource { kind, initial_fetch_timeout })
 }
 

@@ -82,7 +82,14 @@ impl Controller {
         let node = Node::decode(&*control.model.node.wire).unwrap_or_default();
         let dynamic = control.model.dynamic.clone();
         let clusters = WorkerClusters::new(control.clusters.clone());
-        let streams = Streams::new(dynamic.ads.clone(), node, clusters, control.registry.clone(), queue);
+        let streams = Streams::new(
+            dynamic.ads.clone(),
+            node,
+            clusters,
+            control.registry.clone(),
+            control.options.reject_unknown_dynamic_fields,
+            queue,
+        );
         let runtime = SubscriptionStats::new(control.registry.scope("runtime."));
         let runtime = RuntimeSubscriptions::new(runtime);
         let known_clusters = Clusters::new(&control);
@@ -214,6 +221,13 @@ impl Controller {
                 }
                 self.control.subscriptions.disconnected();
                 self.not_reached(stream, attempt);
+            }
+            Event::Unreadable { why } => {
+                tracing::warn!(stream, "what was read before stays in force: {why}");
+                for (_, stats) in [&self.cds, &self.lds].into_iter().flatten().filter(|(of, _)| *of == stream)
+                {
+                    stats.update_failure().inc();
+                }
             }
             Event::Update(update) => self.update(stream, update),
             Event::FetchTimedOut { kind, name } => self.timed_out(stream, kind, name.as_ref()),

@@ -6,6 +6,7 @@ mod controller;
 mod decode;
 mod demand;
 mod extensions;
+mod files;
 mod generations;
 mod listeners;
 mod load;
@@ -24,6 +25,7 @@ mod tidy;
 mod vhosts;
 
 pub(crate) use controller::{Controller, lock};
+pub(crate) use files::check_files;
 pub use generations::{Change, Generation, Generations};
 pub(crate) use listeners::{dynamic_secrets, needs_routes};
 pub(crate) use records::InForce;

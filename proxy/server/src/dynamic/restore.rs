@@ -108,12 +108,13 @@ impl Controller {
 
     /// Uses what was kept for `stream`, unless its control plane has answered since the start.
     pub(super) fn fall_back(&mut self, stream: StreamId) {
+        // What a file holds is not kept.
+        let Some(origin) = self.streams.origin(stream) else { return };
         let silent = !matches!(self.restore.from.get(&stream), Some(From::Disk | From::ControlPlane));
         let Some(dir) = self.restore.dir.clone().filter(|_| silent) else { return };
         if self.restore.left.is_none() {
             self.restore.left = Some(self.read_kept(&dir));
         }
-        let origin = self.streams.origin(stream).unwrap_or_default();
         let count = self.restore.left.iter().flatten().filter(|item| *item.origin == *origin).count();
         if count == 0 {
             // Nothing to fall back on: the wait goes on.

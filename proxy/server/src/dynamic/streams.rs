@@ -1,6 +1,7 @@
 //! The streams to control planes: one for each source, whoever uses it.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,8 +11,8 @@ use outrider_core::stats::Registry;
 use outrider_proto::pb::envoy::config::core::v3::Node;
 use outrider_upstream::WorkerClusters;
 use outrider_xds::config::{Backoff, Http2Options, MAX_MESSAGE_BYTES, RateLimit};
-use outrider_xds::{Event, Handle, Kind, Service, StreamConfig};
-use tokio::sync::mpsc::Sender;
+use outrider_xds::{Event, FileConfig, Handle, Kind, Service, StreamConfig};
+use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::connector::Dialer;
 
@@ -25,6 +26,8 @@ pub(super) type StreamId = usize;
 enum Key {
     Ads,
     Own(Arc<ApiConfigSource>, Option<Kind>),
+    /// A file, the directory to watch in the place of its own, and what it holds.
+    File(Arc<str>, Option<Arc<str>>, Kind),
 }
 
 /// The streams that are open.
@@ -33,6 +36,7 @@ pub(super) struct Streams {
     node: Node,
     clusters: Rc<WorkerClusters>,
     registry: Registry,
+    reject_unknown_fields: bool,
     events: Sender<(StreamId, Event)>,
     open: Vec<Open>,
 }
@@ -43,7 +47,7 @@ struct Open {
     // What its services are called, and at which of them it is.
     labels: Vec<String>,
     service: usize,
-    origin: Arc<str>,
+    origin: Option<Arc<str>>,
 }
 
 impl Streams {
@@ -52,35 +56,34 @@ impl Streams {
         node: Node,
         clusters: Rc<WorkerClusters>,
         registry: Registry,
+        reject_unknown_fields: bool,
         events: Sender<(StreamId, Event)>,
     ) -> Self {
-        Self { ads, node, clusters, registry, events, open: Vec::new() }
+        Self { ads, node, clusters, registry, reject_unknown_fields, events, open: Vec::new() }
     }
 
     /// The stream that brings resources of `kind` from `source`, opened if it is not open yet. `None` for a source
     /// that is no stream.
     pub(super) fn of(&mut self, source: &ConfigSourceKind, kind: Kind) -> Option<StreamId> {
-        let (key, config) = match source {
-            ConfigSourceKind::Ads => (Key::Ads, self.ads.clone()?),
+        let (key, api) = match source {
+            ConfigSourceKind::Ads => (Key::Ads, Some(self.ads.clone()?)),
             ConfigSourceKind::Api(api) => {
-                (Key::Own(api.clone(), (!api.aggregated).then_some(kind)), api.clone())
+                (Key::Own(api.clone(), (!api.aggregated).then_some(kind)), Some(api.clone()))
             }
-            ConfigSourceKind::Path { .. } => return None,
+            // Virtual hosts are asked for by name as they are needed: there is no state of their world.
+            ConfigSourceKind::Path { .. } if kind == Kind::VirtualHost => return None,
+            ConfigSourceKind::Path { path, watched_directory } => {
+                (Key::File(path.clone(), watched_directory.clone(), kind), None)
+            }
         };
         if let Some(known) = self.open.iter().position(|open| open.key == key) {
             return Some(known);
         }
         let id = self.open.len();
-        let only = match &key {
-            Key::Ads => None,
-            Key::Own(_, only) => *only,
+        let (handle, mut events, labels) = match api {
+            Some(api) => self.follow(&key, &api),
+            None => self.read(&key)?,
         };
-        let dialer = Dialer::new(config.services.clone(), self.clusters.clone(), self.registry.clone());
-        let scope = self.registry.scope("control_plane.");
-        let config = stream_config(&config, only);
-        let labels: Vec<_> = config.services.iter().map(|service| service.label.clone()).collect();
-        let origin = origin(&key, &labels);
-        let (handle, mut events) = outrider_xds::spawn(config, self.node.clone(), Rc::new(dialer), scope);
         let queue = self.events.clone();
         tokio::task::spawn_local(async move {
             while let Some(event) = events.recv().await {
@@ -89,8 +92,35 @@ impl Streams {
                 }
             }
         });
+        let origin = origin(&key, &labels);
         self.open.push(Open { key, handle, labels, service: 0, origin });
         Some(id)
+    }
+
+    /// Opens a stream to control planes.
+    fn follow(&self, key: &Key, api: &ApiConfigSource) -> (Handle, Receiver<Event>, Vec<String>) {
+        let only = match key {
+            Key::Own(_, only) => *only,
+            Key::Ads | Key::File(..) => None,
+        };
+        let dialer = Dialer::new(api.services.clone(), self.clusters.clone(), self.registry.clone());
+        let scope = self.registry.scope("control_plane.");
+        let config = stream_config(api, only);
+        let labels = config.services.iter().map(|service| service.label.clone()).collect();
+        let (handle, events) = outrider_xds::spawn(config, self.node.clone(), Rc::new(dialer), scope);
+        (handle, events, labels)
+    }
+
+    /// Follows a file.
+    fn read(&self, key: &Key) -> Option<(Handle, Receiver<Event>, Vec<String>)> {
+        let Key::File(path, watched, kind) = key else { return None };
+        let (handle, events) = outrider_xds::spawn_file(FileConfig {
+            path: PathBuf::from(&**path),
+            watched_directory: watched.as_deref().map(PathBuf::from),
+            kind: *kind,
+            reject_unknown_fields: self.reject_unknown_fields,
+        });
+        Some((handle, events, vec![path.to_string()]))
     }
 
     /// The handle of a stream.
@@ -110,9 +140,10 @@ impl Streams {
         self.open.get(id).is_some_and(|open| (attempts as usize).div_ceil(2) >= open.labels.len())
     }
 
-    /// What the stream `id` is called on disk: the same after a restart with the same source.
+    /// What the stream `id` is called on disk: the same after a restart with the same source. `None` for a file, which is
+    /// there anyway.
     pub(super) fn origin(&self, id: StreamId) -> Option<Arc<str>> {
-        self.open.get(id).map(|open| open.origin.clone())
+        self.open.get(id).and_then(|open| open.origin.clone())
     }
 
     /// Where what comes by the stream `id` is from, in words; `control_plane` is what that calls itself.
@@ -123,8 +154,8 @@ impl Streams {
     }
 }
 
-fn origin(key: &Key, labels: &[String]) -> Arc<str> {
-    match key {
+fn origin(key: &Key, labels: &[String]) -> Option<Arc<str>> {
+    let origin = match key {
         // There is one, whatever control plane it leads to.
         Key::Ads => "ads".into(),
         Key::Own(source, kind) => {
@@ -133,7 +164,9 @@ fn origin(key: &Key, labels: &[String]) -> Arc<str> {
             let kind = kind.map_or("all", Kind::noun);
             format!("{kind} of {} {:016x}", labels.join(", "), hasher.finish()).into()
         }
-    }
+        Key::File(..) => return None,
+    };
+    Some(origin)
 }
 
 fn stream_config(source: &ApiConfigSource, only: Option<Kind>) -> StreamConfig {

@@ -35,6 +35,20 @@ impl Timers {
         self.stop(kind, Timer::Fetch(name.cloned()));
     }
 
+    /// Nobody waits any more for a first delivery of `kind`. Returns for what it was waited.
+    pub(super) fn stop_fetches(&mut self, kind: Kind) -> Vec<Option<Arc<str>>> {
+        let of_kind = self.running.keys().filter(|(of, _)| *of == kind);
+        let fetch = |(_, timer): &(Kind, Timer)| match timer {
+            Timer::Fetch(name) => Some(name.clone()),
+            _ => None,
+        };
+        let names: Vec<_> = of_kind.filter_map(fetch).collect();
+        for name in &names {
+            self.stop_fetch(kind, name.as_ref());
+        }
+        names
+    }
+
     /// Starts a resource's life anew.
     pub(super) fn start_ttl(&mut self, kind: Kind, name: Arc<str>, at: Option<Instant>) {
         self.start(kind, Timer::Ttl(name), at);

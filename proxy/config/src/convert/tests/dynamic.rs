@@ -115,7 +115,7 @@ fn sources_that_cannot_be_are_refused_by_their_path() {
             "{api_config_source: {api_type: GRPC, grpc_services: [{google_grpc: {target_uri: 'a:1', stat_prefix: g, call_credentials: [{access_token: t}]}}]}}",
             ".api_config_source.grpc_services[0].google_grpc.call_credentials[0].access_token: a token is sent over TLS alone",
         ),
-        ("{path_config_source: {path: /x}}", ".path_config_source: files as sources are not supported"),
+        ("{path_config_source: {path: ''}}", ".path_config_source.path: "),
         (
             "{path_config_source: {path: /x, poll_interval: 1s}}",
             ".path_config_source.poll_interval: files are watched",
