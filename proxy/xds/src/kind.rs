@@ -117,8 +117,8 @@ impl Kind {
         })
     }
 
-    /// The name whose subscription covers the resource `name` too: for virtual hosts the route configuration's, which is
-    /// what stands before the last slash (Envoy: namespace matching).
+    /// What the resource `name` belongs to: a virtual host to the route configuration whose name stands before the last
+    /// slash (Envoy: namespace matching).
     pub fn namespace(self, name: &str) -> Option<&str> {
         match self {
             Self::VirtualHost => name.rsplit_once('/').map(|(namespace, _)| namespace),

@@ -1,5 +1,5 @@
-// Virtual hosts by VHDS, which go-control-plane's snapshots do not know: the name of a route configuration stands for all
-// its virtual hosts (`table/name`) but those called `table/lazy-...`, and `table/domain` for the one that has the domain.
+// Virtual hosts by VHDS, which go-control-plane's snapshots do not know: who asks for all gets all (`table/name`) but those
+// called `table/lazy-...`; `table/domain` asks for the one that has the domain.
 package main
 
 import (
@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -56,13 +57,14 @@ func (all *virtualHosts) set(version string, hosts []*route.VirtualHost) error {
 	return nil
 }
 
-// The virtual hosts that a name asks for.
+// The virtual hosts that a name asks for; "*" for all.
 func (all *virtualHosts) of(name string) []string {
-	table, domain, one := strings.Cut(name, "/")
+	table, domain, _ := strings.Cut(name, "/")
 	var found []string
 	for key, host := range all.byName {
 		of, rest, _ := strings.Cut(key, "/")
-		if of == table && (!one && !strings.HasPrefix(rest, "lazy-") || key == name || slices.Contains(host.message.Domains, domain)) {
+		every := name == "*" && !strings.HasPrefix(rest, "lazy-")
+		if every || key == name || of == table && slices.Contains(host.message.Domains, domain) {
 			found = append(found, key)
 		}
 	}
@@ -126,7 +128,11 @@ func (all *virtualHosts) CreateDeltaWatch(r *cache.DeltaRequest, sub cache.Subsc
 	defer all.Unlock()
 	first := r.ResponseNonce == ""
 	answered := func() bool {
-		response, returned := all.news(sub.ReturnedResources(), sub.SubscribedResources())
+		asked := maps.Clone(sub.SubscribedResources())
+		if sub.IsWildcard() {
+			asked["*"] = struct{}{}
+		}
+		response, returned := all.news(sub.ReturnedResources(), asked)
 		if !first && len(response.Resources)+len(response.RemovedResources) == 0 {
 			return false
 		}

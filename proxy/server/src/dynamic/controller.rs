@@ -241,7 +241,7 @@ impl Controller {
         self.tidy.pushed(update.resources.iter().map(|resource| resource.body.len()).sum());
         let Update { kind, token, version, resources, removed, .. } = update;
         self.control.registry.set_text("control_plane.identifier", &update.control_plane);
-        let (mut refusals, brought) = (Vec::new(), !resources.is_empty());
+        let mut refusals = Vec::new();
         // Make before break: what goes is let go after what comes, unless it stands in its way.
         for name in removed.iter().filter(|_| kind == Kind::Listener) {
             self.removed(stream, kind, name);
@@ -282,7 +282,7 @@ impl Controller {
             let named = self.named_clusters();
             removed.iter().for_each(|name| self.let_go(name, &named));
         } else if kind == Kind::VirtualHost {
-            refusals.extend(self.publish_virtual_hosts(stream, brought, &removed));
+            refusals.extend(self.publish_virtual_hosts(stream, &removed));
         } else if kind == Kind::ScopedRoute {
             refusals.extend(self.publish_scopes(stream, &removed));
         } else if kind != Kind::Listener {
@@ -317,7 +317,7 @@ impl Controller {
             Kind::Cluster => self.let_go(name, &self.named_clusters()),
             Kind::Listener => self.remove_listener(name),
             Kind::Endpoint => self.no_such_endpoints(stream, name),
-            Kind::VirtualHost => drop(self.publish_virtual_hosts(stream, true, std::slice::from_ref(name))),
+            Kind::VirtualHost => drop(self.publish_virtual_hosts(stream, std::slice::from_ref(name))),
             Kind::Runtime => self.lose_runtime_layer(name),
             Kind::ScopedRoute => drop(self.publish_scopes(stream, std::slice::from_ref(name))),
             Kind::Extension => self.lose_extension(stream, name),
@@ -340,7 +340,7 @@ impl Controller {
             }
             (Kind::Endpoint, Some(name)) => self.give_up_endpoints(stream, name),
             (Kind::Route, Some(name)) => self.give_up_routes(stream, name),
-            (Kind::VirtualHost, Some(name)) => self.give_up_virtual_hosts(stream, name),
+            (Kind::VirtualHost, None) => self.give_up_virtual_hosts(stream),
             (Kind::Runtime, Some(name)) => self.give_up_runtime_layer(stream, name),
             (Kind::ScopedRoute, None) => self.give_up_scopes(stream),
             (Kind::Extension, Some(name)) => self.give_up_extension(stream, name, true),

@@ -72,6 +72,7 @@ impl Controller {
             Name::Resource(stream, kind, name) => {
                 let Some(handle) = self.streams.get(*stream) else { return };
                 handle.subscribe(*kind, name, Duration::ZERO);
+                self.vhosts.asked(*stream, name);
             }
         }
         self.demand.open.push(Question { wanted, until, answers: vec![ask.answer] });
@@ -93,6 +94,7 @@ impl Controller {
                 && let Some(handle) = self.streams.get(*stream)
             {
                 handle.unsubscribe(*kind, name);
+                self.vhosts.given_up(*stream, name);
             }
             for answer in question.answers {
                 // Who is gone need not hear it.
@@ -107,7 +109,7 @@ impl Controller {
             Wanted::Routes(slot) => key(slot).map(Name::Routes),
             Wanted::VirtualHost(slot, host) => {
                 let key = key(slot)?;
-                let name = format!("{}/{host}", key.1).into();
+                let name: Arc<str> = format!("{}/{host}", key.1).into();
                 Some(Name::Resource(self.vhosts.stream_of(&key)?, Kind::VirtualHost, name))
             }
             Wanted::Cluster(source, name) => {

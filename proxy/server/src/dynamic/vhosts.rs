@@ -1,13 +1,12 @@
 //! VHDS: virtual hosts that come by themselves and are put into a route table beside its own.
 //!
-//! A virtual host's resource name is `<route configuration>/<name>`; the route configuration's name asks for all of them
-//! (Envoy: namespace matching). Each is judged by itself. A table whose virtual hosts have not come yet is not in force
-//! before `initial_fetch_timeout` of their source.
+//! A virtual host's resource name is `<route configuration>/<name>`. As Envoy does, the first request asks for all of them
+//! by naming none; those of tables that are not here yet are kept for them. Each is judged by itself. A table whose virtual
+//! hosts have not come yet is not in force before `initial_fetch_timeout` of their source.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use outrider_http::routing::{RouteTable, VirtualHost};
 use outrider_xds::{Kind, Refusal, Resource};
 
@@ -17,32 +16,54 @@ use super::streams::StreamId;
 
 /// The virtual hosts of the tables that have a source of them.
 #[derive(Default)]
-pub(super) struct VirtualHosts(HashMap<RouteKey, Hosts>);
+pub(super) struct VirtualHosts {
+    tables: HashMap<RouteKey, Hosts>,
+    /// Those that came and have no table (yet).
+    others: HashMap<(StreamId, Arc<str>), Resource>,
+    /// Streams whose first answer came, or is late.
+    answered: HashSet<StreamId>,
+}
 
 struct Hosts {
     stream: StreamId,
     /// The table as RDS brought it.
     base: Arc<RouteTable>,
     by_name: BTreeMap<Arc<str>, Known>,
-    /// The first answer came, or is late.
-    answered: bool,
+    /// Names that requests asked for.
+    asked: BTreeSet<Arc<str>>,
     /// Something changed since the table was put together.
     changed: bool,
 }
 
 struct Known {
-    body: Bytes,
+    resource: Resource,
     host: VirtualHost,
     /// What was in force before the update that is being taken.
     before: Option<Box<Known>>,
     /// The update that is being taken brought it.
-    resource: Option<Resource>,
+    fresh: bool,
 }
 
 impl VirtualHosts {
     /// The stream that brings the virtual hosts of a table, if it has such.
     pub(super) fn stream_of(&self, key: &RouteKey) -> Option<StreamId> {
-        self.0.get(key).map(|hosts| hosts.stream)
+        self.tables.get(key).map(|hosts| hosts.stream)
+    }
+
+    /// A request asks for `name`.
+    pub(super) fn asked(&mut self, stream: StreamId, name: &Arc<str>) {
+        for (key, hosts) in &mut self.tables {
+            if hosts.stream == stream && Kind::VirtualHost.namespace(name) == Some(&*key.1) {
+                hosts.asked.insert(name.clone());
+            }
+        }
+    }
+
+    /// The control plane has nothing for `name`.
+    pub(super) fn given_up(&mut self, stream: StreamId, name: &Arc<str>) {
+        for hosts in self.tables.values_mut().filter(|hosts| hosts.stream == stream) {
+            hosts.asked.remove(name);
+        }
     }
 }
 
@@ -54,7 +75,7 @@ impl Known {
 
 impl Hosts {
     fn new(stream: StreamId, base: Arc<RouteTable>) -> Self {
-        Self { stream, base, by_name: BTreeMap::new(), answered: false, changed: true }
+        Self { stream, base, by_name: BTreeMap::new(), asked: BTreeSet::new(), changed: true }
     }
 
     /// Takes out what claims a domain that is taken: where the update brought it, what was before it is in force again.
@@ -81,8 +102,9 @@ impl Hosts {
                 domain,
                 "the domain is taken: the virtual host is not in force"
             );
-            if let Some(resource) = known.resource {
-                refused.push((resource, format!("the domain {domain} is taken by another virtual host")));
+            if known.fresh {
+                refused
+                    .push((known.resource, format!("the domain {domain} is taken by another virtual host")));
             }
             if let Some(before) = known.before {
                 self.by_name.insert(name, *before);
@@ -106,19 +128,26 @@ impl Controller {
             self.forget_virtual_hosts(key);
             return Some(base.clone());
         };
-        if self.vhosts.0.get(key).is_some_and(|hosts| hosts.stream != stream) {
+        if self.vhosts.tables.get(key).is_some_and(|hosts| hosts.stream != stream) {
             self.forget_virtual_hosts(key);
         }
-        handle.subscribe(Kind::VirtualHost, &key.1, timeout);
-        let known = self.vhosts.0.remove(key);
+        handle.subscribe_all(Kind::VirtualHost, timeout);
+        let known = self.vhosts.tables.remove(key);
         let mut hosts = known.unwrap_or_else(|| Hosts::new(stream, base.clone()));
         hosts.base = base.clone();
         hosts.changed = true;
-        // What they take over from the table may have changed.
-        for (name, known) in std::mem::take(&mut hosts.by_name) {
-            match self.compile(base, &name, &known.body) {
+        // What they take over from the table may have changed; and some came before it.
+        let known = std::mem::take(&mut hosts.by_name).into_values().map(|known| known.resource);
+        let waiting = self
+            .vhosts
+            .others
+            .extract_if(|(of, name), _| *of == stream && Kind::VirtualHost.namespace(name) == Some(&*key.1));
+        let all: Vec<Resource> = known.chain(waiting.map(|(_, resource)| resource)).collect();
+        for resource in all {
+            let name = resource.name.clone();
+            match self.compile(base, &resource) {
                 Ok(host) => {
-                    hosts.by_name.insert(name, Known { host, ..known });
+                    hosts.by_name.insert(name, Known { resource, host, before: None, fresh: false });
                 }
                 Err(refusals) => tracing::warn!(
                     virtual_host = &*name,
@@ -128,15 +157,16 @@ impl Controller {
             }
         }
         hosts.settle_domains();
-        self.vhosts.0.insert(key.clone(), hosts);
+        self.vhosts.tables.insert(key.clone(), hosts);
         self.assembled(key)
     }
 
     /// The table of `key` with its virtual hosts, if it is to be put in force.
     fn assembled(&mut self, key: &RouteKey) -> Option<Arc<RouteTable>> {
         let settled = self.control.routes.is_settled(key);
-        let hosts = self.vhosts.0.get_mut(key)?;
-        if !(hosts.answered || settled) || !std::mem::take(&mut hosts.changed) {
+        let hosts = self.vhosts.tables.get_mut(key)?;
+        let answered = self.vhosts.answered.contains(&hosts.stream);
+        if !(answered || settled) || !std::mem::take(&mut hosts.changed) {
             return None;
         }
         match hosts.base.with(hosts.by_name.values().map(|known| known.host.clone())) {
@@ -149,31 +179,29 @@ impl Controller {
         }
     }
 
-    fn compile(
-        &mut self,
-        base: &RouteTable,
-        name: &Arc<str>,
-        body: &Bytes,
-    ) -> Result<VirtualHost, Vec<Refusal>> {
-        let host = self.decoder.virtual_host(name, body, base.config())?;
+    fn compile(&mut self, base: &RouteTable, resource: &Resource) -> Result<VirtualHost, Vec<Refusal>> {
+        let host = self.decoder.virtual_host(&resource.name, &resource.body, base.config())?;
         let built = VirtualHost::build(base.config(), &host, &self.control.clusters, &self.control.registry);
-        built.map_err(|error| vec![Refusal::new(&**name, "", error.to_string())])
+        built.map_err(|error| vec![Refusal::new(&*resource.name, "", error.to_string())])
     }
 
     /// Takes a virtual host of VHDS. It is in force when [`Self::publish_virtual_hosts`] has been called.
     pub(super) fn virtual_host(&mut self, stream: StreamId, resource: &Resource) -> Result<(), Vec<Refusal>> {
-        for key in self.tables_of(stream, &resource.name) {
-            let Some(hosts) = self.vhosts.0.get_mut(&key) else { continue };
-            hosts.answered = true;
+        let keys = self.tables_of(stream, &resource.name);
+        if keys.is_empty() {
+            self.vhosts.others.insert((stream, resource.name.clone()), resource.clone());
+        }
+        for key in keys {
+            let Some(hosts) = self.vhosts.tables.get(&key) else { continue };
             let known = hosts.by_name.get(&resource.name);
-            if known.is_some_and(|known| known.body == resource.body) {
+            if known.is_some_and(|known| known.resource.body == resource.body) {
                 continue;
             }
             let base = hosts.base.clone();
-            let host = self.compile(&base, &resource.name, &resource.body)?;
-            let Some(hosts) = self.vhosts.0.get_mut(&key) else { continue };
+            let host = self.compile(&base, resource)?;
+            let Some(hosts) = self.vhosts.tables.get_mut(&key) else { continue };
             let before = hosts.by_name.remove(&resource.name).map(Box::new);
-            let known = Known { body: resource.body.clone(), host, before, resource: Some(resource.clone()) };
+            let known = Known { resource: resource.clone(), host, before, fresh: true };
             hosts.by_name.insert(resource.name.clone(), known);
             hosts.changed = true;
         }
@@ -184,28 +212,22 @@ impl Controller {
 
     /// Puts what an update of VHDS brought in force, and takes out what it `removed`. Returns what is refused because its
     /// domains are taken.
-    pub(super) fn publish_virtual_hosts(
-        &mut self,
-        stream: StreamId,
-        brought: bool,
-        removed: &[Arc<str>],
-    ) -> Vec<Refusal> {
+    pub(super) fn publish_virtual_hosts(&mut self, stream: StreamId, removed: &[Arc<str>]) -> Vec<Refusal> {
+        self.vhosts.answered.insert(stream);
         for name in removed {
+            self.vhosts.others.remove(&(stream, name.clone()));
             for key in self.tables_of(stream, name) {
-                let Some(hosts) = self.vhosts.0.get_mut(&key) else { continue };
+                let Some(hosts) = self.vhosts.tables.get_mut(&key) else { continue };
                 hosts.changed |= hosts.by_name.remove(name).is_some();
-                hosts.answered |= key.1 == *name;
             }
             self.control.records.removed(Kind::VirtualHost, name);
         }
         let mut refusals = Vec::new();
-        let keys: Vec<_> = self.vhosts.0.keys().cloned().collect();
+        let keys: Vec<_> = self.vhosts.tables.keys().cloned().collect();
         for key in keys {
-            let Some(hosts) = self.vhosts.0.get_mut(&key).filter(|hosts| hosts.stream == stream) else {
+            let Some(hosts) = self.vhosts.tables.get_mut(&key).filter(|hosts| hosts.stream == stream) else {
                 continue;
             };
-            // An answer without virtual hosts is for all tables: it names none.
-            hosts.answered |= !brought;
             let mut breaks = false;
             if hosts.changed {
                 for (resource, reason) in hosts.settle_domains() {
@@ -216,7 +238,7 @@ impl Controller {
                 }
                 for known in hosts.by_name.values_mut() {
                     breaks |= known.before.is_some() && !known.is_complete();
-                    (known.before, known.resource) = (None, None);
+                    (known.before, known.fresh) = (None, false);
                 }
             }
             self.put_assembled(&key, breaks);
@@ -224,12 +246,11 @@ impl Controller {
         refusals
     }
 
-    /// The virtual hosts of a table are late: it goes on with its own.
-    pub(super) fn give_up_virtual_hosts(&mut self, stream: StreamId, name: &Arc<str>) {
-        for key in self.tables_of(stream, name) {
-            if let Some(hosts) = self.vhosts.0.get_mut(&key) {
-                hosts.answered = true;
-            }
+    /// Virtual hosts are late: tables go on with their own.
+    pub(super) fn give_up_virtual_hosts(&mut self, stream: StreamId) {
+        self.vhosts.answered.insert(stream);
+        let keys = self.vhosts.tables.iter().filter(|(_, hosts)| hosts.stream == stream);
+        for key in keys.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.put_assembled(&key, false);
         }
     }
@@ -244,35 +265,34 @@ impl Controller {
         }
     }
 
-    /// The tables that a virtual host of this name, or the table's own name, is for.
+    /// The tables that a virtual host of this name is for.
     fn tables_of(&self, stream: StreamId, name: &str) -> Vec<RouteKey> {
-        let table = Kind::VirtualHost.namespace(name);
-        let hosts = self.vhosts.0.iter();
-        let of = hosts
-            .filter(|(key, hosts)| hosts.stream == stream && (table == Some(&*key.1) || *key.1 == *name));
+        let Some(table) = Kind::VirtualHost.namespace(name) else { return Vec::new() };
+        let hosts = self.vhosts.tables.iter();
+        let of = hosts.filter(|(key, hosts)| hosts.stream == stream && *key.1 == *table);
         of.map(|(key, _)| key.clone()).collect()
     }
 
     /// Gives up the virtual hosts of tables that nobody uses.
     pub(super) fn forget_unused_virtual_hosts(&mut self, used: &[RouteKey]) {
-        let unused = self.vhosts.0.keys().filter(|key| !used.contains(key));
+        let unused = self.vhosts.tables.keys().filter(|key| !used.contains(key));
         for key in unused.cloned().collect::<Vec<_>>() {
             self.forget_virtual_hosts(&key);
         }
     }
 
     fn forget_virtual_hosts(&mut self, key: &RouteKey) {
-        let Some(gone) = self.vhosts.0.remove(key) else { return };
-        let shared =
-            self.vhosts.0.iter().any(|(other, hosts)| hosts.stream == gone.stream && other.1 == key.1);
-        if shared {
+        let Some(gone) = self.vhosts.tables.remove(key) else { return };
+        let stream = gone.stream;
+        if self.vhosts.tables.iter().any(|(other, hosts)| hosts.stream == stream && other.1 == key.1) {
             return;
         }
-        for name in gone.by_name.keys() {
-            self.control.records.removed(Kind::VirtualHost, name);
+        // Those that came unasked would not come again; those that were asked for do.
+        if let Some(handle) = self.streams.get(stream) {
+            gone.asked.iter().for_each(|name| handle.unsubscribe(Kind::VirtualHost, name));
         }
-        if let Some(handle) = self.streams.get(gone.stream) {
-            handle.unsubscribe(Kind::VirtualHost, &key.1);
+        for (name, known) in gone.by_name {
+            self.vhosts.others.insert((stream, name), known.resource);
         }
     }
 }

@@ -88,10 +88,8 @@ impl Core {
         let Some(sub) = self.kinds.get_mut(&kind) else { return };
         let nothing =
             resources.is_empty() && removed.is_empty() && unresolved.is_empty() && refused.is_empty();
-        // The first response to "all" (or to all virtual hosts of a table) says that the state is complete, even when it
-        // is empty.
-        let of_many = sub.all || kind == Kind::VirtualHost;
-        if nothing && (!of_many || heartbeats > 0) && sub.in_flight == 0 {
+        // The first response to "all" says that the state is complete, even when it is empty.
+        if nothing && (!sub.all || heartbeats > 0) && sub.in_flight == 0 {
             sub.answered = token;
             sub.version = version.clone();
             sub.nonce.clone_from(&nonce);
@@ -215,9 +213,6 @@ impl Sorting<'_> {
         if !self.sub.wants(&name) && aliased.is_empty() {
             tracing::debug!(kind = %self.sub.kind, name = &*name, "resource that nobody asked for");
             return;
-        }
-        if let Some(namespace) = self.sub.kind.namespace(&name) {
-            self.timers.stop_fetch(self.sub.kind, Some(&namespace.into()));
         }
         for entry in aliased.iter().chain([&name]) {
             self.sub.received(entry, self.token);

@@ -136,10 +136,7 @@ impl Subscription {
 
     /// Is `name` wanted?
     pub(super) fn wants(&self, name: &str) -> bool {
-        let asked = |name: &str| self.resources.get(name).is_some_and(|entry| entry.requested);
-        self.all
-            || self.resources.get(name).is_some_and(|entry| entry.requested || entry.aliased)
-            || self.kind.namespace(name).is_some_and(asked)
+        self.all || self.resources.get(name).is_some_and(|entry| entry.requested || entry.aliased)
     }
 
     /// Is there anything to ask for?
@@ -199,11 +196,6 @@ impl Subscription {
             entry.requested = false;
         } else {
             self.resources.remove(name);
-        }
-        let kind = self.kind;
-        if kind == Kind::VirtualHost {
-            // What came for the sake of the route configuration alone.
-            self.resources.retain(|known, entry| entry.requested || kind.namespace(known) != Some(name));
         }
         self.narrow = true;
         self.added.remove(name);

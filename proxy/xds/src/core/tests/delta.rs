@@ -129,27 +129,3 @@ fn a_virtual_host_answers_to_its_alias_and_an_alias_may_lead_nowhere() {
     bench.respond_delta(Kind::VirtualHost, "3", vec![], &["rc/vhost"]);
     assert_eq!(removed(&bench.decide(&[])), ["rc/vhost"]);
 }
-
-#[test]
-fn the_name_of_a_table_asks_for_all_its_virtual_hosts() {
-    let mut bench = Bench::connected(true);
-    bench.subscribe(Kind::VirtualHost, &["rc"]);
-    assert_eq!(bench.delta().resource_names_subscribe, ["rc"]);
-    let all = vec![wrapper(Kind::VirtualHost, "rc/a", "1"), wrapper(Kind::VirtualHost, "other/b", "1")];
-    bench.respond_delta(Kind::VirtualHost, "1", all, &[]);
-    assert_eq!(names(&bench.decide(&[])), ["rc/a"], "those of another table are none of our business");
-    bench.delta();
-    // That a table has none is news too.
-    bench.respond_delta(Kind::VirtualHost, "2", vec![], &[]);
-    assert!(names(&bench.decide(&[])).is_empty());
-    bench.delta();
-    bench.respond_delta(Kind::VirtualHost, "3", vec![], &["rc/a"]);
-    assert_eq!(removed(&bench.decide(&[])), ["rc/a"]);
-    bench.delta();
-    // With the table goes all that came for it.
-    bench.respond_delta(Kind::VirtualHost, "4", vec![wrapper(Kind::VirtualHost, "rc/c", "1")], &[]);
-    bench.decide(&[]);
-    bench.delta();
-    bench.core.unsubscribe(Kind::VirtualHost, "rc");
-    assert_eq!(bench.core.status(Kind::VirtualHost, "rc/c"), None);
-}
