@@ -112,3 +112,37 @@ async fn a_table_whose_virtual_hosts_need_delta_is_refused_over_state_of_the_wor
     assert!(text.contains("table") && text.contains("vhds.config_source"), "{text}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_table_that_validates_its_clusters_may_name_those_that_are_warming() -> Result<()> {
+    let (_a, a) = upstream("a").await?;
+    let mut slow = eds_cluster("slow");
+    slow["eds_cluster_config"]["eds_config"]["initial_fetch_timeout"] = "0s".into();
+    let with = |port: u16, to: &str, validate: bool, more: &[Value]| {
+        let mut table = routes("table", to);
+        table["validate_clusters"] = validate.into();
+        let first = [
+            eds_cluster("one"),
+            endpoints("one", &[a]),
+            rds_listener("in", port, "table", &json!({})),
+            table,
+        ];
+        [&first[..], more].concat()
+    };
+    let Some(mut mesh) = Mesh::start(true, |port| with(port, "one", false, &[])).await? else {
+        return Ok(());
+    };
+    let port = mesh.port;
+    mesh.plane.serve("2", &with(port, "one", false, std::slice::from_ref(&slow))).await?;
+    wait::until("the cluster to warm", wait::LIMIT, async || {
+        let dump = mesh.dump().await?.to_string();
+        Ok(dump.contains("dynamic_warming_clusters").then_some(()))
+    })
+    .await?;
+    mesh.plane.serve("3", &with(port, "nowhere", true, std::slice::from_ref(&slow))).await?;
+    let text = mesh.plane.refusal().await?;
+    assert!(text.contains("nowhere"), "{text}");
+    mesh.plane.serve("4", &with(port, "slow", true, std::slice::from_ref(&slow))).await?;
+    // It is accepted: what it leads to is not there yet.
+    answers_for(port, "test", "503 ").await
+}

@@ -170,6 +170,12 @@ pub(crate) fn finish_reply(stream: &Stream, selected: &Selected, reply: &mut Loc
         return;
     }
     let status = reply.status.as_u16();
+    {
+        // What is added may tell of it.
+        let mut info = stream.info.borrow_mut();
+        info.details.clone_from(&reply.details);
+        info.flags.insert(reply.flags);
+    }
     let mut headers = reply.headers.take().unwrap_or_default();
     finish_response(stream, selected, status, &mut headers);
     reply.headers = Some(headers);

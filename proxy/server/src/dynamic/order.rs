@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrider_config::model::HttpFilterKind;
 use outrider_http::routing::RouteTable;
 use outrider_xds::Kind;
 use tokio::time::Instant;
@@ -48,12 +49,27 @@ impl Held {
 impl Controller {
     /// Puts a table in force, or holds it back while it would break what works.
     pub(super) fn put_table(&mut self, key: &RouteKey, table: &Arc<RouteTable>) {
-        if self.control.routes.is_settled(key) && !is_complete(table) {
+        if self.control.routes.is_settled(key) && !is_complete(table) && !self.brings_clusters_on_demand() {
             self.held.tables.insert(key.clone(), (table.clone(), Instant::now() + PATIENCE));
         } else {
             self.held.tables.remove(key);
             self.publish_table(key, table);
         }
+    }
+
+    /// Whether a connection manager asks for the clusters that its routes lead to when a request needs them: then one that
+    /// is not there breaks nothing.
+    fn brings_clusters_on_demand(&self) -> bool {
+        let listeners = self.control.listeners.active();
+        let mut chains = listeners.iter().flat_map(|active| &active.listener.chains);
+        chains.any(|chain| {
+            match &chain.filter {
+            BuiltFilter::Http(shared) => shared.config.filters.iter().any(|filter| {
+                matches!(&filter.kind, HttpFilterKind::OnDemand(settings) if settings.clusters.is_some())
+            }),
+            BuiltFilter::Tcp(_) | BuiltFilter::Missing => false,
+        }
+        })
     }
 
     pub(super) fn publish_table(&self, key: &RouteKey, table: &Arc<RouteTable>) {

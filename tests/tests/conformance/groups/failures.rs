@@ -5,7 +5,7 @@ use outrider_tests::{
     upstream::Speaks,
 };
 
-use crate::driver::{Group, case, case::Act, get, post, req};
+use crate::driver::{Group, Req, case, case::Act, get, post, req};
 
 /// Failures of upstreams and clusters.
 pub(crate) fn failures() -> Group {
@@ -48,6 +48,19 @@ pub(crate) fn failures() -> Group {
             case("cluster not found", get("/unknown")),
             case("cluster not found, 404", get("/unknown404")),
             case("cluster not found, 500", get("/unknown500")),
+            case("cluster not found, gRPC", Req::grpc("/unknown", &["m"])),
+            case("cluster not found, gRPC, 404", Req::grpc("/unknown404", &["m"])),
+            case("cluster not found, POST", post("/unknown", "body")).stats(&["http.main.no_cluster", "http.main.rq_total"]),
+            case("weighted cluster not found", get("/weighted-unknown")),
+            case("weighted cluster not found, 404", get("/weighted-unknown404")),
+            case("cluster header missing", get("/by-header")),
+            case("cluster header empty", get("/by-header").h("x-cluster", "")),
+            case("cluster header of no cluster", get("/by-header").h("x-cluster", "nowhere")).stats(&["http.main.no_cluster"]),
+            case("cluster header of no cluster, 404", get("/by-header404").h("x-cluster", "nowhere")),
+            case("cluster header twice", get("/by-header").h("x-cluster", "nowhere").h("x-cluster", "a")),
+            case("cluster not found with a retry policy", get("/unknown-retry")),
+            case("cluster not found with a mirror", get("/unknown-mirror")),
+            case("cluster not found with header changes", get("/unknown-headers")),
             case("not http", get("/nothttp")).ignore("protocol error"),
             case("closed before headers", get("/a")).reply(Reply::status(0).finish(Finish::CloseFirst)),
             case("reset before headers", get("/a")).reply(Reply::status(0).finish(Finish::ResetFirst)),
@@ -109,6 +122,13 @@ virtual_hosts:
   - { match: { prefix: /refused }, route: { cluster: refused } }
   - { match: { prefix: /unknown404 }, route: { cluster: nowhere, cluster_not_found_response_code: NOT_FOUND } }
   - { match: { prefix: /unknown500 }, route: { cluster: nowhere, cluster_not_found_response_code: INTERNAL_SERVER_ERROR } }
+  - { match: { prefix: /unknown-retry }, route: { cluster: nowhere, retry_policy: { retry_on: "5xx,gateway-error", num_retries: 2 } } }
+  - { match: { prefix: /unknown-mirror }, route: { cluster: nowhere, request_mirror_policies: [ { cluster: a } ] } }
+  - { match: { prefix: /unknown-headers }, route: { cluster: nowhere }, response_headers_to_add: [ { header: { key: x-added, value: "%RESPONSE_CODE_DETAILS%" } } ] }
+  - { match: { prefix: /weighted-unknown404 }, route: { weighted_clusters: { clusters: [ { name: nowhere, weight: 1 }, { name: a, weight: 0 } ] }, cluster_not_found_response_code: NOT_FOUND } }
+  - { match: { prefix: /weighted-unknown }, route: { weighted_clusters: { clusters: [ { name: nowhere, weight: 1 }, { name: a, weight: 0 } ] } } }
+  - { match: { prefix: /by-header404 }, route: { cluster_header: x-cluster, cluster_not_found_response_code: NOT_FOUND } }
+  - { match: { prefix: /by-header }, route: { cluster_header: x-cluster } }
   - { match: { prefix: /unknown }, route: { cluster: nowhere } }
   - { match: { prefix: /nothttp }, route: { cluster: nothttp } }
   - { match: { prefix: /h2 }, route: { cluster: h2 } }
