@@ -64,6 +64,8 @@ pub mod details {
     pub const ROUTE_NOT_FOUND: &str = "route_not_found";
     pub const CLUSTER_NOT_FOUND: &str = "cluster_not_found";
     pub const NO_HEALTHY_UPSTREAM: &str = "no_healthy_upstream";
+    /// The runtime takes requests out (`upstream.maintenance_mode.<cluster>`).
+    pub const MAINTENANCE_MODE: &str = "maintenance_mode";
     /// The endpoints' policy drops a share of the requests.
     pub const DROP_OVERLOAD: &str = "drop_overload";
     /// The endpoints' policy drops every request.

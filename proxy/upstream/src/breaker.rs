@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use outrider_config::model::{CircuitBreaker, RetryBudget, RuntimeValues};
+use outrider_config::model::{CircuitBreaker, RetryBudget, Runtime, RuntimeKey, RuntimeValues};
 use outrider_core::stats::{Gauge, Scope};
 
 use crate::cluster::ClusterShared;
@@ -48,6 +48,8 @@ pub struct Breakers {
     pub default: PriorityBreakers,
     /// `HIGH`
     pub high: PriorityBreakers,
+    /// `upstream.maintenance_mode.<cluster>`: the percentage of requests that are answered 503 instead of being sent.
+    maintenance: Option<RuntimeKey>,
 }
 
 /// The breakers of one priority.
@@ -117,7 +119,20 @@ impl Breakers {
         Self {
             default: PriorityBreakers::new(default, scope.child("circuit_breakers.default.")),
             high: PriorityBreakers::new(high, scope.child("circuit_breakers.high.")),
+            maintenance: None,
         }
+    }
+
+    /// The same, for the cluster of this name in `runtime`.
+    #[must_use]
+    pub fn following(self, runtime: &Runtime, cluster: &str) -> Self {
+        Self { maintenance: runtime.follow(&format!("upstream.maintenance_mode.{cluster}")), ..self }
+    }
+
+    /// The percentage of requests that the runtime takes out.
+    #[inline]
+    pub fn maintenance(&self) -> u64 {
+        self.maintenance.as_ref().and_then(RuntimeKey::integer).unwrap_or(0)
     }
 
     /// Those of a priority.

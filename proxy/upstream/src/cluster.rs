@@ -174,7 +174,7 @@ impl ClusterShared {
         self.breakers.get_or_init(|| {
             let scope = self.registry.scope(scope_of(&self.config));
             let breakers = Breakers::new(self.limits(false), self.limits(true), &scope);
-            Box::new(breakers)
+            Box::new(breakers.following(&self.runtime, &self.config.name))
         })
     }
 

@@ -7,11 +7,13 @@ use outrider_proto::pb::envoy::service::status::v3::client_config::GenericXdsCon
 use outrider_proto::pb::envoy::service::status::v3::{ClientStatusRequest, ClientStatusResponse};
 use outrider_proto::prost::Message as _;
 use outrider_tests::{
+    binary,
+    ca::Papers,
     client::{
         Conn,
         http2::{H2, H2Request},
     },
-    control_plane::{eds_cluster, endpoints, rds_listener, routes},
+    control_plane::{TYPE, ads, eds_cluster, endpoints, rds_listener, routes},
     proxy::Proxy,
     wait,
 };
@@ -166,6 +168,42 @@ async fn csds_tells_what_became_of_each_resource() -> Result<()> {
         assert!(routes["error_state"]["failed_configuration"]["virtual_hosts"].is_array(), "{routes}");
         assert!(routes["route_config"]["virtual_hosts"].is_array() && routes["last_updated"].is_string());
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_that_is_none_is_refused_and_the_one_in_force_stays() -> Result<()> {
+    let papers = Papers::new(&binary::scratch("papers")?)?;
+    let (chain, key) = (papers.pem("server.pem")?, papers.pem("server.key")?);
+    let secret = |key: &str| {
+        json!({
+            "@type": format!("{TYPE}extensions.transport_sockets.tls.v3.Secret"), "name": "cert",
+            "tls_certificate": {
+                "certificate_chain": { "inline_string": chain }, "private_key": { "inline_string": key },
+            },
+        })
+    };
+    let with = |port: u16, key: &str| {
+        let mut listener = rds_listener("in", port, "table", &json!({}));
+        listener["filter_chains"][0]["transport_socket"] = json!({
+            "name": "tls", "typed_config": {
+                "@type": format!("{TYPE}extensions.transport_sockets.tls.v3.DownstreamTlsContext"),
+                "common_tls_context": {
+                    "tls_certificate_sds_secret_configs": [{ "name": "cert", "sds_config": ads() }],
+                },
+            },
+        });
+        vec![eds_cluster("one"), endpoints("one", &[1]), listener, routes("table", "one"), secret(key)]
+    };
+    let Some(mut mesh) = Mesh::start(true, |port| with(port, &key)).await? else { return Ok(()) };
+    mesh.proxy.wait_stat("sds.cert.update_success", |count| count == 1).await?;
+    mesh.plane.serve("2", &with(mesh.port, "no key at all")).await?;
+    let text = mesh.plane.refusal().await?;
+    assert!(text.contains("cert") && text.contains("private_key"), "{text}");
+    assert!(!text.contains("no key at all"), "a key is never told: {text}");
+    assert!(mesh.proxy.stat("sds.cert.update_rejected").await? >= Some(1));
+    let dump = mesh.proxy.admin("/config_dump").await?.text();
+    assert!(dump.contains("NACKED") && !dump.contains("no key at all"), "{dump}");
     Ok(())
 }
 

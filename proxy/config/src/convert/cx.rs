@@ -190,6 +190,12 @@ impl Cx {
         self.runtime.get(key).and_then(|value| value.boolean()).unwrap_or(default)
     }
 
+    /// The runtime's whole number for `key` now.
+    pub(crate) fn runtime_number(&self, key: &str) -> Option<u64> {
+        self.runtime_read.borrow_mut().insert(key.to_owned());
+        self.runtime.get(key).and_then(|value| value.integer())
+    }
+
     /// Whether a setting follows the runtime's `key`, or looked at it.
     pub(crate) fn runtime_was_read(&self, key: &str) -> bool {
         self.runtime.is_followed(key) || self.runtime_read.borrow().contains(key)

@@ -35,13 +35,32 @@ fn pattern(cx: &Cx, path: &Path<'_>, message: &pb::RegexMatcher) -> Option<(Stri
 pub(crate) fn compile(cx: &Cx, path: &Path<'_>, regex: &str) -> Option<(String, Regex)> {
     let error = match re2::translate(regex) {
         Ok(pattern) => match Regex::new(&pattern) {
-            Ok(regex) => return Some((pattern, regex)),
+            Ok(regex) => {
+                program_size(cx, path, &pattern);
+                return Some((pattern, regex));
+            }
             Err(error) => error.to_string(),
         },
         Err(error) => error,
     };
     cx.error(path, format!("{regex:?} is not a regular expression: {error}"));
     None
+}
+
+/// Holds an expression against the runtime's `re2.max_program_size.error_level`, where it sets it: without a word of it
+/// expressions of any size are taken (Envoy: up to 100). The size is counted in states of our own automaton, which are near
+/// to RE2's instructions.
+fn program_size(cx: &Cx, path: &Path<'_>, pattern: &str) {
+    use regex_automata::nfa::thompson::{Config, NFA, WhichCaptures};
+    let Some(most) = cx.runtime_number("re2.max_program_size.error_level") else { return };
+    let config = Config::new().which_captures(WhichCaptures::None);
+    let Ok(program) = NFA::compiler().configure(config).build(pattern) else { return };
+    let size = program.states().len() as u64;
+    if size > most {
+        let why =
+            format!("the expression has a size of {size}; re2.max_program_size.error_level allows {most}");
+        cx.error(path, why);
+    }
 }
 
 /// An expression that must match the whole text.

@@ -190,13 +190,15 @@ fn fate(key: &str) -> Fate {
             _ => Fate::Inert("a switch of Envoy's own code; Outrider does what Envoy does by default"),
         };
     }
-    if key.starts_with("re2.max_program_size.") {
-        return Fate::Inert("expressions are limited to 1 MiB when compiled, and their time is linear");
+    if key == "re2.max_program_size.warn_level" {
+        return Fate::Inert("nothing warns of large expressions; error_level refuses them");
     }
     let supported = match key {
         "upstream.healthy_panic_threshold"
         | "http_connection_manager.normalize_path"
-        | "overload.global_downstream_max_connections" => true,
+        | "overload.global_downstream_max_connections"
+        | "re2.max_program_size.error_level" => true,
+        _ if key.starts_with("upstream.maintenance_mode.") => true,
         _ if key.starts_with("circuit_breakers.") => {
             LIMITS.iter().any(|limit| key.strip_suffix(limit).is_some_and(|rest| rest.ends_with('.')))
         }

@@ -78,7 +78,7 @@ impl<'a> Call<'a> {
         let max_duration = envoy_headers::number(asked.and_then(|asked| asked.stream_duration.as_ref()))
             .map(Duration::from_millis)
             .or(cluster.shared.config.http.max_stream_duration);
-        if let Some(reply) = dropped(stream, &cluster) {
+        if let Some(reply) = in_maintenance(stream, &cluster).or_else(|| dropped(stream, &cluster)) {
             count_reply(stream, selected, &cluster, kind, StatusCode::SERVICE_UNAVAILABLE);
             return Err(reply);
         }
@@ -291,6 +291,20 @@ fn pick(
     };
     let attempts = route.retry.as_ref().map_or(1, |retry| retry.host_selection_attempts);
     cluster.pick(&PickContext { original_dst, tried, attempts, priority_high: route.high_priority }).ok()
+}
+
+/// The answer to a request that the runtime takes out (`upstream.maintenance_mode.<cluster>`).
+fn in_maintenance(stream: &Stream, cluster: &WorkerCluster) -> Option<LocalReply> {
+    let share = cluster.shared.breakers().maintenance();
+    if share == 0 || rng::with(|rng| rng.below(100)) >= share {
+        return None;
+    }
+    cluster.shared.stats().upstream_rq_maintenance_mode().inc();
+    let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, details::MAINTENANCE_MODE)
+        .flags(ResponseFlags::UPSTREAM_OVERFLOW)
+        .body("maintenance mode");
+    let silent = stream.hcm.shared.config.router.suppress_envoy_headers;
+    Some(if silent { reply } else { reply.header(OVERLOADED, http::HeaderValue::from_static("true")) })
 }
 
 /// The answer to a request that `drop_overloads` of the endpoints' policy takes out.

@@ -8,6 +8,7 @@ mod keylog;
 mod names;
 mod provider;
 mod roots;
+mod secret;
 mod server;
 mod source;
 mod stats;
@@ -16,5 +17,6 @@ mod verify;
 
 pub use client::{AlpnDefault, ClientTls, TlsTarget};
 pub use error::TlsError;
+pub use secret::check_secret;
 pub use server::ServerTls;
 pub use stats::TlsStats;

@@ -284,6 +284,8 @@ impl Controller {
     /// Takes a secret of SDS.
     pub(super) fn secret(&mut self, stream: StreamId, resource: &Resource) -> Result<(), Vec<Refusal>> {
         let secret = self.decoder.secret(resource)?;
+        outrider_net::tls::check_secret(&secret)
+            .map_err(|error| vec![Refusal::new(&*resource.name, "", error.to_string())])?;
         // Its body holds keys: it is not kept.
         let version = Version { body: Bytes::new(), ..version_of(resource) };
         self.control.records.warming(Kind::Secret, &resource.name, version);

@@ -81,6 +81,15 @@ layered_runtime:
     );
     model.runtime.publish(Default::default());
     assert_eq!(model.max_downstream_connections.get(), u64::MAX, "the runtime may take its word back");
+    let route = "match: {safe_regex: {regex: \"/[a-z]{40}\"}}\ndirect_response: {status: 200}";
+    let level = |level: u32| {
+        let layer = format!("re2.max_program_size.error_level: {level}");
+        super::with_route(route)
+            + &format!("layered_runtime: {{layers: [{{name: s, static_layer: {{{layer}}}}}]}}\n")
+    };
+    assert_eq!(good(&level(200)).1.inert, []);
+    let problems = bad(&level(20));
+    assert!(problems[0].contains("re2.max_program_size.error_level allows 20"), "{problems:?}");
     let problems = bad("layered_runtime: {layers: [{name: a, static_layer: {upstream.use_retry: 0}}]}");
     assert_eq!(
         problems,
