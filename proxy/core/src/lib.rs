@@ -6,6 +6,7 @@
 pub mod flags;
 pub mod format;
 pub mod generation;
+pub mod health;
 pub mod load;
 pub mod matcher;
 pub mod metadata;

@@ -284,6 +284,8 @@ pub struct StreamInfo {
     pub upstream: UpstreamInfo,
     /// Metadata; noted only where a format reads it.
     pub metadata: Option<Box<StreamMetadata>>,
+    /// It was answered as a health check of the proxy: stats leave it out, and logs that say so.
+    pub health_check: bool,
     /// What filters keep of the stream under a name; `None` where none kept anything.
     pub filter_state: Option<Box<FilterState>>,
     /// What filters say of the stream (dynamic metadata); `None` where none said anything.
@@ -326,6 +328,7 @@ impl StreamInfo {
             virtual_cluster: None,
             upstream: UpstreamInfo::default(),
             metadata: None,
+            health_check: false,
             filter_state: None,
             dynamic: None,
             generation: generation::current(),

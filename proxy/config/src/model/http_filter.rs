@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use outrider_core::format::Format;
 use outrider_core::matcher::{RuntimeFraction, StringMatcher};
 
-use super::{AppendAction, ConfigSource, Discovered, Fault, GrpcStats, HeaderAdd};
+use super::{AppendAction, ConfigSource, Discovered, Fault, GrpcStats, HeaderAdd, HealthCheckFilter};
 
 /// A filter's name. Every name is kept once as long as anybody has it, so that two are compared by their address.
 #[derive(Debug, Clone)]
@@ -66,6 +66,8 @@ pub enum HttpFilterKind {
     HeaderMutation(Arc<HeaderMutationFilter>),
     /// `envoy.filters.http.on_demand`
     OnDemand(Arc<OnDemand>),
+    /// `envoy.filters.http.health_check`
+    HealthCheck(Arc<HealthCheckFilter>),
     /// A control plane sends it; its place is taken by what came before anything is built.
     Discovered(Arc<Discovered<HttpFilterKind>>),
     /// Nothing came for it: requests are answered 500.

@@ -1,5 +1,6 @@
 //! What filters get to see, and what they answer.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 
@@ -109,6 +110,11 @@ impl RequestCx<'_> {
     /// Whether the request has no body and no trailers.
     pub(crate) fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
+    }
+
+    /// Reads the request's body to its end, and drops it.
+    pub(crate) async fn drain_body(&mut self) {
+        while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut *self.body).poll_frame(cx)).await {}
     }
 
     /// Puts a body around the request's: what the filters behind this one and the upstream see.

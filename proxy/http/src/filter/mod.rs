@@ -36,6 +36,7 @@ mod cors;
 mod fault;
 mod grpc_stats;
 mod header_mutation;
+mod health_check;
 mod named;
 mod on_demand;
 
@@ -57,6 +58,7 @@ pub(crate) enum Filter {
     Fault(fault::Fault),
     GrpcStats(grpc_stats::GrpcStats),
     HeaderMutation(header_mutation::HeaderMutation),
+    HealthCheck(health_check::HealthCheck),
     OnDemand(on_demand::OnDemand),
     /// Its settings did not come.
     Missing,
@@ -68,6 +70,7 @@ pub(crate) enum State {
     Cors(cors::Latched),
     Fault(Box<fault::Faulted>),
     GrpcStats(Rc<grpc_stats::Call>),
+    HealthCheck,
 }
 
 impl Filter {
@@ -79,6 +82,9 @@ impl Filter {
                 Self::Fault(fault::Fault::new(config.name.text(), fault.clone(), scope))
             }
             HttpFilterKind::GrpcStats(config) => Self::GrpcStats(grpc_stats::GrpcStats::new(config.clone())),
+            HttpFilterKind::HealthCheck(config) => {
+                Self::HealthCheck(health_check::HealthCheck::new(config.clone()))
+            }
             HttpFilterKind::HeaderMutation(config) => {
                 Self::HeaderMutation(header_mutation::HeaderMutation::new(config.clone()))
             }
@@ -94,6 +100,7 @@ impl Filter {
             Self::Fault(filter) => filter.request(cx),
             Self::GrpcStats(filter) => filter.request(cx),
             Self::HeaderMutation(filter) => filter.request(cx),
+            Self::HealthCheck(filter) => filter.request(cx),
             Self::OnDemand(filter) => filter.request(cx),
             Self::Missing => Step::reply(
                 LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "")
@@ -109,6 +116,7 @@ impl Filter {
             Self::Fault(_) => fault::response(cx),
             Self::GrpcStats(_) => grpc_stats::response(cx),
             Self::HeaderMutation(filter) => filter.response(cx),
+            Self::HealthCheck(filter) => filter.response(cx),
             Self::OnDemand(_) => {}
             Self::Missing => {}
         }

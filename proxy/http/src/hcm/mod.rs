@@ -70,6 +70,8 @@ pub struct HcmShared {
     pub(crate) has_filters: bool,
     /// Changes local replies.
     pub(crate) reply_mapper: Option<Box<ReplyMapper>>,
+    /// The node's cluster, as `x-envoy-upstream-healthchecked-cluster` says it.
+    pub(crate) node_cluster: Option<HeaderValue>,
     /// What `add_user_agent` adds: the node's cluster, and its id.
     pub(crate) user_agent: Option<(HeaderValue, Option<HeaderValue>)>,
 }
@@ -120,6 +122,7 @@ impl HcmShared {
             },
             local_address: xff::local_address(),
             reply_mapper: ReplyMapper::build(&config.local_replies)?,
+            node_cluster: HeaderValue::from_str(&node.cluster).ok(),
             user_agent: config.add_user_agent.then(|| user_agent(node)).flatten(),
             config: config.clone(),
         }))

@@ -310,6 +310,9 @@ fn note_reset(stream: &Stream, reply: &LocalReply) {
 }
 
 fn count_code(stream: &Stream, status: StatusCode) {
+    if stream.info.borrow().health_check {
+        return;
+    }
     let (stats, listener) = (&stream.hcm.shared.stats, &stream.hcm.shared.listener_stats);
     stats.downstream_rq_completed().inc();
     listener.downstream_rq_completed().inc();

@@ -40,11 +40,13 @@ fn stop_listening(stop: &tokio::sync::watch::Sender<StopListening>, inbound_only
 
 pub(super) fn health_check_fail(control: &Control, _: &Query) -> Reply {
     control.state.health_check_failed.store(true, Relaxed);
+    outrider_core::health::set_failed(true);
     Reply::ok()
 }
 
 pub(super) fn health_check_ok(control: &Control, _: &Query) -> Reply {
     control.state.health_check_failed.store(false, Relaxed);
+    outrider_core::health::set_failed(false);
     Reply::ok()
 }
 

@@ -15,8 +15,7 @@ pub fn passes(filter: &LogFilter, cx: &FormatContext<'_>) -> bool {
             let duration = cx.info.duration.unwrap_or_else(|| cx.info.start.elapsed());
             compares(comparison, duration.as_millis() as u64)
         }
-        // There are no health checks answered by filters yet, so no stream is one.
-        LogFilter::NotHealthCheck => true,
+        LogFilter::NotHealthCheck => !cx.info.health_check,
         // No tracer samples anything yet.
         LogFilter::Traceable => false,
         LogFilter::Runtime { fraction, independent: _ } => rng::with(|rng| fraction.draw(rng)),

@@ -614,3 +614,56 @@ pub(crate) fn fault_runtime() -> Group {
             case("status by an unknown cluster", get("/status").h(caller, "unknown")).stats(stats),
         ])
 }
+
+/// `envoy.filters.http.health_check`
+pub(crate) fn health_check() -> Group {
+    let routes = "virtual_hosts:\n- name: all\n  domains: [\"*\"]\n  routes:\n  - { match: { prefix: / }, route: { cluster: a } }\n";
+    let path = "headers: [ { name: \":path\", string_match: { exact: /healthz } } ]";
+    let with = |what: &str| {
+        manager(&[("hc", "health_check.v3.HealthCheck", "", &format!("{what}\n{path}"))], routes)
+    };
+    let of = |shares: &str| {
+        with(&format!("pass_through_mode: false\ncluster_min_healthy_percentages: {{ {shares} }}"))
+    };
+    let skipped = with("pass_through_mode: false").replace(
+        "route_config:",
+        "access_log:\n- name: f\n  filter: { not_health_check_filter: {} }\n  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog\n    path: @{dir}/access.log\n    log_format: { text_format_source: { inline_string: \"%DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %REQ(:PATH)%\\n\" } }\nroute_config:",
+    );
+    let stats = &["http.main.downstream_rq_*", "cluster.a.upstream_rq_total", "http.main.rq_total"];
+    let check = |name: &str, to: &str| case(name, get("/healthz").to(to)).stats(stats);
+    Group::new("health_check")
+        .upstreams(&["a", "b"])
+        .with(|b| {
+            b.hosts("empty", &[], "").cluster(
+                "half",
+                "connect_timeout: 1s\ntype: STATIC\nload_assignment: { cluster_name: half, endpoints: [ { lb_endpoints: [ { health_status: UNHEALTHY, endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: @{a} } } } }, { endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: @{b} } } } } ] } ] }\n",
+            )
+        })
+        .http("main", &with("pass_through_mode: false"))
+        .http("through", &with("pass_through_mode: true"))
+        .http("cached", &with("pass_through_mode: true\ncache_time: 3600s"))
+        .http("one", &of("a: { value: 100 }"))
+        .http("half", &of("half: { value: 50 }"))
+        .http("more", &of("half: { value: 51.5 }"))
+        .http("empty", &of("empty: { value: 1 }"))
+        .http("zero", &of("empty: { value: 0 }"))
+        .http("absent", &of("nobody: { value: 1 }"))
+        .http("skipped", &skipped)
+        .cases([
+            check("answered", "main"),
+            case("answered with a body", post("/healthz", "x")).stats(stats),
+            case("something else", get("/other")).stats(stats),
+            check("passed through", "through"),
+            case("passed through to a bad one", get("/healthz").to("through")).reply(Reply::status(503)).stats(stats),
+            case("remembered", vec![get("/healthz").to("cached"), get("/healthz").to("cached")])
+                .reply(Reply::status(404).header("x-envoy-degraded", "1"))
+                .stats(stats),
+            check("healthy", "one"),
+            check("half", "half"),
+            check("less than half", "more"),
+            check("empty", "empty"),
+            check("empty will do", "zero"),
+            check("absent", "absent"),
+            case("not logged", vec![get("/healthz").to("skipped"), get("/other").to("skipped")]).logs(1),
+        ])
+}

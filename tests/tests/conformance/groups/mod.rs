@@ -71,6 +71,7 @@ pub(crate) fn all() -> Vec<Group> {
         filters::fault(),
         filters::fault_runtime(),
         filters::grpc_stats(),
+        filters::health_check(),
         runtime::runtime(),
         runtime::runtime_default(),
         runtime::runtime_logs(),

@@ -7,6 +7,7 @@ mod cors;
 mod fault;
 mod grpc_stats;
 mod header_mutation;
+mod health_check;
 mod on_demand;
 
 use std::collections::{BTreeSet, HashMap};
@@ -117,11 +118,12 @@ fn one(cx: &Cx, path: &Path<'_>, message: &pb::HttpFilter, is_last: bool) -> Opt
 }
 
 /// The types of filters that a control plane may send.
-const TYPES: [&str; 5] = [
+const TYPES: [&str; 6] = [
     "envoy.extensions.filters.http.cors.v3.Cors",
     "envoy.extensions.filters.http.fault.v3.HTTPFault",
     "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
     "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+    "envoy.extensions.filters.http.health_check.v3.HealthCheck",
     "envoy.extensions.filters.http.on_demand.v3.OnDemand",
 ];
 
@@ -139,6 +141,9 @@ pub(super) fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<HttpFilterKind>
         unpack(cx, path, any).map(|message| {
             HttpFilterKind::HeaderMutation(Arc::new(header_mutation::filter(cx, path, &message)))
         })
+    } else if is::<ext::health_check::v3::HealthCheck>(any) {
+        unpack(cx, path, any)
+            .map(|message| HttpFilterKind::HealthCheck(Arc::new(health_check::filter(cx, path, &message))))
     } else if is::<ext::on_demand::v3::OnDemand>(any) {
         unpack(cx, path, any).map(|ext::on_demand::v3::OnDemand { odcds }| {
             HttpFilterKind::OnDemand(Arc::new(on_demand::settings(cx, path, odcds.as_ref())))
