@@ -10,6 +10,7 @@ mod mutations;
 mod resources;
 mod rest;
 mod routes;
+mod scopes;
 mod tls;
 
 use outrider_proto::load::{self, ParseOptions};
