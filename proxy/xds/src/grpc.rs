@@ -209,8 +209,7 @@ pub(crate) fn frame(message: &impl Message) -> Option<Bytes> {
 /// The messages of the server.
 pub(crate) struct Responses {
     body: Incoming,
-    buffer: BytesMut,
-    max_message: usize,
+    frames: Frames,
 }
 
 impl Responses {
@@ -221,28 +220,52 @@ impl Responses {
         }
         match status(&head.headers) {
             Some(ended) => Err(ended),
-            None => Ok(Self { body, buffer: BytesMut::new(), max_message }),
+            None => Ok(Self { body, frames: Frames::new(max_message) }),
         }
     }
 
     /// The next message. May be dropped while it waits, without loss.
     pub(crate) async fn next<M: Message + Default>(&mut self) -> Result<M, StreamError> {
         loop {
-            if let Some(length) = self.length()?
-                && let Some(message) = self.take(length)?
-            {
+            if let Some(message) = self.frames.next()? {
                 return Ok(message);
             }
             match self.body.frame().await {
                 None => return Err(StreamError::Closed),
                 Some(frame) => match frame?.into_data() {
-                    Ok(data) => self.buffer.put(data),
+                    Ok(data) => self.frames.push(data),
                     Err(frame) => {
                         let trailers = frame.into_trailers().unwrap_or_default();
                         return Err(status(&trailers).unwrap_or(StreamError::Closed));
                     }
                 },
             }
+        }
+    }
+}
+
+/// Messages out of bytes, as they come.
+pub(crate) struct Frames {
+    buffer: BytesMut,
+    max_message: usize,
+}
+
+impl Frames {
+    /// None came yet; a message has at most `max_message` bytes.
+    pub(crate) fn new(max_message: usize) -> Self {
+        Self { buffer: BytesMut::new(), max_message }
+    }
+
+    /// More came.
+    pub(crate) fn push(&mut self, data: Bytes) {
+        self.buffer.put(data);
+    }
+
+    /// The next message, if it is whole.
+    pub(crate) fn next<M: Message + Default>(&mut self) -> Result<Option<M>, StreamError> {
+        match self.length()? {
+            Some(length) => self.take(length),
+            None => Ok(None),
         }
     }
 

@@ -21,6 +21,7 @@ pub mod transport;
 mod backoff;
 mod event;
 mod file;
+pub mod fuzz;
 mod grpc;
 mod handle;
 mod kind;

@@ -6,6 +6,7 @@ mod chains;
 mod connection;
 mod error;
 mod filters;
+pub mod fuzz;
 mod limits;
 mod shared;
 mod sockets;

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use outrider_core::stream::{Address, Protocol, TlsInfo};
 
+pub use h1::fuzz;
 pub use lease::{Lease, LeaseGuard};
 pub use tcp::TcpLease;
 pub use tunnel::{PendingTunnel, Tunnel};

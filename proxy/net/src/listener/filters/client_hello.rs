@@ -13,7 +13,7 @@ const ALPN: u16 = 16;
 
 /// What the first bytes of a connection are.
 #[derive(Debug, PartialEq, Eq)]
-enum Hello {
+pub(in crate::listener) enum Hello {
     /// No ClientHello, or a broken one.
     NotTls,
     /// A ClientHello longer than we look at.
@@ -61,7 +61,7 @@ pub(super) async fn inspect(
 }
 
 /// `None`: more bytes are needed.
-fn parse(data: &[u8]) -> Option<Hello> {
+pub(in crate::listener) fn parse(data: &[u8]) -> Option<Hello> {
     let message = match handshake_bytes(data) {
         Ok(message) => message,
         Err(undecided) => return undecided,
@@ -106,10 +106,10 @@ fn handshake_bytes(data: &[u8]) -> Result<Cow<'_, [u8]>, Option<Hello>> {
             Some(all) => all.extend_from_slice(part),
         }
         let so_far = joined.as_deref().unwrap_or(first);
-        // What follows the ClientHello (early data) is not ours to judge.
-        if let Some([_, a, b, c]) = so_far.first_chunk::<4>() {
+        // What follows the ClientHello (early data), or what is decided by its head, is not ours to judge.
+        if let Some([kind, a, b, c]) = so_far.first_chunk::<4>() {
             let want = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
-            if so_far.len() >= want + 4 {
+            if *kind != CLIENT_HELLO || want > PEEK_MAX || so_far.len() >= want + 4 {
                 break;
             }
         }
@@ -207,6 +207,14 @@ mod tests {
             server_name: name.map(Into::into),
             protocols: alpn.iter().map(|p| (*p).into()).collect(),
         })
+    }
+
+    #[test]
+    fn what_the_head_of_a_message_decides_stays_decided() {
+        // Longer than is looked at; what comes behind is of another type.
+        let long = [22, 3, 1, 0, 4, 1, 0xff, 0, 0];
+        assert_eq!(parse(&long), Some(Hello::TooBig));
+        assert_eq!(parse(&[&long[..], b"GET / HTTP/1.1"].concat()), Some(Hello::TooBig));
     }
 
     /// The same handshake message in records of `size` bytes.

@@ -2,10 +2,10 @@
 //!
 //! Inspectors peek: the bytes stay in the socket for whoever comes next. Only a PROXY header is taken out.
 
-mod client_hello;
+pub(super) mod client_hello;
 mod http;
 mod original_dst;
-mod proxy_protocol;
+pub(super) mod proxy_protocol;
 
 use std::cell::RefCell;
 use std::io;
@@ -20,7 +20,7 @@ use tokio::io::Interest;
 use super::accepted::Accepted;
 
 /// As much as is ever peeked at: Envoy's limit of a ClientHello.
-const PEEK_MAX: usize = 64 * 1024;
+pub(super) const PEEK_MAX: usize = 64 * 1024;
 
 thread_local! {
     // One for all connections of a worker: nothing is kept in it between two polls.

@@ -15,7 +15,7 @@ const V2: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// What a connection begins with.
 #[derive(Debug, PartialEq, Eq)]
-enum Begin {
+pub(in crate::listener) enum Begin {
     /// No PROXY header.
     Absent,
     /// A broken header of this version.
@@ -83,7 +83,7 @@ pub(super) async fn read(
 }
 
 /// `None`: more bytes are needed.
-fn parse(data: &[u8]) -> Option<Begin> {
+pub(in crate::listener) fn parse(data: &[u8]) -> Option<Begin> {
     if data.starts_with(V1) {
         return parse_v1(data);
     }

@@ -3,6 +3,7 @@
 
 mod chunked;
 mod conn;
+pub mod fuzz;
 mod head;
 mod outgoing;
 mod tunnel;
