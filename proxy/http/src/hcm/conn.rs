@@ -148,7 +148,13 @@ impl Conn {
             }
         }
         if streams.is_empty() {
-            self.idle_since.set(self.now());
+            let now = self.now();
+            self.idle_since.set(now);
+            if self.h1.in_codec.get() {
+                // The timer may be set for the request's own limits, far away. Set to this it stays for as long as
+                // requests follow one another: it is set anew once in this time at most.
+                self.want(now + HIBERNATE_AFTER);
+            }
             if self.drain_deadline.get().is_some() {
                 self.look_again();
             }
@@ -207,9 +213,7 @@ impl Conn {
     /// Looks at all deadlines: ends streams whose time is over, and says what is to be done with the connection.
     pub(crate) fn tick(&self, now: Instant) -> Tick {
         let config = &self.hcm.shared.config;
-        // A request's own limits are far away: the timer must not sleep until then on a connection that has become idle.
-        let longest = if self.h1.in_codec.get() { HIBERNATE_AFTER } else { LONGEST_SLEEP };
-        let mut next = now + longest;
+        let mut next = now + LONGEST_SLEEP;
         // A stream that is told to end is woken, not run: the list does not change under this loop.
         for stream in self.streams.borrow().iter() {
             if let Some(deadline) = stream.check_deadlines(now) {

@@ -89,6 +89,11 @@ impl Clusters {
         self.touched.extend(self.finding.iter().cloned());
     }
 
+    /// Whether the cluster is the bootstrap's.
+    pub(super) fn is_fixed(&self, name: &str) -> bool {
+        self.fixed.contains(name)
+    }
+
     /// Calls `tell` with each cluster that uses these endpoints.
     pub(super) fn each_user(&self, key: &(StreamId, Arc<str>), tell: impl Fn(&ClusterShared)) {
         let users = self.endpoints.get(key).into_iter().flat_map(|endpoints| &endpoints.users);
@@ -128,11 +133,11 @@ impl Controller {
             return Ok(());
         }
         let cluster = self.decoder.cluster(resource)?;
-        self.control.records.warming(Kind::Cluster, &resource.name, version_of(resource));
         self.put_cluster(cluster, Some(resource.body.clone()));
         if let Some(reason) = self.build_cluster(&resource.name) {
             return Err(vec![Refusal::new(&*resource.name, "", reason)]);
         }
+        self.control.records.warming(Kind::Cluster, &resource.name, version_of(resource));
         Ok(())
     }
 

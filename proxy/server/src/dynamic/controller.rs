@@ -4,6 +4,7 @@
 //! itself: one that is refused never keeps another from taking effect. What is good waits (is *warm*ed) until what it
 //! needs is there, and only then takes the place of what it replaces.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -55,6 +56,8 @@ pub(crate) struct Controller {
     pub(super) extensions: Extensions,
     pub(super) decoder: Decoder,
     pub(super) wanted_secrets: Vec<(StreamId, Arc<DynamicSecret>)>,
+    /// The secrets in force, each by a number that is another when it is another.
+    pub(super) secrets_here: HashMap<(StreamId, Arc<str>), u64>,
     pub(super) held: Held,
     pub(super) stale: Stale,
     tidy: Tidy,
@@ -101,6 +104,7 @@ impl Controller {
             clusters: known_clusters,
             streams,
             wanted_secrets: Vec::new(),
+            secrets_here: HashMap::new(),
             held: Held::default(),
             stale: Stale::default(),
             tidy: Tidy::default(),

@@ -56,7 +56,7 @@ struct Came {
 
 /// A place that a filter of a listener has.
 #[derive(Clone)]
-struct Use {
+pub(super) struct Use {
     key: Key,
     kind: FilterKind,
     types: Vec<Arc<str>>,
@@ -104,20 +104,29 @@ pub(super) fn has_extensions(config: &Listener) -> bool {
 }
 
 impl Controller {
-    /// `config` with what came in the places of the filters that come by themselves; `None` while it must wait for one.
-    pub(super) fn with_extensions(&mut self, config: &Arc<Listener>) -> Option<Arc<Listener>> {
-        let name = &config.name;
+    /// `config` with what came in the places of the filters that come by themselves, `None` while it must wait for one;
+    /// and those places. [`Self::use_extensions`] is to be told once it is good.
+    pub(super) fn with_extensions(&mut self, config: &Arc<Listener>) -> (Option<Arc<Listener>>, Vec<Use>) {
         if !has_extensions(config) {
-            self.forget_extensions(name);
-            return Some(config.clone());
+            return (Some(config.clone()), Vec::new());
         }
         let (_, uses) = self.extensions.fill(config);
         for used in &uses {
             self.want_extension(used);
         }
-        self.extensions.users.insert(name.clone(), (config.clone(), uses));
-        self.drop_unused();
-        self.extensions.fill(config).0
+        self.extensions.fill(config)
+    }
+
+    /// `config` is in force with its filters in these places, or waits for them.
+    pub(super) fn use_extensions(&mut self, config: &Arc<Listener>, uses: Vec<Use>) {
+        let before = if uses.is_empty() {
+            self.extensions.users.remove(&config.name)
+        } else {
+            self.extensions.users.insert(config.name.clone(), (config.clone(), uses))
+        };
+        if before.is_some() {
+            self.drop_unused_extensions();
+        }
     }
 
     fn want_extension(&mut self, used: &Use) {
@@ -142,16 +151,21 @@ impl Controller {
     /// The listener `name` is gone, or uses none any more.
     pub(super) fn forget_extensions(&mut self, name: &Arc<str>) {
         if self.extensions.users.remove(name).is_some() {
-            self.drop_unused();
+            self.drop_unused_extensions();
         }
     }
 
-    fn drop_unused(&mut self) {
+    pub(super) fn drop_unused_extensions(&mut self) {
         let users = &self.extensions.users;
         let used = |key: &Key| users.values().flat_map(|(_, uses)| uses).any(|used| used.key == *key);
         let unused: Vec<Key> = self.extensions.places.keys().filter(|key| !used(key)).cloned().collect();
         for key in unused {
             let Some(place) = self.extensions.places.remove(&key) else { continue };
+            let same = |(other, known): (&Key, &Place)| known.stream == place.stream && other.1 == key.1;
+            if self.extensions.places.iter().any(same) {
+                // Another source of the same stream: it differs in its timeout alone.
+                continue;
+            }
             self.control.records.removed(Kind::Extension, &key.1);
             if let Some(handle) = self.streams.get(place.stream) {
                 handle.unsubscribe(Kind::Extension, &key.1);
@@ -214,7 +228,16 @@ impl Controller {
         let uses_one = |uses: &[Use]| uses.iter().any(|used| keys.contains(&used.key));
         let users = self.extensions.users.values().filter(|(_, uses)| uses_one(uses));
         let listeners: Vec<Arc<Listener>> = users.map(|(listener, _)| listener.clone()).collect();
-        listeners.iter().try_for_each(|listener| self.build_listener(listener))
+        if let [_, _, ..] = listeners.as_slice() {
+            // All of them, or none.
+            for listener in &listeners {
+                if let (Some(filled), _) = self.extensions.fill(listener) {
+                    let built = self.control.listeners.build(&filled);
+                    built.map_err(|error| vec![Refusal::new(&*listener.name, "", format!("{error:#}"))])?;
+                }
+            }
+        }
+        listeners.iter().try_for_each(|listener| self.rebuild_listener(listener))
     }
 
     /// The settings are gone: the filter is what it is without any. Who waits for them goes on waiting, as in Envoy:

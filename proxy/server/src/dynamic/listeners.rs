@@ -1,6 +1,6 @@
 //! Listeners and the route tables that they wait for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -87,21 +87,66 @@ impl Controller {
         for secret in &secrets {
             self.want_secret(secret);
         }
-        if let Some(resource) = resource {
-            self.control.records.warming(Kind::Listener, &name, version_of(resource));
-        }
+        let came = resource.map(version_of);
+        // What waited is outdated, unless this one is refused.
+        let before = self.listeners.waiting.remove(&name);
         if secrets.iter().any(|secret| self.control.secrets.find(secret).is_none()) {
+            self.note_warming(&name, came);
             self.listeners.waiting.insert(name, Waiting::Secrets(config));
             return Ok(());
         }
-        self.build_listener(&config)
+        let built = self.build_listener(&config, came);
+        if built.is_err()
+            && let Some(before) = before
+        {
+            self.listeners.waiting.insert(name, before);
+        }
+        built
     }
 
-    pub(super) fn build_listener(&mut self, config: &Arc<model::Listener>) -> Result<(), Vec<Refusal>> {
-        let Some(config) = &self.with_extensions(config) else {
+    fn note_warming(&self, name: &Arc<str>, came: Option<Version>) {
+        if let Some(version) = came {
+            self.control.records.warming(Kind::Listener, name, version);
+        }
+    }
+
+    /// Builds `config`, which has all its secrets, again because of a filter in it. A newer version that waits for
+    /// secrets goes on waiting.
+    pub(super) fn rebuild_listener(&mut self, config: &Arc<model::Listener>) -> Result<(), Vec<Refusal>> {
+        let waiting = self.listeners.waiting.get(&config.name);
+        if waiting.is_some_and(|one| matches!(one, Waiting::Secrets(newer) if !Arc::ptr_eq(newer, config))) {
+            return Ok(());
+        }
+        self.build_listener(config, None)
+    }
+
+    /// Builds `config` and puts it in force, or lets it wait for what else it needs. `came` is noted once it is built.
+    fn build_listener(
+        &mut self,
+        config: &Arc<model::Listener>,
+        came: Option<Version>,
+    ) -> Result<(), Vec<Refusal>> {
+        let (filled, uses) = self.with_extensions(config);
+        let Some(filled) = filled else {
+            self.use_extensions(config, uses);
+            self.note_warming(&config.name, came);
             self.listeners.waiting.insert(config.name.clone(), Waiting::Filters);
             return Ok(());
         };
+        let built = self.build_filled(&filled, came);
+        if built.is_ok() {
+            self.use_extensions(config, uses);
+        } else {
+            self.drop_unused_extensions();
+        }
+        built
+    }
+
+    fn build_filled(
+        &mut self,
+        config: &Arc<model::Listener>,
+        came: Option<Version>,
+    ) -> Result<(), Vec<Refusal>> {
         let refuse = |error: anyhow::Error| vec![Refusal::new(&*config.name, "", format!("{error:#}"))];
         let generations = self.control.records.generations();
         let build = || self.control.listeners.build(config);
@@ -110,15 +155,16 @@ impl Controller {
         let needs = route_needs(config);
         needs.tables.iter().for_each(|key| self.want_routes(key));
         needs.scopes.iter().for_each(|key| self.want_scopes(key));
+        // What was reserved before goes first: it may have the same addresses.
+        self.listeners.waiting.remove(&config.name);
         if self.is_there(&needs) {
-            self.listeners.waiting.remove(&config.name);
             let put = || self.control.listeners.put(built, None);
             self.control.records.generations().time(Step::Publish, put).map_err(refuse)?;
+            self.note_warming(&config.name, came);
             self.control.records.promoted(Kind::Listener, &config.name);
         } else {
-            // What was reserved before goes first: it may have the same addresses.
-            self.listeners.waiting.remove(&config.name);
             let reserved = self.control.listeners.reserve(&built).map_err(refuse)?;
+            self.note_warming(&config.name, came);
             self.listeners.waiting.insert(config.name.clone(), Waiting::Routes(built, reserved, needs));
         }
         Ok(())
@@ -159,7 +205,7 @@ impl Controller {
             let put = || self.control.listeners.put(built, reserved);
             match self.control.records.generations().time(Step::Publish, put) {
                 Ok(()) => self.control.records.promoted(Kind::Listener, &name),
-                Err(error) => tracing::error!(listener = &*name, "cannot be put in force: {error:#}"),
+                Err(error) => self.failed_late(&name, &format!("{error:#}")),
             }
         }
         self.control.listeners.stats.total_listeners_warming().set(self.listeners.waiting.len() as u64);
@@ -171,7 +217,19 @@ impl Controller {
             && needs.scopes.iter().all(|key| self.scopes_ready(key))
     }
 
+    /// A listener cannot be put in force after the control plane was told that it is good. If it is sent again it is
+    /// judged again.
+    fn failed_late(&mut self, name: &Arc<str>, reason: &str) {
+        tracing::error!(listener = &**name, "cannot be put in force: {reason}");
+        self.listeners.bodies.remove(name);
+        self.control.records.failed(Kind::Listener, name, reason);
+    }
+
     pub(super) fn remove_listener(&mut self, name: &Arc<str>) {
+        if self.control.model.listeners.iter().any(|fixed| fixed.name == *name) {
+            // The bootstrap's: no control plane takes it away.
+            return;
+        }
         self.listeners.waiting.remove(name);
         self.forget_extensions(name);
         if self.listeners.bodies.remove(name).is_some() {
@@ -199,9 +257,10 @@ impl Controller {
             .collect();
         for config in configs {
             if dynamic_secrets(&config).iter().all(|secret| self.control.secrets.find(secret).is_some())
-                && let Err(refusals) = self.build_listener(&config)
+                && let Err(refusals) = self.build_listener(&config, None)
             {
-                tracing::error!(listener = &*config.name, ?refusals, "cannot be put in force");
+                let reasons: Vec<_> = refusals.iter().map(|refusal| refusal.reason.as_str()).collect();
+                self.failed_late(&config.name, &reasons.join("; "));
             }
         }
     }
@@ -219,13 +278,17 @@ impl Controller {
         if !self.control.routes.forget_unused() {
             return;
         }
-        let used = self.control.routes.used();
+        let used: HashSet<RouteKey> = self.control.routes.used().into_iter().collect();
+        // Two sources may differ in their timeouts alone: the stream knows the name once.
+        let kept = self.listeners.subscribed.iter().filter(|(_, key)| used.contains(key));
+        let named: HashSet<(StreamId, Arc<str>)> =
+            kept.map(|(stream, key)| (*stream, key.1.clone())).collect();
         let streams = &self.streams;
         let (records, subscriptions) = (&self.control.records, &self.control.subscriptions);
         let tables = &mut self.listeners.tables;
         self.listeners.subscribed.retain(|(stream, key)| {
             let keep = used.contains(key);
-            if !keep {
+            if !keep && !named.contains(&(*stream, key.1.clone())) {
                 records.removed(Kind::Route, &key.1);
                 subscriptions.ended(Kind::Route, &key.1);
                 tables.remove(&(*stream, key.1.clone()));
@@ -283,6 +346,11 @@ impl Controller {
 
     /// Takes a secret of SDS.
     pub(super) fn secret(&mut self, stream: StreamId, resource: &Resource) -> Result<(), Vec<Refusal>> {
+        let (place, print) = ((stream, resource.name.clone()), fingerprint(&resource.body));
+        if self.secrets_here.get(&place) == Some(&print) {
+            self.control.records.repeated(Kind::Secret, &resource.name);
+            return Ok(());
+        }
         let secret = self.decoder.secret(resource)?;
         outrider_net::tls::check_secret(&secret)
             .map_err(|error| vec![Refusal::new(&*resource.name, "", error.to_string())])?;
@@ -303,6 +371,7 @@ impl Controller {
             self.control.listeners.renew_tls(&wanted);
             self.renew_waiting(&wanted);
             self.control.clusters.renew_tls(&wanted, &|wanted| self.control.secrets.find(wanted));
+            self.secrets_here.insert(place.clone(), print);
         }
         Ok(())
     }
@@ -328,6 +397,13 @@ impl Controller {
             handle.subscribe(Kind::Secret, &secret.name, secret.source.initial_fetch_timeout);
         }
     }
+}
+
+/// Tells one secret from another without keeping it.
+fn fingerprint(body: &[u8]) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    std::hash::Hash::hash(body, &mut hasher);
+    std::hash::Hasher::finish(&hasher)
 }
 
 fn route_needs(config: &model::Listener) -> Needs {

@@ -49,8 +49,12 @@ impl Held {
 impl Controller {
     /// Puts a table in force, or holds it back while it would break what works.
     pub(super) fn put_table(&mut self, key: &RouteKey, table: &Arc<RouteTable>) {
-        if self.control.routes.is_settled(key) && !is_complete(table) && !self.brings_clusters_on_demand() {
-            self.held.tables.insert(key.clone(), (table.clone(), Instant::now() + PATIENCE));
+        let current = self.control.routes.current(key);
+        let breaks = current.is_some_and(|current| breaks(table, &current));
+        if breaks && !self.brings_clusters_on_demand() {
+            // The wait began with the first of the tables that wait: a control plane that sends often waits no longer.
+            let until = self.held.tables.get(key).map_or_else(|| Instant::now() + PATIENCE, |held| held.1);
+            self.held.tables.insert(key.clone(), (table.clone(), until));
         } else {
             self.held.tables.remove(key);
             self.publish_table(key, table);
@@ -80,6 +84,10 @@ impl Controller {
 
     /// Removes a cluster, or lets it be while something in force names it (is in `named`).
     pub(super) fn let_go(&mut self, name: &Arc<str>, named: &HashSet<Arc<str>>) {
+        if self.clusters.is_fixed(name) {
+            // The bootstrap's: no control plane takes it away.
+            return;
+        }
         if self.clusters.is_active(name) && named.contains(name) {
             self.held.leaving.entry(name.clone()).or_insert_with(|| Instant::now() + PATIENCE);
         } else {
@@ -131,6 +139,17 @@ impl Controller {
         }
         named
     }
+}
+
+/// Whether `next` names a cluster that is not there, and that `current` does without.
+fn breaks(next: &RouteTable, current: &RouteTable) -> bool {
+    let missing = next.clusters().filter(|slot| slot.current.load().is_none());
+    let missing: Vec<u32> = missing.map(|slot| slot.id).collect();
+    if missing.is_empty() {
+        return false;
+    }
+    let known: HashSet<u32> = current.clusters().map(|slot| slot.id).collect();
+    missing.iter().any(|id| !known.contains(id))
 }
 
 fn is_complete(table: &RouteTable) -> bool {

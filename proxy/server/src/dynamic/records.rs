@@ -131,6 +131,16 @@ impl Records {
         records.entry((kind, name.clone())).or_default().error = Some(RefusedVersion { version, details });
     }
 
+    /// What was good by itself, and waited, cannot be put in force after all.
+    pub(crate) fn failed(&self, kind: Kind, name: &Arc<str>, details: &str) {
+        if let Some(record) = self.lock().get_mut(&(kind, name.clone()))
+            && let Some(version) = record.warming.take()
+        {
+            self.generations.given_up(kind, name);
+            record.error = Some(RefusedVersion { version, details: details.to_owned() });
+        }
+    }
+
     /// The resource is gone.
     pub(crate) fn removed(&self, kind: Kind, name: &Arc<str>) {
         let record = self.lock().remove(&(kind, name.clone()));

@@ -77,6 +77,11 @@ impl RouteTables {
         places.len() != before
     }
 
+    /// The table in force.
+    pub fn current(&self, key: &RouteKey) -> Option<Arc<RouteTable>> {
+        self.lock().get(key)?.table.clone()
+    }
+
     /// Whether the table came, or its time is over.
     pub fn is_settled(&self, key: &RouteKey) -> bool {
         self.lock().get(key).is_some_and(|place| place.table.is_some())

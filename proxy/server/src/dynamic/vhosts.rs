@@ -274,7 +274,7 @@ impl Controller {
     }
 
     /// Gives up the virtual hosts of tables that nobody uses.
-    pub(super) fn forget_unused_virtual_hosts(&mut self, used: &[RouteKey]) {
+    pub(super) fn forget_unused_virtual_hosts(&mut self, used: &HashSet<RouteKey>) {
         let unused = self.vhosts.tables.keys().filter(|key| !used.contains(key));
         for key in unused.cloned().collect::<Vec<_>>() {
             self.forget_virtual_hosts(&key);
