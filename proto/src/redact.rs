@@ -8,8 +8,8 @@ use crate::{Descriptors, any, load::resolve_typed_struct, pb::google::protobuf::
 /// What stands in a secret's place, as in Envoy's `/config_dump`.
 pub const REDACTED: &str = "[redacted]";
 
-/// Replaces every string and every bytes field that the API marks as sensitive (`udpa.annotations.sensitive`), and
-/// clears everything else inside a sensitive message; through `Any` and `TypedStruct`.
+/// Replaces every string and every bytes field that the API marks as sensitive (`udpa.annotations.sensitive`) or forgot to
+/// mark (a token for gRPC), and clears everything else inside a sensitive message; through `Any` and `TypedStruct`.
 ///
 /// An `Any` of a known type whose bytes are not of that type loses them: what cannot be read cannot be shown to be free
 /// of secrets.
@@ -84,10 +84,15 @@ pub(crate) fn expand_typed_struct(descs: &Descriptors, message: &mut DynamicMess
     }
 }
 
-/// Whether the API marks a field as holding a secret.
+/// Whether a field holds a secret: the API marks it as such, or should.
 pub(crate) fn is_sensitive(field: &FieldDescriptor) -> bool {
     /// The number of the `udpa.annotations.sensitive` extension.
     const SENSITIVE: u32 = 76_569_463;
+    /// The API forgot to mark this one.
+    const TOKEN: &str = "envoy.config.core.v3.GrpcService.GoogleGrpc.CallCredentials.access_token";
+    if field.full_name() == TOKEN {
+        return true;
+    }
     let options = field.options();
     options
         .descriptor()
@@ -113,6 +118,11 @@ static_resources:
   - name: token
     generic_secret: {secret: {inline_bytes: aHVzaA==}}
   clusters:
+  - name: b
+    eds_cluster_config:
+      eds_config:
+        api_config_source:
+          grpc_services: [{google_grpc: {stat_prefix: g, call_credentials: [{access_token: hush}]}}]
   - name: a
     transport_socket:
       name: tls
@@ -130,7 +140,7 @@ static_resources:
         let shown = to_json(&descs, &loaded.message).to_string();
         assert!(!shown.contains("hush") && !shown.contains("aHVzaA"), "{shown}");
         assert!(shown.contains("public"), "{shown}");
-        assert_eq!(shown.matches("[redacted]").count(), 3, "{shown}");
+        assert_eq!(shown.matches("[redacted]").count(), 4, "{shown}");
         assert!(shown.contains("W3JlZGFjdGVkXQ=="), "bytes are redacted too: {shown}");
     }
 

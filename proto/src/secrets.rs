@@ -1,6 +1,6 @@
 //! Whether a message holds secrets: what must not be written where others may read it.
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, ReflectMessage as _, Value};
+use prost_reflect::{DynamicMessage, ReflectMessage as _, Value};
 
 use crate::redact::{expand_typed_struct, is_sensitive};
 use crate::{Descriptors, any};
@@ -33,7 +33,7 @@ fn in_message(descs: &Descriptors, message: &DynamicMessage, sensitive: bool, de
     message.fields().any(|(field, value)| {
         let elsewhere =
             source && matches!(field.name(), "filename" | "environment_variable" | "watched_directory");
-        let sensitive = (sensitive && !elsewhere) || is_sensitive(&field) || is_token(&field);
+        let sensitive = (sensitive && !elsewhere) || is_sensitive(&field);
         in_value(descs, value, sensitive, depth)
     })
 }
@@ -62,11 +62,6 @@ fn in_any(descs: &Descriptors, message: &DynamicMessage, sensitive: bool, depth:
         Ok(inner) if depth < MAX_DEPTH => in_message(descs, &inner, sensitive, depth + 1),
         _ => true,
     }
-}
-
-/// `google_grpc.call_credentials.access_token`, which the API forgot to mark.
-fn is_token(field: &FieldDescriptor) -> bool {
-    field.full_name() == "envoy.config.core.v3.GrpcService.GoogleGrpc.CallCredentials.access_token"
 }
 
 #[cfg(test)]

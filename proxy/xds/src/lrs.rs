@@ -28,6 +28,9 @@ const SENDS_ALL: &str = "envoy.lrs.supports_send_all_clusters";
 /// A server that asks for more reports than these gets these.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
+/// A server that asks for fewer reports than these gets these. It may say any number of seconds, and time has an end.
+const LONGEST_INTERVAL: Duration = Duration::from_hours(24);
+
 /// The longest list of clusters that is taken, bytes.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 
@@ -166,7 +169,7 @@ impl Reports<'_> {
             all: send_all_clusters,
             endpoints: report_endpoint_granularity,
         });
-        interval.max(SHORTEST_INTERVAL)
+        interval.clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL)
     }
 }
 

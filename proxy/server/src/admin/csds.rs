@@ -12,6 +12,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
+use outrider_proto::Descriptors;
 use outrider_proto::pb::envoy::admin::v3::{ClientResourceStatus, UpdateFailureState};
 use outrider_proto::pb::envoy::config::core::v3::Node;
 use outrider_proto::pb::envoy::service::status::v3::client_config::GenericXdsConfig;
@@ -24,6 +25,8 @@ use outrider_xds::Kind;
 
 use crate::control::Control;
 use crate::dynamic::{Missing, Record, Version};
+
+use super::dynamic_dump::redacted;
 
 const SERVICE: &str = "/envoy.service.status.v3.ClientStatusDiscoveryService/";
 
@@ -158,14 +161,14 @@ fn trailers(status: u8, message: &'static str) -> HeaderMap {
 
 /// All that came from control planes, and what was asked for and did not come.
 fn config(control: &Control, request: &ClientStatusRequest) -> ClientConfig {
-    let contents = !request.exclude_resource_contents;
+    let contents = (!request.exclude_resource_contents).then(Descriptors::load);
     let mut resources = Vec::new();
     for kind in Kind::ALL {
         let records = control.records.of(kind);
         let known = |name: &str| records.iter().any(|(known, _)| **known == *name);
         let missing = control.subscriptions.missing(kind);
         let missing: Vec<_> = missing.into_iter().filter(|(name, _)| !known(name)).collect();
-        resources.extend(records.iter().map(|(name, record)| one(kind, name, record, contents)));
+        resources.extend(records.iter().map(|(name, record)| one(kind, name, record, contents.as_ref())));
         resources.extend(missing.into_iter().map(|(name, state)| absent(kind, &name, state)));
     }
     ClientConfig {
@@ -175,7 +178,8 @@ fn config(control: &Control, request: &ClientStatusRequest) -> ClientConfig {
     }
 }
 
-fn one(kind: Kind, name: &str, record: &Record, contents: bool) -> GenericXdsConfig {
+/// What became of a resource, with its content, secrets redacted, if there are descriptors to read it by.
+fn one(kind: Kind, name: &str, record: &Record, contents: Option<&Descriptors>) -> GenericXdsConfig {
     let status = match record {
         Record { error: Some(_), .. } => ClientResourceStatus::Nacked,
         _ => ClientResourceStatus::Acked,
@@ -184,8 +188,12 @@ fn one(kind: Kind, name: &str, record: &Record, contents: bool) -> GenericXdsCon
     // What waits has been accepted.
     let version = record.active.as_ref().or(record.warming.as_ref());
     let content = |version: &Version| {
-        let value = version.body.to_vec();
-        (contents && !value.is_empty()).then(|| Any { type_url: kind.type_url().to_owned(), value })
+        if version.body.is_empty() {
+            return None;
+        }
+        // What cannot be read cannot be shown to be free of secrets: it is left out.
+        let value = redacted(contents?, kind, &version.body)?.encode_to_vec();
+        Some(Any { type_url: kind.type_url().to_owned(), value })
     };
     GenericXdsConfig {
         type_url: kind.type_url().to_owned(),

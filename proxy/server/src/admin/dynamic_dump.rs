@@ -175,17 +175,21 @@ impl Dynamic<'_> {
     fn expand(&self, kind: Kind, version: &Version) -> Value {
         let mut typed = Map::new();
         typed.insert("@type".into(), kind.type_url().into());
-        let name = kind.type_url().rsplit('/').next().unwrap_or_default();
-        let message = self.descriptors.message(name);
-        let message = message.and_then(|message| DynamicMessage::decode(message, &*version.body).ok());
-        if let Some(mut message) = message {
-            redact(self.descriptors, &mut message);
-            if let Value::Object(fields) = to_json(self.descriptors, &message) {
-                typed.extend(fields);
-            }
+        if let Some(message) = redacted(self.descriptors, kind, &version.body)
+            && let Value::Object(fields) = to_json(self.descriptors, &message)
+        {
+            typed.extend(fields);
         }
         typed.into()
     }
+}
+
+/// A resource of `kind` without its secrets; `None` if it cannot be read.
+pub(super) fn redacted(descriptors: &Descriptors, kind: Kind, body: &[u8]) -> Option<DynamicMessage> {
+    let name = kind.type_url().rsplit('/').next().unwrap_or_default();
+    let mut message = DynamicMessage::decode(descriptors.message(name)?, body).ok()?;
+    redact(descriptors, &mut message);
+    Some(message)
 }
 
 /// As in proto3's JSON: what is empty is left out.

@@ -85,9 +85,9 @@ impl Counts {
 }
 
 impl Told {
-    /// From now on.
-    fn from_now(cluster: &ClusterShared) -> Self {
-        let hosts = cluster.hosts.load();
+    /// All that `hosts` of `cluster` counted until now. What is told and what is remembered as told must be one reading:
+    /// workers count on between two.
+    fn until_now(cluster: &ClusterShared, hosts: &[Arc<Host>]) -> Self {
         Self {
             since: Instant::now(),
             dropped: cluster.dropped_requests(),
@@ -118,7 +118,7 @@ impl LoadSource for Loads {
         let mut before = std::mem::take(&mut state.told);
         for cluster in clusters {
             let name = cluster.config.name.to_string();
-            let told = before.remove(&name).unwrap_or_else(|| Told::from_now(&cluster));
+            let told = before.remove(&name).unwrap_or_else(|| Told::until_now(&cluster, &cluster.hosts.load()));
             state.told.insert(name, told);
         }
         state.wanted = wanted.clone();
@@ -134,20 +134,28 @@ impl LoadSource for Loads {
             let name = cluster.config.name.to_string();
             // One that came since then is told of from its beginning on.
             let told = before.remove(&name);
-            let since = told.as_ref().map_or(Duration::ZERO, |told| told.since.elapsed());
-            reports.push(report(&cluster, told.as_ref(), since, endpoints));
-            state.told.insert(name, Told::from_now(&cluster));
+            let hosts = cluster.hosts.load();
+            let now = Told::until_now(&cluster, &hosts);
+            reports.push(report(&cluster, &hosts, told.as_ref(), &now, endpoints));
+            state.told.insert(name, now);
         }
         reports
     }
 }
 
-fn report(cluster: &ClusterShared, told: Option<&Told>, since: Duration, endpoints: bool) -> ClusterStats {
-    let hosts = cluster.hosts.load();
+/// What happened from `told` to `now`, the counts of these hosts.
+fn report(
+    cluster: &ClusterShared,
+    hosts: &[Arc<Host>],
+    told: Option<&Told>,
+    now: &Told,
+    endpoints: bool,
+) -> ClusterStats {
+    let since = told.map_or(Duration::ZERO, |told| now.since.duration_since(told.since));
     let mut localities: BTreeMap<(u32, &str, &str, &str), UpstreamLocalityStats> = BTreeMap::new();
     for host in hosts.iter() {
-        let earlier = told.and_then(|told| told.hosts.get(&host.id)).copied().unwrap_or_default();
-        let counts = Counts::of(&host.state).since(earlier);
+        let counts = |told: &Told| told.hosts.get(&host.id).copied().unwrap_or_default();
+        let counts = counts(now).since(told.map_or_else(Counts::default, counts));
         let active = u64::from(host.active_requests());
         if counts == Counts::default() && active == 0 {
             continue;
@@ -184,8 +192,8 @@ fn report(cluster: &ClusterShared, told: Option<&Told>, since: Duration, endpoin
         }
         _ => String::new(),
     };
-    let broken = cluster.dropped_requests().saturating_sub(told.map_or(0, |told| told.dropped));
-    let by_policy = cluster.dropped().saturating_sub(told.map_or(0, |told| told.dropped_by_policy));
+    let broken = now.dropped.saturating_sub(told.map_or(0, |told| told.dropped));
+    let by_policy = now.dropped_by_policy.saturating_sub(told.map_or(0, |told| told.dropped_by_policy));
     // Envoy's name where the policy gives none.
     let by_category = DroppedRequests { category: "drop_overload".to_owned(), dropped_count: by_policy };
     ClusterStats {
