@@ -195,3 +195,34 @@ impl rng::Rng for RngOfThread {
         rng::with(rng::Rng::next_u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outrider_core::stats::Registry;
+    use outrider_proto::pb::google::protobuf;
+
+    struct Nothing;
+
+    impl LoadSource for Nothing {
+        fn wanted(&self, _: &Wanted) {}
+
+        fn report(&self) -> Vec<ClusterStats> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn any_interval_is_one_that_a_clock_can_add() {
+        let stats = LoadStats::new(Registry::new().scope("load_reporter."));
+        let reports = Reports { node: &Node::default(), source: &Nothing, stats: &stats };
+        let taken = |seconds, nanos| {
+            let load_reporting_interval = Some(protobuf::Duration { seconds, nanos });
+            reports.take(LoadStatsResponse { load_reporting_interval, ..LoadStatsResponse::default() })
+        };
+        assert_eq!(taken(i64::MAX, i32::MAX), LONGEST_INTERVAL);
+        assert_eq!(taken(i64::MIN, i32::MIN), SHORTEST_INTERVAL);
+        assert_eq!(taken(7, 500_000_000), Duration::from_millis(7500));
+        assert!(Instant::now().checked_add(taken(i64::MAX, 0)).is_some());
+    }
+}

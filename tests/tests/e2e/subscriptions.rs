@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use outrider_proto::pb::envoy::admin::v3::ClientResourceStatus;
+use outrider_proto::pb::envoy::config::cluster::v3::Cluster;
 use outrider_proto::pb::envoy::service::status::v3::client_config::GenericXdsConfig;
 use outrider_proto::pb::envoy::service::status::v3::{ClientStatusRequest, ClientStatusResponse};
 use outrider_proto::prost::Message as _;
@@ -168,6 +169,57 @@ async fn csds_tells_what_became_of_each_resource() -> Result<()> {
         assert!(routes["error_state"]["failed_configuration"]["virtual_hosts"].is_array(), "{routes}");
         assert!(routes["route_config"]["virtual_hosts"].is_array() && routes["last_updated"].is_string());
     }
+    Ok(())
+}
+
+/// A cluster over TLS, with a certificate in the configuration itself, followed by a control plane with a token.
+fn keyed(name: &str, chain: &str, key: &str) -> Value {
+    let certificate =
+        json!({ "certificate_chain": { "inline_string": chain }, "private_key": { "inline_string": key } });
+    let mut cluster = eds_cluster(name);
+    cluster["transport_socket"] = json!({ "name": "tls", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": { "tls_certificates": [certificate] },
+    } });
+    cluster["eds_cluster_config"]["eds_config"] = json!({
+        "initial_fetch_timeout": "0.1s", "resource_api_version": "V3",
+        "api_config_source": { "api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [{ "google_grpc": {
+            "target_uri": "127.0.0.1:1", "stat_prefix": "g",
+            "channel_credentials": { "ssl_credentials": { "root_certs": { "inline_string": chain } } },
+            "call_credentials": [{ "access_token": "a token to hush up" }],
+        } }] },
+    });
+    cluster
+}
+
+#[tokio::test]
+async fn neither_csds_nor_the_dump_shows_a_secret() -> Result<()> {
+    let papers = Papers::new(&binary::scratch("papers")?)?;
+    let (chain, key) = (papers.pem("server.pem")?, papers.pem("server.key")?);
+    let bad = "-----BEGIN PRIVATE KEY-----\nnot a key, and a secret\n-----END PRIVATE KEY-----\n";
+    let first = |_| vec![keyed("good", &chain, &key), keyed("bad", &chain, bad)];
+    let Some(mut mesh) = Mesh::start(true, first).await? else { return Ok(()) };
+    assert!(!mesh.plane.refusal().await?.contains("and a secret"));
+    let told = fetch(&mesh.proxy, "FetchClientStatus", &ClientStatusRequest::default()).await?;
+    let find = |name: &str| {
+        let mut all = told.config.iter().flat_map(|config| &config.generic_xds_configs);
+        let found = all.find(|one| one.type_url.ends_with(".Cluster") && one.name == name);
+        found.with_context(|| format!("no {name} in {told:?}"))
+    };
+    let good = find("good")?.xds_config.clone().context("what is in force")?;
+    let error = find("bad")?.error_state.clone().context("an error state")?;
+    let bad = error.failed_configuration.context("what was refused")?;
+    let dump = mesh.proxy.admin("/config_dump").await?.text();
+    let secret = key.lines().nth(1).context("a key has lines")?;
+    for shown in [&String::from_utf8_lossy(&good.value), &String::from_utf8_lossy(&bad.value), &*dump] {
+        for hushed in [secret, "and a secret", "a token to hush up"] {
+            assert!(!shown.contains(hushed), "{hushed} is in {shown}");
+        }
+        assert!(shown.contains("[redacted]"), "{shown}");
+    }
+    // Its certificate is public; the message is whole.
+    let good = Cluster::decode(&*good.value)?;
+    assert!(good.name == "good" && good.transport_socket.is_some_and(|tls| !tls.name.is_empty()));
     Ok(())
 }
 

@@ -1,5 +1,9 @@
 //! What the process is and how it fares.
 
+use outrider_proto::load::{self, Loaded, ParseOptions};
+use outrider_proto::prost::Message as _;
+use outrider_proto::redact::REDACTED;
+use outrider_proto::{Descriptors, holds_secrets, redact, to_json};
 use serde_json::{Value, json};
 
 use crate::control::Control;
@@ -42,7 +46,7 @@ pub(super) fn server_info(control: &Control, _: &Query) -> Reply {
             "base_id": "0",
             "concurrency": control.workers,
             "config_path": options.config_path.as_ref().map(|path| path.display().to_string()),
-            "config_yaml": options.config_yaml,
+            "config_yaml": options.config_yaml.as_deref().map(config_yaml),
             "allow_unknown_static_fields": options.allow_unknown_static_fields,
             "reject_unknown_dynamic_fields": options.reject_unknown_dynamic_fields,
             "ignore_unknown_dynamic_fields": options.ignore_unknown_dynamic_fields,
@@ -72,6 +76,20 @@ pub(super) fn server_info(control: &Control, _: &Query) -> Reply {
             "user_agent_name": "outrider",
         },
     }))
+}
+
+/// The text of `--config-yaml`: as it was given if there is no secret in it, or as JSON with its secrets redacted.
+fn config_yaml(text: &str) -> String {
+    const MESSAGE: &str = "envoy.config.bootstrap.v3.Bootstrap";
+    let descriptors = Descriptors::load();
+    // Unknown fields were judged at the start; here they are what cannot be read.
+    let loaded = load::parse(&descriptors, text, "--config-yaml", MESSAGE, ParseOptions::default());
+    let Ok(Loaded { mut message, .. }) = loaded else { return REDACTED.to_owned() };
+    if !holds_secrets(&descriptors, MESSAGE, &message.encode_to_vec()) {
+        return text.to_owned();
+    }
+    redact(&descriptors, &mut message);
+    to_json(&descriptors, &message).to_string()
 }
 
 /// Memory in bytes, as strings (proto3 JSON of `envoy.admin.v3.Memory`).
@@ -105,5 +123,25 @@ impl Memory {
         };
         let kib = |name: &str| field(name).unwrap_or(0) * 1024;
         Self { resident: kib("VmRSS"), anonymous: kib("RssAnon"), data: kib("VmData") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_the_command_line_is_shown_without_its_secrets() {
+        let plain = "node: {id: a} # with a comment";
+        assert_eq!(config_yaml(plain), plain);
+        let shown = config_yaml(
+            "{node: {id: a}, static_resources: {secrets: [{name: s, generic_secret: {secret: {inline_string: hush}}}]}}",
+        );
+        assert!(
+            shown.contains("\"id\":\"a\"") && shown.contains(REDACTED) && !shown.contains("hush"),
+            "{shown}"
+        );
+        let shown = config_yaml("{nodes: {id: hush}}");
+        assert_eq!(shown, REDACTED, "what cannot be read is not shown");
     }
 }

@@ -5,6 +5,7 @@
 mod certs;
 mod clusters;
 mod config_dump;
+mod connection;
 mod csds;
 mod dynamic_dump;
 mod generations;

@@ -9,9 +9,6 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use outrider_config::model::{Admin, SocketAddress};
 use outrider_core::format::FormatContext;
 use outrider_core::matcher::HeadView;
@@ -20,7 +17,7 @@ use outrider_telemetry::access_log::AccessLogger;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::csds;
+use super::{connection, csds};
 use crate::control::Control;
 
 /// Connections at once beyond this wait in the kernel's queue.
@@ -102,32 +99,17 @@ impl AdminServer {
             };
             let (control, logger) = (control.clone(), logger.clone());
             tokio::task::spawn_local(async move {
-                let service = service_fn(|request| {
-                    let response = if csds::is_grpc(&request) {
+                let answer = |request: Request<Incoming>| {
+                    if csds::is_grpc(&request) {
                         csds::answer(&control, request).map(Either::Right)
                     } else {
                         respond(&control, &logger, &peer, &request).map(Either::Left)
-                    };
-                    async move { Ok::<_, std::convert::Infallible>(response) }
-                });
-                let mut server = auto::Builder::new(Local);
-                server.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(60));
-                if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
-                    tracing::debug!(%error, "admin connection");
-                }
+                    }
+                };
+                connection::serve(stream, answer).await;
                 drop(slot);
             });
         }
-    }
-}
-
-/// Runs what HTTP/2 needs beside its connection on the control thread.
-#[derive(Clone, Copy)]
-struct Local;
-
-impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
     }
 }
 

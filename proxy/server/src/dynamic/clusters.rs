@@ -11,6 +11,7 @@ use outrider_xds::{Kind, Refusal, Resource};
 use super::controller::{Controller, lock, version_of};
 use super::generations::Step;
 use super::streams::StreamId;
+use super::subscriptions::Owner;
 use crate::control::Control;
 
 /// The names of clusters that wait for something. Cloning gives another handle.
@@ -170,10 +171,12 @@ impl Controller {
         }
         let prepare = || self.control.clusters.prepare(config.clone(), &find);
         let built = self.control.records.generations().time(Step::Build(Kind::Cluster, name), prepare);
+        let owner =
+            |stream| Owner { name: name.clone(), stat_name: config.stat_name.clone(), stream: Some(stream) };
         let wanted = match &config.discovery {
             Discovery::Eds { source, service_name } => {
                 self.stream(source, Kind::Endpoint).map(|(stream, handle)| {
-                    self.control.subscriptions.asked(Kind::Endpoint, service_name, &config.stat_name);
+                    self.control.subscriptions.asked(Kind::Endpoint, service_name, owner(stream));
                     handle.subscribe(Kind::Endpoint, service_name, source.initial_fetch_timeout);
                     (stream, service_name.clone())
                 })
@@ -223,7 +226,7 @@ impl Controller {
         let Some(key) = key else { return };
         let Some(endpoints) = self.clusters.endpoints.get_mut(&key) else { return };
         endpoints.users.remove(cluster);
-        self.control.subscriptions.left(Kind::Endpoint, &key.1, cluster);
+        self.control.subscriptions.left(Kind::Endpoint, &key.1, cluster, key.0);
         if endpoints.users.is_empty() {
             self.clusters.endpoints.remove(&key);
             self.stale.renew(&key, None);

@@ -220,18 +220,13 @@ impl Controller {
             }
             Event::Disconnected { service, why, attempt, retry_in } => {
                 tracing::warn!(stream, service, attempt, ?retry_in, "no control plane: {why}");
-                for stats in [&self.cds, &self.lds].into_iter().flatten().map(|(_, stats)| stats) {
-                    stats.update_failure().inc();
-                }
-                self.control.subscriptions.disconnected();
+                self.count_failure(stream);
+                self.control.subscriptions.disconnected(stream);
                 self.not_reached(stream, attempt);
             }
             Event::Unreadable { why } => {
                 tracing::warn!(stream, "what was read before stays in force: {why}");
-                for (_, stats) in [&self.cds, &self.lds].into_iter().flatten().filter(|(of, _)| *of == stream)
-                {
-                    stats.update_failure().inc();
-                }
+                self.count_failure(stream);
             }
             Event::Update(update) => self.update(stream, update),
             Event::FetchTimedOut { kind, name } => self.timed_out(stream, kind, name.as_ref()),
@@ -297,6 +292,13 @@ impl Controller {
         self.count(kind, (token != Token::NONE).then_some(&*version), good);
         if let Some(handle) = self.streams.get(stream) {
             handle.verdict(token, refusals);
+        }
+    }
+
+    /// Counts a failure for CDS and LDS, if they come by `stream`.
+    fn count_failure(&self, stream: StreamId) {
+        for (_, stats) in [&self.cds, &self.lds].into_iter().flatten().filter(|(of, _)| *of == stream) {
+            stats.update_failure().inc();
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use outrider_config::model::{self, DynamicSecret, NetworkFilter, Routes};
+use outrider_config::model::{self, ConfigSource, DynamicSecret, NetworkFilter, Routes};
 use outrider_http::routing::RouteTable;
 use outrider_net::listener::WorkerSockets;
 use outrider_xds::{Kind, Refusal, Resource};
@@ -16,6 +16,7 @@ use super::records::Version;
 use super::routes::RouteKey;
 use super::scopes::ScopesKey;
 use super::streams::StreamId;
+use super::subscriptions::Owner;
 use crate::listeners::BuiltListener;
 
 /// Listeners that wait for what they need, and what is known of those that came.
@@ -151,7 +152,9 @@ impl Controller {
         let generations = self.control.records.generations();
         let build = || self.control.listeners.build(config);
         let built = generations.time(Step::Build(Kind::Listener, &config.name), build).map_err(refuse)?;
-        self.control.subscriptions.asked_for_routes(config);
+        let streams = &mut self.streams;
+        let stream_of = |source: &ConfigSource| streams.of(&source.kind, Kind::Route);
+        self.control.subscriptions.asked_for_routes(config, stream_of);
         let needs = route_needs(config);
         needs.tables.iter().for_each(|key| self.want_routes(key));
         needs.scopes.iter().for_each(|key| self.want_scopes(key));
@@ -393,7 +396,9 @@ impl Controller {
         let Some((stream, handle)) = self.stream(&secret.source, Kind::Secret) else { return };
         if !self.wanted_secrets.iter().any(|(_, known)| known == secret) {
             self.wanted_secrets.push((stream, secret.clone()));
-            self.control.subscriptions.asked(Kind::Secret, &secret.name, &secret.name);
+            let name = secret.name.clone();
+            let owner = Owner { name: name.clone(), stat_name: name, stream: Some(stream) };
+            self.control.subscriptions.asked(Kind::Secret, &secret.name, owner);
             handle.subscribe(Kind::Secret, &secret.name, secret.source.initial_fetch_timeout);
         }
     }

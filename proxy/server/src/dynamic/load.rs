@@ -16,7 +16,7 @@ use outrider_proto::pb::envoy::config::endpoint::v3::{
 };
 use outrider_proto::pb::google::protobuf as google;
 use outrider_proto::prost::Message as _;
-use outrider_upstream::{ClusterManager, ClusterShared, Host, HostState, WorkerClusters};
+use outrider_upstream::{ClusterManager, ClusterShared, Host, HostSet, HostState, WorkerClusters};
 use outrider_xds::lrs::{LoadSource, Wanted, report_load};
 
 use super::connector::Dialer;
@@ -87,7 +87,7 @@ impl Counts {
 impl Told {
     /// All that `hosts` of `cluster` counted until now. What is told and what is remembered as told must be one reading:
     /// workers count on between two.
-    fn until_now(cluster: &ClusterShared, hosts: &[Arc<Host>]) -> Self {
+    fn until_now(cluster: &ClusterShared, hosts: &HostSet) -> Self {
         Self {
             since: Instant::now(),
             dropped: cluster.dropped_requests(),
@@ -118,7 +118,8 @@ impl LoadSource for Loads {
         let mut before = std::mem::take(&mut state.told);
         for cluster in clusters {
             let name = cluster.config.name.to_string();
-            let told = before.remove(&name).unwrap_or_else(|| Told::until_now(&cluster, &cluster.hosts.load()));
+            let told =
+                before.remove(&name).unwrap_or_else(|| Told::until_now(&cluster, &cluster.hosts.load()));
             state.told.insert(name, told);
         }
         state.wanted = wanted.clone();
@@ -146,7 +147,7 @@ impl LoadSource for Loads {
 /// What happened from `told` to `now`, the counts of these hosts.
 fn report(
     cluster: &ClusterShared,
-    hosts: &[Arc<Host>],
+    hosts: &HostSet,
     told: Option<&Told>,
     now: &Told,
     endpoints: bool,
@@ -221,4 +222,48 @@ fn address(host: &Host) -> core_pb::Address {
         HostAddress::Pipe(path) => Address::Pipe(core_pb::Pipe { path: path.to_string(), mode: 0 }),
     };
     core_pb::Address { address: Some(address) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outrider_config::convert;
+    use outrider_core::stats::Registry;
+    use outrider_proto::{Descriptors, load};
+
+    #[test]
+    fn each_request_is_told_of_once_however_many_come_while_reports_are_made() {
+        const REQUESTS: u64 = 200_000;
+        let text = "static_resources: { clusters: [ { name: c, type: STATIC, load_assignment: { cluster_name: c, \
+            endpoints: [ { lb_endpoints: [ { endpoint: { address: { socket_address: { address: 127.0.0.1, \
+            port_value: 1 } } } } ] } ] } } ] }";
+        let name = "envoy.config.bootstrap.v3.Bootstrap";
+        let loaded = load::parse(&Descriptors::load(), text, "t.yaml", name, load::ParseOptions::default());
+        let wire = loaded.unwrap().typed().unwrap();
+        let (model, _) = convert::bootstrap(&wire, &convert::Options::default());
+        let clusters = ClusterManager::new(Registry::new());
+        for cluster in model.unwrap().clusters {
+            clusters.add(cluster).unwrap();
+        }
+        let loads = Loads::new(clusters.clone());
+        loads.wanted(&Wanted { all: true, ..Wanted::default() });
+        let shared = clusters.slot("c").unwrap().current.load_full().unwrap();
+        let host = shared.hosts.load().iter().next().unwrap().clone();
+        let worker = std::thread::spawn(move || {
+            for _ in 0..REQUESTS {
+                host.state.rq_total.fetch_add(1, Relaxed);
+            }
+        });
+        let told = || -> u64 {
+            let reports = loads.report();
+            let localities = reports.iter().flat_map(|cluster| &cluster.upstream_locality_stats);
+            localities.map(|locality| locality.total_issued_requests).sum()
+        };
+        let mut sum = 0;
+        while !worker.is_finished() {
+            sum += told();
+        }
+        worker.join().unwrap();
+        assert_eq!(sum + told(), REQUESTS);
+    }
 }

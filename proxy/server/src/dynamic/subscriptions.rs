@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use outrider_config::model::{Listener, NetworkFilter, Routes};
+use outrider_config::model::{ConfigSource, Listener, NetworkFilter, Routes};
 use outrider_core::stats::{Kind as StatKind, Registry, Sample, Value};
 use outrider_xds::{Kind, Refusal};
+
+use super::streams::StreamId;
 
 /// The subscriptions, by kind and name. Cloning gives another handle.
 #[derive(Debug, Clone, Default)]
@@ -19,8 +21,7 @@ type ByName = BTreeMap<(Kind, Arc<str>), Subscription>;
 
 #[derive(Debug, Default)]
 struct Subscription {
-    /// Who asked: a cluster (EDS) or the stat prefix of a connection manager (RDS); nobody in particular for secrets.
-    owners: Vec<Arc<str>>,
+    owners: Vec<Owner>,
     attempt: u32,
     success: u32,
     rejected: u32,
@@ -32,6 +33,17 @@ struct Subscription {
     version: Option<Arc<str>>,
     /// The last answer said that there is no such resource.
     absent: bool,
+}
+
+/// Who asked.
+#[derive(Debug, Clone)]
+pub(super) struct Owner {
+    /// A cluster (EDS) or the stat prefix of a connection manager (RDS); nobody in particular for secrets.
+    pub(super) name: Arc<str>,
+    /// What it is called in stats.
+    pub(super) stat_name: Arc<str>,
+    /// The stream that it asked on.
+    pub(super) stream: Option<StreamId>,
 }
 
 /// Where a subscription stands whose resource is not here.
@@ -53,33 +65,44 @@ impl Subscriptions {
     }
 
     /// `owner` asked for a resource.
-    pub(super) fn asked(&self, kind: Kind, name: &Arc<str>, owner: &Arc<str>) {
+    pub(super) fn asked(&self, kind: Kind, name: &Arc<str>, owner: Owner) {
         let mut all = self.lock();
         let subscription = all.entry((kind, name.clone())).or_default();
-        if !subscription.owners.contains(owner) {
-            if subscription.owners.is_empty() {
-                subscription.attempt += 1;
-            }
-            subscription.owners.push(owner.clone());
+        if subscription.owners.is_empty() {
+            subscription.attempt += 1;
+        }
+        let owners = &mut subscription.owners;
+        let known = owners.iter_mut().find(|known| known.name == owner.name && known.stream == owner.stream);
+        match known {
+            // It may have been given another name in stats.
+            Some(known) => *known = owner,
+            None => owners.push(owner),
         }
     }
 
-    /// The connection managers of `config` asked for their tables.
-    pub(super) fn asked_for_routes(&self, config: &Listener) {
+    /// The connection managers of `config` asked for their tables, each on the stream that `stream_of`
+    /// finds for its source.
+    pub(super) fn asked_for_routes(
+        &self,
+        config: &Listener,
+        mut stream_of: impl FnMut(&ConfigSource) -> Option<StreamId>,
+    ) {
         let chains = config.filter_chains.iter().chain(&config.default_filter_chain);
         for chain in chains {
             if let NetworkFilter::Http(manager) = &chain.filter
-                && let Routes::Rds { name, .. } = &manager.routes
+                && let Routes::Rds { source, name } = &manager.routes
             {
-                self.asked(Kind::Route, name, &manager.stat_prefix);
+                let owner = manager.stat_prefix.clone();
+                let owner = Owner { name: owner.clone(), stat_name: owner, stream: stream_of(source) };
+                self.asked(Kind::Route, name, owner);
             }
         }
     }
 
-    /// `owner` does not want a resource any more.
-    pub(super) fn left(&self, kind: Kind, name: &Arc<str>, owner: &str) {
-        let owner = stat_name(owner);
-        self.change(kind, name, |subscription| subscription.owners.retain(|known| **known != *owner));
+    /// `owner` does not want a resource of `stream` any more.
+    pub(super) fn left(&self, kind: Kind, name: &Arc<str>, owner: &str, stream: StreamId) {
+        let goes = |known: &Owner| *known.name == *owner && known.stream == Some(stream);
+        self.change(kind, name, |subscription| subscription.owners.retain(|known| !goes(known)));
     }
 
     /// Nobody wants a resource any more.
@@ -129,9 +152,11 @@ impl Subscriptions {
     }
 
     /// A stream to a control plane ended or could not be opened.
-    pub(super) fn disconnected(&self) {
+    pub(super) fn disconnected(&self, stream: StreamId) {
         for subscription in self.lock().values_mut() {
-            subscription.failure += 1;
+            if subscription.owners.iter().any(|owner| owner.stream == Some(stream)) {
+                subscription.failure += 1;
+            }
         }
     }
 
@@ -156,7 +181,13 @@ impl Subscriptions {
 
     fn samples(&self, samples: &mut Vec<Sample>) {
         for ((kind, name), subscription) in &*self.lock() {
-            for owner in &subscription.owners {
+            let mut told: Vec<&str> = Vec::with_capacity(subscription.owners.len());
+            for Owner { stat_name: owner, .. } in &subscription.owners {
+                // On two streams, or two of one name in stats.
+                if told.contains(&&**owner) {
+                    continue;
+                }
+                told.push(owner);
                 let scope = match kind {
                     Kind::Endpoint => format!("cluster.{owner}."),
                     Kind::Route => format!("http.{owner}.rds.{}.", stat_name(name)),
@@ -221,19 +252,43 @@ fn stat_name(name: &str) -> String {
 mod tests {
     use super::*;
 
+    fn owner(name: &str, stat_name: &str, stream: StreamId) -> Owner {
+        Owner { name: name.into(), stat_name: stat_name.into(), stream: Some(stream) }
+    }
+
+    #[test]
+    fn a_stream_that_ends_fails_what_is_asked_for_on_it() {
+        let subscriptions = Subscriptions::default();
+        let registry = Registry::new();
+        subscriptions.expose(&registry);
+        let (one, other): (Arc<str>, Arc<str>) = ("one".into(), "other".into());
+        subscriptions.asked(Kind::Endpoint, &one, owner("a", "a", 0));
+        subscriptions.asked(Kind::Endpoint, &other, owner("b", "b", 1));
+        subscriptions.disconnected(1);
+        assert_eq!(registry.value("cluster.a.update_failure"), None);
+        assert_eq!(registry.value("cluster.b.update_failure"), Some(1));
+        // A cluster goes from one control plane to the other.
+        subscriptions.asked(Kind::Endpoint, &one, owner("a", "a", 1));
+        subscriptions.left(Kind::Endpoint, &one, "a", 0);
+        subscriptions.disconnected(0);
+        assert_eq!(registry.value("cluster.a.update_failure"), None);
+        subscriptions.disconnected(1);
+        assert_eq!(registry.value("cluster.a.update_failure"), Some(1));
+    }
+
     #[test]
     fn a_subscription_shows_what_happened_under_each_of_its_owners() {
         let subscriptions = Subscriptions::default();
         let name: Arc<str> = "eds:one".into();
-        let owners: [Arc<str>; 2] = ["a".into(), "b".into()];
-        owners.iter().for_each(|owner| subscriptions.asked(Kind::Endpoint, &name, owner));
+        subscriptions.asked(Kind::Endpoint, &name, owner("a", "a", 0));
+        subscriptions.asked(Kind::Endpoint, &name, owner("b", "alternative", 0));
         assert_eq!(subscriptions.missing(Kind::Endpoint), [(name.clone(), Missing::Requested)]);
         subscriptions.timed_out(Kind::Endpoint, &name);
         assert_eq!(subscriptions.missing(Kind::Endpoint), [(name.clone(), Missing::TimedOut)]);
         subscriptions.answered(Kind::Endpoint, &name, &"v1".into(), &Ok(()));
         subscriptions.answered(Kind::Endpoint, &name, &"v2".into(), &Err(Vec::new()));
         assert_eq!(subscriptions.missing(Kind::Endpoint), []);
-        subscriptions.left(Kind::Endpoint, &name, "b");
+        subscriptions.left(Kind::Endpoint, &name, "b", 0);
         let registry = Registry::new();
         subscriptions.expose(&registry);
         let number = |name: &str| registry.value(&format!("cluster.a.{name}"));
@@ -241,7 +296,8 @@ mod tests {
         assert_eq!((number("update_success"), number("update_rejected")), (Some(1), Some(1)));
         // As Envoy 1.40 shows `v1`.
         assert_eq!(number("version"), Some(9_194_640_092_791_331_756));
-        assert_eq!(registry.value("cluster.b.update_attempt"), None);
+        let of_others = |name: &str| registry.value(&format!("cluster.{name}.update_attempt"));
+        assert_eq!((of_others("b"), of_others("alternative")), (None, None), "it left, by whatever name");
         subscriptions.ended(Kind::Endpoint, &name);
         assert_eq!(number("update_attempt"), None);
     }
