@@ -1,6 +1,13 @@
 //! `--state-dir`: a start without a control plane.
 
-use std::{cell::Cell, collections::BTreeMap, fs, path::PathBuf, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use outrider_tests::{
@@ -241,4 +248,95 @@ async fn a_directory_that_cannot_be_written_is_a_warning_and_no_more() -> Result
     proxy.wait_stat("server.outrider.state_write_failed", |count| count > 0).await?;
     proxy.wait_log("the state cannot be kept in /dev/full/state").await?;
     home.answers("200 a").await
+}
+
+fn holds(home: &Home, text: &str) -> Result<bool> {
+    Ok(fs::read(home.file())?.windows(text.len()).any(|part| part == text.as_bytes()))
+}
+
+#[tokio::test]
+async fn a_start_from_disk_does_not_write_over_what_still_waits_for_its_secret() -> Result<()> {
+    let (_a, a) = upstream("a").await?;
+    let Some(mut plane) = ControlPlane::start().await? else { return Ok(()) };
+    let home = Home::new(true, "", plane.address.port())?;
+    let mut secure = eds_cluster("secure");
+    secure["transport_socket"] = json!({ "name": "tls", "typed_config": {
+        "@type": format!("{TYPE}extensions.transport_sockets.tls.v3.UpstreamTlsContext"),
+        "common_tls_context": { "validation_context_sds_secret_config": {
+            "name": "trust", "sds_config": { "ads": {} },
+        } },
+    } });
+    let mut resources = simple(home.port, "one", a);
+    resources.extend([
+        secure,
+        endpoints("secure", &[a]),
+        json!({
+            "@type": format!("{TYPE}extensions.transport_sockets.tls.v3.Secret"), "name": "trust",
+            "validation_context": { "trusted_ca": { "inline_string": Authority::new("ca")?.pem() } },
+        }),
+    ]);
+    home.earlier_life(&mut plane, &resources).await?;
+    assert!(holds(&home, "secure")?);
+    plane.stop().await?;
+    let before = fs::read(home.file())?;
+    // A life without control plane and without secrets, longer than the writer waits, and another one.
+    let mut proxy = home.start().await?;
+    home.answers("200 a").await?;
+    let begin = Instant::now();
+    wait::until("the writer's turn to be over", wait::LIMIT, async || {
+        ensure!(fs::read(home.file())? == before, "the file was written over");
+        Ok((begin.elapsed() > Duration::from_secs(2)).then_some(()))
+    })
+    .await?;
+    assert_eq!(proxy.stat("server.outrider.state_written").await?.unwrap_or(0), 0);
+    stop(&mut proxy).await?;
+    let proxy = home.start().await?;
+    home.answers("200 a").await?;
+    plane.resume().await?;
+    proxy.wait_stat("server.outrider.state_restored", |restored| restored == 0).await?;
+    wait::until("the cluster with its secret", wait::LIMIT, async || {
+        let clusters = proxy.admin("/clusters").await?.text();
+        Ok(clusters.contains("secure::127.0.0.1").then_some(()))
+    })
+    .await?;
+    proxy.wait_stat("server.outrider.state_written", |count| count > 0).await?;
+    assert!(holds(&home, "secure")?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_control_plane_refuses_to_say_or_says_badly_is_not_lost_from_disk() -> Result<()> {
+    let (_a, a) = upstream("a").await?;
+    let Some(mut plane) = ControlPlane::start().await? else { return Ok(()) };
+    let home = Home::new(true, "", plane.address.port())?;
+    let mut resources = simple(home.port, "one", a);
+    let manager = &mut resources[2]["filter_chains"][0]["filters"][0]["typed_config"];
+    manager["rds"]["config_source"]["initial_fetch_timeout"] = "0.5s".into();
+    resources.extend([eds_cluster("other"), endpoints("other", &[a])]);
+    home.earlier_life(&mut plane, &resources).await?;
+    assert!(holds(&home, "RouteConfiguration")? && holds(&home, "other")?);
+    // Now the table does not come, and one of the clusters is bad.
+    let table = resources.remove(3);
+    resources[3]["connect_timeout"] = "-1s".into();
+    plane.serve("2", &resources).await?;
+    let mut proxy = home.start().await?;
+    home.answers("404 ").await?;
+    proxy.wait_stat("server.outrider.state_written", |count| count > 0).await?;
+    assert!(holds(&home, "RouteConfiguration")? && holds(&home, "other")?);
+    stop(&mut proxy).await?;
+    plane.stop().await?;
+    let mut proxy = home.start().await?;
+    home.answers("200 a").await?;
+    assert!(proxy.admin("/clusters").await?.text().contains("other::"));
+    stop(&mut proxy).await?;
+    // What the control plane takes away goes.
+    resources.truncate(3);
+    resources.push(table);
+    plane.serve("3", &resources).await?;
+    plane.resume().await?;
+    let proxy = home.start().await?;
+    home.answers("200 a").await?;
+    proxy.wait_stat("server.outrider.state_written", |count| count > 0).await?;
+    assert!(!holds(&home, "other")?);
+    Ok(())
 }

@@ -276,7 +276,11 @@ impl Controller {
     }
 
     pub(super) fn remove_cluster(&mut self, name: &Arc<str>) {
-        let Some(entry) = self.clusters.by_name.remove(name) else { return };
+        let Some(entry) = self.clusters.by_name.remove(name) else {
+            // All that is known of it is that it was refused.
+            self.control.records.removed(Kind::Cluster, name);
+            return;
+        };
         self.clusters.waits_no_more(name);
         if let Some(warming) = &entry.warming {
             self.control.clusters.abandon(warming);
@@ -299,6 +303,7 @@ impl Controller {
         }
         let found = self.decoder.endpoints(resource)?;
         endpoints.current = Some(found.clone());
+        endpoints.given_up = false;
         endpoints.body = resource.body.clone();
         for name in &endpoints.users {
             let Some(entry) = self.clusters.by_name.get(name) else { continue };
@@ -328,6 +333,8 @@ impl Controller {
     pub(super) fn lose_endpoints(&mut self, stream: StreamId, name: &Arc<str>) {
         let Some(endpoints) = self.clusters.endpoints.get_mut(&(stream, name.clone())) else { return };
         endpoints.current = None;
+        // They may not come again: a next version of a cluster does not wait for them.
+        endpoints.given_up = true;
         self.stale.renew(&(stream, name.clone()), None);
         let none = model::Endpoints::default();
         for name in &endpoints.users {

@@ -33,6 +33,7 @@ use super::streams::{QUEUE, StreamId, Streams};
 use super::tidy::Tidy;
 use super::vhosts::VirtualHosts;
 use crate::control::Control;
+use crate::keep;
 
 /// How far the first configuration has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -241,6 +242,12 @@ impl Controller {
         let Update { kind, token, version, resources, removed, .. } = update;
         self.control.registry.set_text("control_plane.identifier", &update.control_plane);
         let mut refusals = Vec::new();
+        let mut any_good = resources.is_empty() && update.refused.is_empty();
+        // What is not in the answer is not missing: there is no such thing.
+        removed
+            .iter()
+            .chain([&keep::ALL.into()])
+            .for_each(|name| self.control.keep.misses_no_more(kind, name));
         // Make before break: what goes is let go after what comes, unless it stands in its way.
         for name in removed.iter().filter(|_| kind == Kind::Listener) {
             self.removed(stream, kind, name);
@@ -258,6 +265,10 @@ impl Controller {
                 Kind::Extension => self.extension(stream, &resource),
             };
             self.control.subscriptions.answered(kind, &resource.name, &version, &accepted);
+            if accepted.is_ok() {
+                any_good = true;
+                self.control.keep.misses_no_more(kind, &resource.name);
+            }
             if let Err(bad) = accepted {
                 let details: Vec<String> = bad.iter().map(text).collect();
                 let details = details.join("; ");
@@ -266,7 +277,9 @@ impl Controller {
                 if kind == Kind::Secret {
                     version.body = Bytes::new();
                 }
-                self.control.records.refused(kind, &resource.name, version, details);
+                if self.control.records.refused(kind, &resource.name, version, details) {
+                    self.control.keep.misses(kind, &resource.name);
+                }
                 refusals.extend(bad);
                 // As in Envoy: who waits for it waits no longer.
                 match kind {
@@ -288,6 +301,9 @@ impl Controller {
             removed.iter().for_each(|name| self.removed(stream, kind, name));
         }
         self.decoder.release();
+        if any_good && matches!(kind, Kind::Cluster | Kind::Listener) {
+            self.list_accepted(kind, token);
+        }
         let good = refusals.is_empty() && update.refused.is_empty();
         self.count(kind, (token != Token::NONE).then_some(&*version), good);
         if let Some(handle) = self.streams.get(stream) {
@@ -319,12 +335,13 @@ impl Controller {
 
     fn removed(&mut self, stream: StreamId, kind: Kind, name: &Arc<str>) {
         self.control.subscriptions.removed(kind, name);
+        self.control.keep.misses_no_more(kind, name);
         match kind {
             Kind::Cluster => self.let_go(name, &self.named_clusters()),
             Kind::Listener => self.remove_listener(name),
             Kind::Endpoint => self.no_such_endpoints(stream, name),
             Kind::VirtualHost => drop(self.publish_virtual_hosts(stream, std::slice::from_ref(name))),
-            Kind::Runtime => self.lose_runtime_layer(name),
+            Kind::Runtime => self.lose_runtime_layer(stream, name),
             Kind::ScopedRoute => drop(self.publish_scopes(stream, std::slice::from_ref(name))),
             Kind::Extension => self.lose_extension(stream, name),
             // Tables and secrets stay in force until nobody uses them.
@@ -336,6 +353,7 @@ impl Controller {
         tracing::warn!(%kind, name = name.map_or("*", |name| &**name), "did not come within initial_fetch_timeout");
         name.inspect(|name| self.control.subscriptions.timed_out(kind, name));
         self.fall_back(stream);
+        self.control.keep.misses(kind, name.unwrap_or(&keep::ALL.into()));
         match (kind, name) {
             (Kind::Cluster | Kind::Listener, _) => {
                 let stats = if kind == Kind::Cluster { &self.cds } else { &self.lds };

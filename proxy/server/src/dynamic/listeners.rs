@@ -237,8 +237,8 @@ impl Controller {
         self.forget_extensions(name);
         if self.listeners.bodies.remove(name).is_some() {
             self.control.listeners.remove(name);
-            self.control.records.removed(Kind::Listener, name);
         }
+        self.control.records.removed(Kind::Listener, name);
         self.forget_routes();
     }
 

@@ -1,5 +1,6 @@
 //! Configuration that comes while the process runs: from a control plane to what is in force.
 
+mod claims;
 mod clusters;
 mod connector;
 mod controller;

@@ -125,10 +125,12 @@ impl Records {
         }
     }
 
-    /// A version was refused; what was in force stays.
-    pub(crate) fn refused(&self, kind: Kind, name: &Arc<str>, version: Version, details: String) {
+    /// A version was refused; what was in force stays. Returns whether there is nothing in force.
+    pub(crate) fn refused(&self, kind: Kind, name: &Arc<str>, version: Version, details: String) -> bool {
         let mut records = self.lock();
-        records.entry((kind, name.clone())).or_default().error = Some(RefusedVersion { version, details });
+        let record = records.entry((kind, name.clone())).or_default();
+        record.error = Some(RefusedVersion { version, details });
+        record.active.is_none()
     }
 
     /// What was good by itself, and waited, cannot be put in force after all.

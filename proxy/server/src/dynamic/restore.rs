@@ -28,6 +28,10 @@ pub(super) struct Restore {
     kept_at: Option<SystemTime>,
     /// The lists of all clusters and of all listeners that have come, from disk or not.
     lists: HashSet<Kind>,
+    /// Of which of these lists a control plane's answer had something good, or was empty.
+    accepted: HashSet<Kind>,
+    /// A first configuration of the control planes was complete.
+    complete: bool,
     /// What is in force from disk, and not a control plane's again.
     standing: HashSet<(StreamId, Kind)>,
 }
@@ -95,6 +99,13 @@ impl Controller {
         if self.restore.standing.remove(&(stream, update.kind)) && self.restore.standing.is_empty() {
             self.control.keep.set_restored(None);
             tracing::info!("what was kept on disk is no longer in force: the control plane's is");
+        }
+    }
+
+    /// A control plane's answer of all clusters or of all listeners is taken, and not all of it was refused.
+    pub(super) fn list_accepted(&mut self, kind: Kind, token: Token) {
+        if token != Token::NONE {
+            self.restore.accepted.insert(kind);
         }
     }
 
@@ -212,15 +223,22 @@ impl Controller {
         true
     }
 
-    /// What is in force may be written once the first configuration is complete. One that began without its clusters or
-    /// listeners, because they were late, is not worth what it would overwrite.
-    fn check_whole(&self) {
-        let came = |kind, list: bool| !list || self.restore.lists.contains(&kind);
-        if self.stage == Stage::Done
+    /// What is in force may be written once the first configuration is complete, and only while none of it is from disk:
+    /// what the file has and nobody could ask for yet (the endpoints of a cluster that waits for its secrets) would be
+    /// lost. One that began without its clusters or listeners, because they were late or refused, is not worth what it
+    /// would overwrite either.
+    fn check_whole(&mut self) {
+        if self.restore.dir.is_none() {
+            return;
+        }
+        let accepted = &self.restore.accepted;
+        let came = |kind, list: bool| !list || accepted.contains(&kind);
+        self.restore.complete |= self.stage == Stage::Done
+            && self.restore.standing.is_empty()
             && came(Kind::Cluster, self.cds.is_some())
             && came(Kind::Listener, self.lds.is_some())
-        {
-            self.control.keep.is_whole();
-        }
+            && !self.clusters.is_warming(false)
+            && !self.listeners.is_warming(false);
+        self.control.keep.set_whole(self.restore.complete && self.restore.standing.is_empty());
     }
 }

@@ -63,7 +63,9 @@ impl Controller {
     }
 
     /// A layer was taken away: it says nothing any more.
-    pub(super) fn lose_runtime_layer(&mut self, name: &Arc<str>) {
+    pub(super) fn lose_runtime_layer(&mut self, stream: StreamId, name: &Arc<str>) {
+        // That it does not exist is an answer too: the start does not wait for it.
+        self.runtime.waiting.remove(&(stream, name.clone()));
         self.control.runtime.put(name, &RuntimeEntries::new());
         self.control.records.removed(Kind::Runtime, name);
     }

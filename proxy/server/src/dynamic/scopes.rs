@@ -1,6 +1,6 @@
 //! SRDS: scopes of routes, which choose a request's route table by a key of its own.
 //!
-//! Scopes are judged one by one; of two with one key the second (by name) is refused. A scope whose new table has not come
+//! Scopes are judged one by one; one whose key another has is refused. A scope whose new table has not come
 //! yet goes on with the one before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,6 +13,7 @@ use outrider_config::model::{
 use outrider_http::routing::{RouteSlot, Scope, ScopeSlot, ScopeTable};
 use outrider_xds::{Kind, Refusal, Resource};
 
+use super::claims::{Claimant, Clash, settle};
 use super::controller::{Controller, version_of};
 use super::routes::RouteKey;
 use super::streams::StreamId;
@@ -89,30 +90,39 @@ struct Known {
     resource: Option<Resource>,
 }
 
+impl Claimant for Known {
+    type Claim = Vec<Box<str>>;
+
+    fn claims(&self) -> Vec<Vec<Box<str>>> {
+        vec![self.scope.key.to_vec()]
+    }
+
+    fn is_new(&self) -> bool {
+        self.resource.is_some()
+    }
+
+    fn before(&mut self) -> &mut Option<Box<Self>> {
+        &mut self.before
+    }
+}
+
 impl OfStream {
-    /// Takes out what has the key of another: where the update brought it, what was before it is in force again.
-    fn settle_keys(&mut self) -> Vec<(Resource, String)> {
+    /// Takes out what has the key of another. Returns what of the update is in force, and what is refused.
+    fn settle_keys(&mut self) -> (Vec<Resource>, Vec<(Resource, String)>) {
         let mut refused = Vec::new();
-        loop {
-            let mut taken: HashMap<&[Box<str>], &Arc<str>> = HashMap::new();
-            let clash = self.by_name.iter().find_map(|(name, known)| {
-                let first = taken.insert(&known.scope.key, name)?;
-                Some((name.clone(), first.clone()))
-            });
-            let Some((name, first)) = clash else { break };
-            let Some(known) = self.by_name.remove(&name) else { break };
-            tracing::warn!(scope = &*name, first = &*first, "the key is taken: the scope is not in force");
-            if let Some(resource) = known.resource {
-                refused.push((resource, format!("the scope {first:?} has this key already")));
-            }
-            if let Some(before) = known.before {
-                self.by_name.insert(name, *before);
+        for Clash { name, owner, loser, .. } in settle(&mut self.by_name, std::iter::empty()) {
+            let owner = owner.unwrap_or_default();
+            tracing::warn!(scope = &*name, owner = &*owner, "the key is taken: the scope is not in force");
+            if let Some(resource) = loser.resource {
+                refused.push((resource, format!("the scope {owner:?} has this key already")));
             }
         }
+        let mut good = Vec::new();
         for known in self.by_name.values_mut() {
-            (known.before, known.resource) = (None, None);
+            known.before = None;
+            good.extend(known.resource.take());
         }
-        refused
+        (good, refused)
     }
 }
 
@@ -164,21 +174,25 @@ impl Controller {
         let resource_now = Some(resource.clone());
         let known = Known { body: resource.body.clone(), scope, own, before, resource: resource_now };
         scopes.by_name.insert(resource.name.clone(), known);
-        self.control.records.warming(Kind::ScopedRoute, &resource.name, version_of(resource));
-        self.control.records.promoted(Kind::ScopedRoute, &resource.name);
         Ok(())
     }
 
     /// Puts what an update of SRDS brought in force, and takes out what it `removed`. Returns what is refused because its
     /// key is taken.
     pub(super) fn publish_scopes(&mut self, stream: StreamId, removed: &[Arc<str>]) -> Vec<Refusal> {
+        for name in removed {
+            self.control.records.removed(Kind::ScopedRoute, name);
+        }
         let Some(scopes) = self.scopes.streams.get_mut(&stream) else { return Vec::new() };
         scopes.answered = true;
         for name in removed {
             scopes.by_name.remove(name);
-            self.control.records.removed(Kind::ScopedRoute, name);
         }
-        let refused = scopes.settle_keys();
+        let (good, refused) = scopes.settle_keys();
+        for resource in good {
+            self.control.records.warming(Kind::ScopedRoute, &resource.name, version_of(&resource));
+            self.control.records.promoted(Kind::ScopedRoute, &resource.name);
+        }
         self.put_scopes(stream);
         let refusal = |(resource, reason): (Resource, String)| {
             let version = version_of(&resource);

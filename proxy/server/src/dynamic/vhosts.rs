@@ -10,6 +10,7 @@ use std::sync::Arc;
 use outrider_http::routing::{RouteTable, VirtualHost};
 use outrider_xds::{Kind, Refusal, Resource};
 
+use super::claims::{Claimant, Clash, settle};
 use super::controller::{Controller, version_of};
 use super::routes::RouteKey;
 use super::streams::StreamId;
@@ -78,38 +79,39 @@ impl Hosts {
         Self { stream, base, by_name: BTreeMap::new(), asked: BTreeSet::new(), changed: true }
     }
 
-    /// Takes out what claims a domain that is taken: where the update brought it, what was before it is in force again.
+    /// Takes out what claims a domain that is taken. Returns what of the update is refused for that.
     fn settle_domains(&mut self) -> Vec<(Resource, String)> {
         let mut refused = Vec::new();
         let table = self.base.config();
         let own = table.virtual_hosts.iter().flat_map(|host| &host.domains);
-        let own: HashSet<String> = own.cloned().collect();
-        loop {
-            let mut taken = own.clone();
-            let mut bad = None;
-            for (name, known) in &self.by_name {
-                let claimed = known.host.config().domains.iter().find(|domain| taken.contains(*domain));
-                if let Some(domain) = claimed {
-                    bad = Some((name.clone(), domain.clone()));
-                    break;
-                }
-                taken.extend(known.host.config().domains.iter().cloned());
-            }
-            let Some((name, domain)) = bad else { return refused };
-            let Some(known) = self.by_name.remove(&name) else { return refused };
+        for Clash { name, claim, loser, .. } in settle(&mut self.by_name, own.cloned()) {
             tracing::warn!(
                 virtual_host = &*name,
-                domain,
+                domain = claim,
                 "the domain is taken: the virtual host is not in force"
             );
-            if known.fresh {
+            if loser.fresh {
                 refused
-                    .push((known.resource, format!("the domain {domain} is taken by another virtual host")));
-            }
-            if let Some(before) = known.before {
-                self.by_name.insert(name, *before);
+                    .push((loser.resource, format!("the domain {claim} is taken by another virtual host")));
             }
         }
+        refused
+    }
+}
+
+impl Claimant for Known {
+    type Claim = String;
+
+    fn claims(&self) -> Vec<String> {
+        self.host.config().domains.clone()
+    }
+
+    fn is_new(&self) -> bool {
+        self.fresh
+    }
+
+    fn before(&mut self) -> &mut Option<Box<Self>> {
+        &mut self.before
     }
 }
 
@@ -190,6 +192,9 @@ impl Controller {
         let keys = self.tables_of(stream, &resource.name);
         if keys.is_empty() {
             self.vhosts.others.insert((stream, resource.name.clone()), resource.clone());
+            self.control.records.warming(Kind::VirtualHost, &resource.name, version_of(resource));
+            self.control.records.promoted(Kind::VirtualHost, &resource.name);
+            return Ok(());
         }
         for key in keys {
             let Some(hosts) = self.vhosts.tables.get(&key) else { continue };
@@ -205,8 +210,7 @@ impl Controller {
             hosts.by_name.insert(resource.name.clone(), known);
             hosts.changed = true;
         }
-        self.control.records.warming(Kind::VirtualHost, &resource.name, version_of(resource));
-        self.control.records.promoted(Kind::VirtualHost, &resource.name);
+        self.control.records.repeated(Kind::VirtualHost, &resource.name);
         Ok(())
     }
 
@@ -222,7 +226,7 @@ impl Controller {
             }
             self.control.records.removed(Kind::VirtualHost, name);
         }
-        let mut refusals = Vec::new();
+        let (mut good, mut refused) = (Vec::new(), Vec::new());
         let keys: Vec<_> = self.vhosts.tables.keys().cloned().collect();
         for key in keys {
             let Some(hosts) = self.vhosts.tables.get_mut(&key).filter(|hosts| hosts.stream == stream) else {
@@ -230,20 +234,27 @@ impl Controller {
             };
             let mut breaks = false;
             if hosts.changed {
-                for (resource, reason) in hosts.settle_domains() {
-                    let version = version_of(&resource);
-                    let records = &self.control.records;
-                    records.refused(Kind::VirtualHost, &resource.name, version, reason.clone());
-                    refusals.push(Refusal::new(&*resource.name, "domains", reason));
-                }
+                refused.extend(hosts.settle_domains());
                 for known in hosts.by_name.values_mut() {
                     breaks |= known.before.is_some() && !known.is_complete();
-                    (known.before, known.fresh) = (None, false);
+                    known.before = None;
+                    if std::mem::take(&mut known.fresh) {
+                        good.push(known.resource.clone());
+                    }
                 }
             }
             self.put_assembled(&key, breaks);
         }
-        refusals
+        let records = &self.control.records;
+        for resource in good {
+            records.warming(Kind::VirtualHost, &resource.name, version_of(&resource));
+            records.promoted(Kind::VirtualHost, &resource.name);
+        }
+        let refusal = |(resource, reason): (Resource, String)| {
+            records.refused(Kind::VirtualHost, &resource.name, version_of(&resource), reason.clone());
+            Refusal::new(&*resource.name, "domains", reason)
+        };
+        refused.into_iter().map(refusal).collect()
     }
 
     /// Virtual hosts are late: tables go on with their own.

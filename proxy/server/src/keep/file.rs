@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use outrider_config::model;
@@ -133,6 +134,27 @@ pub(crate) fn write(dir: &Path, kept: &Kept) -> io::Result<usize> {
     Ok(bytes.len())
 }
 
+/// A file that is being written is younger than this.
+const WRITING: Duration = Duration::from_secs(60);
+
+/// Removes what processes that crashed while they wrote left in `dir`. What is young may be a living neighbour's.
+pub(crate) fn clean(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let middle = name.to_str().and_then(|name| name.strip_prefix("state.")?.strip_suffix(".new"));
+        let is_ours = middle.is_some_and(|pid| pid.parse::<u32>().is_ok());
+        let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+        if is_ours && age().is_some_and(|age| age > WRITING) {
+            let path = entry.path();
+            match fs::remove_file(&path) {
+                Ok(()) => tracing::info!("{} of a crash is removed", path.display()),
+                Err(error) => tracing::warn!("{} of a crash cannot be removed: {error}", path.display()),
+            }
+        }
+    }
+}
+
 /// Moves a file that is not to be used out of the way.
 pub(crate) fn set_aside(dir: &Path) -> io::Result<PathBuf> {
     let bad = dir.join(BAD);
@@ -249,6 +271,26 @@ mod tests {
         assert!(matches!(read(&dir, &other), Err(Fault::Node { .. })));
         assert!(set_aside(&dir).unwrap().exists());
         assert!(read(&dir, &other).unwrap().is_none());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_a_crash_left_half_written_goes_and_what_is_being_written_stays() {
+        let dir = scratch("crash");
+        fs::create_dir_all(&dir).unwrap();
+        let old = std::time::SystemTime::now() - 2 * WRITING;
+        for (name, is_old) in
+            [("state.17.new", true), ("state.18.new", false), ("state.bin", true), ("state.mine.new", true)]
+        {
+            let file = File::create(dir.join(name)).unwrap();
+            if is_old {
+                file.set_modified(old).unwrap();
+            }
+        }
+        clean(&dir);
+        let mut names: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["state.18.new", "state.bin", "state.mine.new"]);
         fs::remove_dir_all(&dir).unwrap();
     }
 

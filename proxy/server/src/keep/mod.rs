@@ -7,12 +7,14 @@
 mod file;
 mod writer;
 
+use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use outrider_core::stats::Registry;
+use outrider_xds::Kind;
+use tokio::sync::watch;
 
 use crate::dynamic::lock;
 
@@ -32,8 +34,10 @@ outrider_core::stat_struct! {
 #[derive(Debug)]
 pub(crate) struct Keep {
     pub(crate) stats: KeepStats,
-    /// All that a whole configuration needs has come since the start.
-    whole: AtomicBool,
+    /// All that a whole configuration needs has come since the start, and it is the control planes' own.
+    whole: watch::Sender<bool>,
+    /// What is wanted and did not come in time, or was refused when it came first: the file keeps what it has of these.
+    missing: Mutex<HashSet<(Kind, Arc<str>)>>,
     /// When that was written which is in force in the place of a control plane's.
     restored: Mutex<Option<SystemTime>>,
 }
@@ -41,12 +45,34 @@ pub(crate) struct Keep {
 impl Keep {
     pub(crate) fn new(registry: &Registry) -> Self {
         let stats = KeepStats::new(registry.scope("server.outrider."));
-        Self { stats, whole: AtomicBool::new(false), restored: Mutex::new(None) }
+        Self {
+            stats,
+            whole: watch::Sender::new(false),
+            missing: Mutex::default(),
+            restored: Mutex::new(None),
+        }
     }
 
-    /// What is in force is whole: it may be written.
-    pub(crate) fn is_whole(&self) {
-        self.whole.store(true, Relaxed);
+    /// Whether what is in force is whole: then it may be written.
+    pub(crate) fn set_whole(&self, whole: bool) {
+        self.whole.send_if_modified(|before| std::mem::replace(before, whole) != whole);
+    }
+
+    /// `name` is wanted and is not in force; `*` stands for all of `kind`, a namespace for all that are in it.
+    pub(crate) fn misses(&self, kind: Kind, name: &Arc<str>) {
+        lock(&self.missing).insert((kind, name.clone()));
+    }
+
+    /// `name` came, or is wanted no more.
+    pub(crate) fn misses_no_more(&self, kind: Kind, name: &Arc<str>) {
+        let mut missing = lock(&self.missing);
+        if !missing.is_empty() {
+            missing.remove(&(kind, name.clone()));
+            missing.remove(&(kind, ALL.into()));
+            if let Some(namespace) = kind.namespace(name) {
+                missing.remove(&(kind, namespace.into()));
+            }
+        }
     }
 
     /// What was kept at this time is in force; `None`: a control plane's is.
@@ -60,6 +86,9 @@ impl Keep {
         *lock(&self.restored)
     }
 }
+
+/// In the place of a name: all.
+pub(crate) const ALL: &str = "*";
 
 /// How a file is called in logs and in `/generations`.
 pub(crate) fn label(dir: &Path) -> Arc<str> {

@@ -269,7 +269,11 @@ impl Sorting<'_> {
 
     /// Delta says that `name` does not exist.
     fn gone(&mut self, name: &Arc<str>) {
-        self.timers.stop_fetch(self.sub.kind, Some(name));
+        // Who waits for a table or a filter goes on waiting, but not longer than it would for no answer: control planes
+        // also say so of what they do not have yet. Of what came there is no such timer.
+        if !matches!(self.sub.kind, Kind::Route | Kind::Extension) {
+            self.timers.stop_fetch(self.sub.kind, Some(name));
+        }
         self.timers.stop_ttl(self.sub.kind, name);
         // Of all, the consumer may have what was forgotten here: an update that it has not decided.
         if self.sub.gone(name, self.token.0) || self.sub.all {

@@ -93,3 +93,26 @@ fn a_ttl_ends_a_resource_unless_heartbeats_come() {
         assert!(!bench.core.has_event());
     }
 }
+
+#[test]
+fn what_the_control_plane_does_not_have_yet_is_late_when_no_answer_would_be() {
+    for kind in [Kind::Route, Kind::Extension] {
+        let mut bench = Bench::connected(true);
+        bench.core.subscribe(bench.now, kind, "absent", Duration::from_secs(15));
+        bench.core.subscribe(bench.now, kind, "gone", Duration::from_secs(15));
+        while bench.core.next_request().is_some() {}
+        bench.respond_delta(kind, "1", vec![wrapper(kind, "gone", "v1")], &["absent"]);
+        assert_eq!(removed(&bench.decide(&[])), ["absent"]);
+        bench.respond_delta(kind, "2", vec![], &["gone"]);
+        bench.decide(&[]);
+        bench.pass(14);
+        assert!(!bench.core.has_event());
+        bench.pass(1);
+        match bench.core.next_event() {
+            Some(Event::FetchTimedOut { name: Some(name), .. }) => assert_eq!(&*name, "absent"),
+            other => panic!("{other:?}"),
+        }
+        // What came and went was never late.
+        assert!(!bench.core.has_event());
+    }
+}
