@@ -28,17 +28,15 @@ pub enum RuntimeValue {
 }
 
 impl RuntimeValue {
-    /// The value as a whole number, if it is one (Envoy: `Snapshot::getInteger`).
+    /// The value as a whole number: a number's floor, if that is not below 0 (Envoy: `Snapshot::getInteger`).
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "checked to be a whole number that a u64 holds"
+        reason = "the floor is meant, and checked to be one that a u64 holds"
     )]
     pub fn integer(&self) -> Option<u64> {
         match self {
-            Self::Number(number)
-                if *number >= 0.0 && number.fract() == 0.0 && *number < 18_446_744_073_709_551_615.0 =>
-            {
+            Self::Number(number) if (0.0..18_446_744_073_709_551_615.0).contains(number) => {
                 Some(*number as u64)
             }
             _ => None,
@@ -53,15 +51,18 @@ impl RuntimeValue {
         }
     }
 
-    /// The value as a truth value, if it is one (`getBoolean`).
-    pub const fn boolean(&self) -> Option<bool> {
+    /// The value as a truth value: one itself, or a whole number, where 0 is false (`getBoolean`).
+    pub fn boolean(&self) -> Option<bool> {
+        // As Envoy has it: whole is what an `int` can be, but for the largest.
+        let ints = f64::from(i32::MIN)..f64::from(i32::MAX);
         match self {
             Self::Bool(value) => Some(*value),
+            Self::Number(number) if number.fract() == 0.0 && ints.contains(number) => Some(*number != 0.0),
             _ => None,
         }
     }
 
-    /// The value as a share, if it is one: a fraction, or a whole number, which is a percentage and all from 100 on
+    /// The value as a share, if it is one: a fraction, or a number, whose floor is a percentage and all from 100 on
     /// (`featureEnabled` with a default fraction).
     pub fn share(&self) -> Option<(u32, u32)> {
         match self {
@@ -312,9 +313,12 @@ mod tests {
     fn a_value_means_only_what_its_kind_allows() {
         let of = |value: RuntimeValue| (value.share(), value.integer(), value.double(), value.boolean());
         assert_eq!(of(RuntimeValue::Bool(true)), (None, None, None, Some(true)));
-        assert_eq!(of(RuntimeValue::Number(2.5)), (None, None, Some(2.5), None));
-        assert_eq!(of(RuntimeValue::Number(-1.0)), (None, None, Some(-1.0), None));
-        assert_eq!(of(RuntimeValue::Number(250.0)), (Some((100, 100)), Some(250), Some(250.0), None));
+        assert_eq!(of(RuntimeValue::Number(2.5)), (Some((2, 100)), Some(2), Some(2.5), None));
+        assert_eq!(of(RuntimeValue::Number(0.5)), (Some((0, 100)), Some(0), Some(0.5), None));
+        assert_eq!(of(RuntimeValue::Number(0.0)), (Some((0, 100)), Some(0), Some(0.0), Some(false)));
+        assert_eq!(of(RuntimeValue::Number(-1.0)), (None, None, Some(-1.0), Some(true)));
+        assert_eq!(of(RuntimeValue::Number(250.0)), (Some((100, 100)), Some(250), Some(250.0), Some(true)));
+        assert_eq!(of(RuntimeValue::Number(1e20)), (None, None, Some(1e20), None));
         assert_eq!(of(RuntimeValue::Text("x".to_owned())), (None, None, None, None));
     }
 }

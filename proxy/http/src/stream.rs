@@ -287,23 +287,28 @@ impl Stream {
 
     /// The request's last byte arrived.
     pub(crate) fn request_complete(&self) {
+        self.request_ends(false);
+    }
+
+    /// The request's last byte arrived, and whoever sends it upstream has it. Later calls change nothing.
+    pub(crate) fn request_handed_on(&self) {
+        self.request_ends(true);
+    }
+
+    fn request_ends(&self, handed_on: bool) {
         if !self.request_done.replace(true) {
             let mut info = self.info.borrow_mut();
             let since = self.conn.now().saturating_duration_since(info.start);
             info.timings.last_downstream_rx = Some(since);
+            if handed_on {
+                info.timings.last_upstream_tx = Some(since);
+            }
             drop(info);
             let waker = self.request_waker.take();
             if let Some(waker) = waker {
                 waker.wake();
             }
         }
-    }
-
-    /// The request's last byte arrived, and whoever sends it upstream has it.
-    pub(crate) fn request_handed_on(&self) {
-        self.request_complete();
-        let mut info = self.info.borrow_mut();
-        info.timings.last_upstream_tx = Some(self.since_start(info.start));
     }
 
     /// When the request's last byte arrived. While it has not, the task of `cx` is woken when it does.

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::hcm::conn::Conn;
 use crate::hcm::timer::Timer;
+use crate::stats::HcmStats;
 use crate::stream::{Stream, StreamGuard};
 
 const BUFFER: usize = 16 * 1024;
@@ -63,8 +64,7 @@ impl PendingUpgrade {
         let Self { guard, upstream } = self;
         let stream = guard.stream();
         let stats = &stream.hcm.shared.stats;
-        stats.downstream_cx_upgrades_total().inc();
-        stats.downstream_cx_upgrades_active().inc();
+        let _active = Active::new(stats);
         match upstream.open().await {
             Some(tunnel) => {
                 if relay(stream, downstream, tunnel).await == Relayed::UpstreamEnded {
@@ -74,7 +74,23 @@ impl PendingUpgrade {
             }
             None => stream.response_broken(),
         }
-        stats.downstream_cx_upgrades_active().dec();
+    }
+}
+
+/// An upgrade counts as active for as long as this is there: what relays it may be dropped at any time.
+struct Active<'a>(&'a HcmStats);
+
+impl<'a> Active<'a> {
+    fn new(stats: &'a HcmStats) -> Self {
+        stats.downstream_cx_upgrades_total().inc();
+        stats.downstream_cx_upgrades_active().inc();
+        Self(stats)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.downstream_cx_upgrades_active().dec();
     }
 }
 

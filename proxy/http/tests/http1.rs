@@ -302,6 +302,55 @@ fn a_websocket_goes_through() {
 }
 
 #[test]
+fn a_tunnel_that_is_terminated_counts_no_more() {
+    on_worker(|| async {
+        let proxy = Proxy::start("").await;
+        let mut client = proxy.connect().await;
+        client.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+        assert_eq!(client.head_response().await.status, 101);
+        proxy.wait_stat("downstream_cx_upgrades_active", 1).await;
+        proxy.drain.terminate();
+        client.rest().await;
+        proxy.wait_stat("downstream_cx_active", 0).await;
+        assert_eq!(proxy.stat("downstream_cx_upgrades_active"), 0);
+        assert_eq!(proxy.stat("downstream_cx_upgrades_total"), 1);
+    });
+}
+
+#[test]
+fn a_client_that_leaves_while_a_filter_waits_is_logged_with_its_request() {
+    on_worker(|| async {
+        let delay = "delay: { fixed_delay: 60s, percentage: { numerator: 100 } }";
+        let proxy = Proxy::with_fault("", delay).await;
+        let mut client = proxy.connect().await;
+        client.send("GET /echo HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        proxy.wait_stat("fault.delays_injected", 1).await;
+        drop(client);
+        let log = proxy.log(1).await;
+        assert!(log[0].contains(" downstream_remote_disconnect HTTP/1.1 GET /echo a "), "{log:?}");
+        proxy.wait_stat("fault.active_faults", 0).await;
+
+        let proxy = Proxy::with_fault("request_timeout: 0.1s", delay).await;
+        let request = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n";
+        assert_eq!(proxy.exchange(request).await.status, 408);
+        let log = proxy.log(1).await;
+        assert!(log[0].contains(" POST /echo a "), "{log:?}");
+    });
+}
+
+#[test]
+fn a_fault_answers_with_its_own_status_where_the_runtime_says_none() {
+    on_worker(|| async {
+        for (key, status) in [("low", 418), ("high", 418), ("wide", 418), ("none", 418), ("fine", 599)] {
+            let abort = "abort: { http_status: 418, percentage: { numerator: 100 } }, abort_http_status_runtime: status.";
+            let proxy = Proxy::with_fault("", &format!("{abort}{key}")).await;
+            let response = proxy.exchange("GET /direct HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            assert_eq!(response.status, status, "{key}");
+        }
+    });
+}
+
+#[test]
 fn a_draining_listener_asks_clients_to_go() {
     on_worker(|| async {
         let proxy = Proxy::start("").await;

@@ -399,7 +399,8 @@ mod tests {
         for (cluster, high) in [("a", true), ("b", false)] {
             assert_eq!(overridden(limits, cluster, high, &values(&[(key, 7.0)])), limits, "another's key");
         }
-        assert_eq!(overridden(limits, "a", false, &values(&[(key, 1.5)])), limits, "no whole number");
+        assert_eq!(overridden(limits, "a", false, &values(&[(key, 1.5)])).max_requests, 1, "its floor");
+        assert_eq!(overridden(limits, "a", false, &values(&[(key, -1.0)])), limits, "no limit");
         let budget = values(&[("circuit_breakers.a.high.retry_budget.budget_percent", 12.5)]);
         let budget = overridden(limits, "a", true, &budget).retry_budget;
         assert_eq!(budget, Some(RetryBudget { budget_centipercent: 1_250, min_concurrency: 3 }));

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use outrider_core::rng::{self, Rng};
 use outrider_proto::{Path, Problem};
 
 use crate::model::{
@@ -184,10 +185,12 @@ impl Cx {
         self.ledger.borrow_mut().inert.push((path, why.into()));
     }
 
-    /// The runtime's truth value for `key` now: for settings that a change of the runtime leaves as they are.
-    pub(crate) fn runtime_now(&self, key: &str, default: bool) -> bool {
+    /// Whether a draw among a hundred is within the runtime's number for `key` now, 0 for none (Envoy:
+    /// `featureEnabled` with a number): for settings that a change of the runtime leaves as they are.
+    pub(crate) fn drawn_now(&self, key: &str) -> bool {
         self.runtime_read.borrow_mut().insert(key.to_owned());
-        self.runtime.get(key).and_then(|value| value.boolean()).unwrap_or(default)
+        let percent = self.runtime.get(key).and_then(|value| value.integer()).unwrap_or(0);
+        percent >= 100 || (percent > 0 && rng::with(|rng| rng.below(100)) < percent)
     }
 
     /// The runtime's whole number for `key` now.

@@ -187,7 +187,7 @@ pub(crate) fn manager(
         represent_ipv4_remote_address_as_ipv4_mapped_ipv6: *represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
         upgrades: upgrades(cx, &path.field("upgrade_configs"), upgrade_configs),
         normalize_path: bool_of(normalize_path)
-            .unwrap_or_else(|| cx.runtime_now("http_connection_manager.normalize_path", false)),
+            .unwrap_or_else(|| cx.drawn_now("http_connection_manager.normalize_path")),
         reject_path_with_fragment: runtime_flag(cx, REJECT_FRAGMENT, true),
         merge_slashes: *merge_slashes,
         escaped_slashes: escaped_slashes(cx, path, *path_with_escaped_slashes_action),

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use super::histogram::{Buckets, HistogramShard};
 use super::scope::Scope;
@@ -60,6 +60,7 @@ struct Inner {
     filter: OnceLock<NameFilter>,
     texts: Mutex<BTreeMap<Arc<str>, Arc<str>>>,
     sources: Mutex<Vec<Source>>,
+    shared: Mutex<HashMap<Box<str>, Weak<AtomicU64>>>,
 }
 
 /// Adds stats that are kept elsewhere to what a reader gets.
@@ -208,6 +209,7 @@ impl Registry {
             filter: OnceLock::new(),
             texts: Mutex::default(),
             sources: Mutex::default(),
+            shared: Mutex::default(),
         }))
     }
 
@@ -231,6 +233,19 @@ impl Registry {
     /// Stats that `source` gives are read with all others; `stats_matcher` holds for them too.
     pub fn add_source(&self, source: Source) {
         self.0.sources.lock().unwrap_or_else(PoisonError::into_inner).push(source);
+    }
+
+    /// A number that all who ask for `name` share, for as long as one of them holds it; 0 at first. It is no stat: it is
+    /// for limits on what a gauge counts, which outlive the one configuration or the other. Takes a lock.
+    pub fn shared_number(&self, name: &str) -> Arc<AtomicU64> {
+        let mut shared = self.0.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(number) = shared.get(name).and_then(Weak::upgrade) {
+            return number;
+        }
+        shared.retain(|_, number| number.strong_count() > 0);
+        let number = Arc::default();
+        shared.insert(name.into(), Arc::downgrade(&number));
+        number
     }
 
     /// What is kept elsewhere.

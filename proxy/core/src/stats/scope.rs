@@ -1,6 +1,6 @@
 //! Scopes name stats; slots remember them.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use super::registry::{Kind, Registry, StatId};
@@ -36,6 +36,11 @@ impl Scope {
     /// Gives the text readout `name` of this scope its text. Takes the registry's lock.
     pub fn set_text(&self, name: &str, text: &str) {
         self.registry.set_text(&format!("{}{name}", self.prefix), text);
+    }
+
+    /// The number `name` of this scope: see [`Registry::shared_number`].
+    pub fn shared_number(&self, name: &str) -> Arc<AtomicU64> {
+        self.registry.shared_number(&format!("{}{name}", self.prefix))
     }
 
     /// The slot of the stat `name` of this scope. Takes the registry's lock.

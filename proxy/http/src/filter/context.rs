@@ -47,9 +47,15 @@ impl<'a> Step<'a> {
         Self::Now(Verdict::Respond(Box::new(response)))
     }
 
-    /// It takes time to tell.
-    pub(crate) fn wait(verdict: impl Future<Output = Verdict> + 'a) -> Self {
-        Self::Later(Box::pin(verdict))
+    /// It takes time to tell. The head is kept as it is at `cx`, for the log of a request that ends before its verdict.
+    pub(crate) fn wait<F>(cx: RequestCx<'a>, verdict: impl FnOnce(RequestCx<'a>) -> F) -> Self
+    where
+        F: Future<Output = Verdict> + 'a,
+    {
+        if cx.stream.wants_head() {
+            cx.stream.keep_head(cx.parts);
+        }
+        Self::Later(Box::pin(verdict(cx)))
     }
 }
 

@@ -83,7 +83,7 @@ impl Fault {
         };
         case.limit = case.rate_limit(&cx.parts.headers);
         match case.delay(&cx) {
-            Some(time) => Step::wait(async move {
+            Some(time) => Step::wait(cx, move |cx| async move {
                 tokio::time::sleep(time).await;
                 case.decide(&cx)
             }),
@@ -165,12 +165,13 @@ impl Case<'_> {
         let (http, grpc) = match abort.status {
             FaultStatus::Http(status) => (Some(u64::from(status)), None),
             FaultStatus::Grpc(status) => (None, Some(u64::from(status))),
-            FaultStatus::Header => {
-                let valid = |status: &u64| (200..600).contains(status);
-                (number(headers, &ABORT).filter(valid), number(headers, &ABORT_GRPC))
-            }
+            FaultStatus::Header => (number(headers, &ABORT).filter(is_status), number(headers, &ABORT_GRPC)),
         };
-        let http = http.map(|status| self.status(status, abort.http_runtime.as_ref(), "abort.http_status"));
+        let http = http.map(|status| {
+            let of_runtime = self.status(status, abort.http_runtime.as_ref(), "abort.http_status");
+            // The runtime may say anything, and what is no status cannot be sent.
+            if is_status(&of_runtime) { of_runtime } else { status }
+        });
         let grpc = grpc.map(|status| self.status(status, abort.grpc_runtime.as_ref(), "abort.grpc_status"));
         if (http.is_none() && grpc.is_none()) || !self.enter() {
             return None;
@@ -248,6 +249,11 @@ fn is_meant(cx: &RequestCx<'_>, settings: &Settings) -> bool {
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().filter(|text| !text.is_empty())
+}
+
+/// Whether a response can have this status.
+fn is_status(status: &u64) -> bool {
+    (200..600).contains(status)
 }
 
 fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {

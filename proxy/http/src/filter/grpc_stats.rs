@@ -9,8 +9,8 @@ use std::sync::Arc;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use outrider_config::model::{GrpcMethods, GrpcStats as Settings};
+use outrider_core::stats::Scope;
 use outrider_core::stream::{FilterObject, GrpcMessages};
-use outrider_upstream::WorkerCluster;
 
 use super::{Mapped, RequestCx, ResponseCx, State, Step};
 use crate::headers::names::GRPC_STATUS;
@@ -78,23 +78,17 @@ impl GrpcStats {
         if service.is_empty() || method.is_empty() || method.contains('/') {
             return None;
         }
-        self.find(&cluster, call, service, method)
+        Some(self.find(cluster.shared.stats().scope(), call, service, method))
     }
 
-    fn find(
-        &self,
-        cluster: &WorkerCluster,
-        call: &str,
-        service: &str,
-        method: &str,
-    ) -> Option<Arc<CallStats>> {
+    fn find(&self, cluster: &Scope, call: &str, service: &str, method: &str) -> Arc<CallStats> {
         match &self.settings.methods {
             GrpcMethods::All { replace_dots: true } => {
                 self.counters.of_method(cluster, &service.replace('.', "_"), method)
             }
             GrpcMethods::All { replace_dots: false } => self.counters.of_method(cluster, service, method),
             GrpcMethods::Listed(listed) if listed.contains(call) => {
-                self.counters.of_method(cluster, service, method)
+                self.counters.of_listed(cluster, service, method)
             }
             GrpcMethods::Listed(_) => self.counters.of_cluster(cluster),
         }

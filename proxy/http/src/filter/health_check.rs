@@ -61,7 +61,7 @@ impl HealthCheck {
         Self { settings, cache }
     }
 
-    pub(super) fn request<'a>(&'a self, mut cx: RequestCx<'a>) -> Step<'a> {
+    pub(super) fn request<'a>(&'a self, cx: RequestCx<'a>) -> Step<'a> {
         let view = cx.stream.view(&cx.parts.method, &cx.parts.uri, &cx.parts.headers);
         if !self.settings.headers.iter().all(|matcher| matcher.matches(&view)) {
             return Step::GO_ON;
@@ -75,7 +75,7 @@ impl HealthCheck {
         if cx.is_end_stream() {
             return Step::reply(self.answer(cx.stream, cached));
         }
-        Step::wait(async move {
+        Step::wait(cx, move |mut cx| async move {
             cx.drain_body().await;
             Verdict::Reply(self.answer(cx.stream, cached))
         })

@@ -20,7 +20,7 @@
 //!      filter ([`RequestCx::settings`] is what the most specific level says, [`RequestCx::levels`] what each says).
 //!      After a change that another route may match, [`RequestCx::clear_route`]. It returns [`Step::GO_ON`], or a
 //!      reply of the proxy ([`Step::reply`]), or a whole response ([`Step::respond`]). What takes time is a future
-//!      ([`Step::wait`]), which may borrow the context: the box for it is the only one, and only then. Dropping the
+//!      ([`Step::wait`]), which gets the context: the box for it is the only one, and only then. Dropping the
 //!      future (the client left, a timeout) must undo what it did.
 //!    - `response` gets a [`ResponseCx`] with the response's head.
 //!    - To see or change a body or trailers: [`RequestCx::wrap_body`], [`ResponseCx::wrap_body`], [`Mapped`].

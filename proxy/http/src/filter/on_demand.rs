@@ -35,7 +35,7 @@ impl OnDemand {
         let mut asked = Asked::default();
         match self.wanted(&mut cx, &mut asked) {
             None => Step::GO_ON,
-            Some((wanted, timeout)) => Step::wait(self.wait(cx, wanted, timeout, asked)),
+            Some((wanted, timeout)) => Step::wait(cx, move |cx| self.wait(cx, wanted, timeout, asked)),
         }
     }
 

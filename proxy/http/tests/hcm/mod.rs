@@ -54,12 +54,22 @@ pub(crate) fn on_worker<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
 impl Proxy {
     /// Starts one with `fields` (YAML, flow or block at column 0) in its configuration, and the routes that all tests share.
     pub(crate) async fn start(fields: &str) -> Self {
+        Self::with_fault(fields, "").await
+    }
+
+    /// The same with a fault filter with these settings (YAML, flow) in front of the router, unless they are empty.
+    pub(crate) async fn with_fault(fields: &str, settings: &str) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let log = std::env::temp_dir().join(format!("outrider-http-{}-{number}.log", std::process::id()));
         let echo = upstream().await;
         let indented = fields.lines().map(|line| format!("          {line}\n")).collect::<String>();
+        let fault = match settings {
+            "" => String::new(),
+            settings => FAULT.replace("SETTINGS", settings),
+        };
         let yaml = BOOTSTRAP
+            .replace("          FAULT\n", &fault)
             .replace("ECHO_PORT", &echo.port().to_string())
             .replace("LOG_PATH", &log.display().to_string())
             .replace("          FIELDS\n", &indented);
@@ -175,7 +185,12 @@ fn bootstrap(yaml: &str) -> model::Bootstrap {
     model.unwrap_or_else(|problems| panic!("{problems:?}"))
 }
 
+const FAULT: &str = r#"          - name: fault
+            typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, SETTINGS }
+"#;
+
 const BOOTSTRAP: &str = r#"
+layered_runtime: { layers: [ { name: base, static_layer: { status: { low: 199, high: 600, wide: 100000, fine: 599.5 } } } ] }
 static_resources:
   listeners:
   - name: test
@@ -196,6 +211,7 @@ static_resources:
                 text_format_source:
                   inline_string: "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %PROTOCOL% %REQ(:METHOD)% %REQ(:PATH)% %REQ(:AUTHORITY)% rx=%BYTES_RECEIVED% tx=%BYTES_SENT%\n"
           http_filters:
+          FAULT
           - name: envoy.filters.http.router
             typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }
           route_config:

@@ -47,6 +47,21 @@ impl Demand {
         Self { asks, open: Vec::new() }
     }
 
+    /// Has the question for `wanted` answer this one too; gives it back if there is no such question. The question ends
+    /// when it would have ended without: else a control plane that says nothing would never be given up while requests come.
+    fn join(&mut self, wanted: &Name, answer: oneshot::Sender<()>) -> Option<oneshot::Sender<()>> {
+        let Some(known) = self.open.iter_mut().find(|known| known.wanted == *wanted) else {
+            return Some(answer);
+        };
+        known.answers.retain(|answer| !answer.is_closed());
+        known.answers.push(answer);
+        None
+    }
+
+    fn open(&mut self, wanted: Name, answer: oneshot::Sender<()>) {
+        self.open.push(Question { wanted, until: Instant::now() + KEPT, answers: vec![answer] });
+    }
+
     /// When the next question is given up.
     pub(super) fn next(&self) -> Option<Instant> {
         self.open.iter().map(|question| question.until).min()
@@ -57,13 +72,7 @@ impl Controller {
     /// A request asks. What cannot be asked for is dropped, which is an answer.
     pub(super) fn asked(&mut self, ask: Ask) {
         let Some(wanted) = self.name_of(&ask.wanted) else { return };
-        let until = Instant::now() + KEPT;
-        if let Some(known) = self.demand.open.iter_mut().find(|known| known.wanted == wanted) {
-            known.answers.retain(|answer| !answer.is_closed());
-            known.answers.push(ask.answer);
-            known.until = until;
-            return;
-        }
+        let Some(answer) = self.demand.join(&wanted, ask.answer) else { return };
         if self.demand.open.len() >= MOST_NAMES || self.is_known(&wanted) {
             return;
         }
@@ -75,7 +84,7 @@ impl Controller {
                 self.vhosts.asked(*stream, name);
             }
         }
-        self.demand.open.push(Question { wanted, until, answers: vec![ask.answer] });
+        self.demand.open(wanted, answer);
     }
 
     /// Answers what is known by now, and gives up what is late. Asked after every event.
@@ -146,5 +155,22 @@ impl Controller {
 
     fn status(&self, stream: StreamId, kind: Kind, name: &str) -> Option<Status> {
         self.streams.get(stream)?.status(kind, name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_joins_a_question_does_not_keep_it_open() {
+        let mut demand = Demand::new(mpsc::channel(1).1);
+        let name = |name: &str| Name::Routes((ConfigSource::default(), name.into()));
+        demand.open(name("a"), oneshot::channel().0);
+        let first = demand.next();
+        assert!(first.is_some());
+        assert!(demand.join(&name("a"), oneshot::channel().0).is_none());
+        assert_eq!(demand.next(), first);
+        assert!(demand.join(&name("b"), oneshot::channel().0).is_some(), "nobody asks for that");
     }
 }

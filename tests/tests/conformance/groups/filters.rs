@@ -563,7 +563,7 @@ pub(crate) fn grpc_stats() -> Group {
 /// The runtime keys of fault injection.
 pub(crate) fn fault_runtime() -> Group {
     let layer = "layered_runtime: { layers: [ { name: one, static_layer: { \
-                 fault.http.abort.abort_percent: 100, fault.http.abort.http_status: 451, \
+                 fault.http.abort.abort_percent: 100.5, fault.http.abort.http_status: 451.5, \
                  fault.http.delay.fixed_delay_percent: 100, fault.http.delay.fixed_duration_ms: 20, \
                  fault.http.max_active_faults: 3, own.abort: 0, own.status: 444, \
                  fault.http.caller.abort.http_status: 402, fault.http.caller.delay.fixed_duration_ms: 5, \

@@ -75,5 +75,7 @@ pub(crate) fn all() -> Vec<Group> {
         runtime::runtime(),
         runtime::runtime_default(),
         runtime::runtime_logs(),
+        runtime::runtime_normalize(),
+        runtime::runtime_normalize_not(),
     ]
 }

@@ -17,7 +17,7 @@ layered_runtime:
   layers:
   - name: base
     static_layer:
-      in: { full: 100, none: 0, over: 250, share: { numerator: 1000000, denominator: MILLION }, off: { numerator: 0 }, text: "100", odd: 1.5, flag: true }
+      in: { full: 100, none: 0, over: 250, share: { numerator: 1000000, denominator: MILLION }, off: { numerator: 0 }, text: "100", odd: 100.5, flag: true }
       weights: { b: 0, a: 7 }
       log: { at: 200 }
       number: 100000000
@@ -90,7 +90,7 @@ pub(crate) fn runtime() -> Group {
             case("weights as they were", get("/weighted")),
             modify("nothing", "/runtime_modify"),
             page("it changes things", "/runtime_modify?x=1", &[]),
-            modify("no requests", "/runtime_modify?circuit_breakers.a.default.max_requests=0"),
+            modify("no requests", "/runtime_modify?circuit_breakers.a.default.max_requests=0.5"),
             case("a circuit breaker follows", get("/a")).stats(&["cluster.a.upstream_rq_pending_overflow"]),
             page("clusters show the limit", "/clusters?x", &["a::default_priority::max_requests"]),
             modify("requests again", "/runtime_modify?circuit_breakers.a.default.max_requests="),
@@ -101,6 +101,8 @@ pub(crate) fn runtime() -> Group {
             case("out of maintenance", get("/a")),
             modify("fragments pass", "/runtime_modify?envoy.reloadable_features.http_reject_path_with_fragment=false"),
             case("a fragment is cut off", get("/a#fragment")),
+            modify("fragments pass by a number", "/runtime_modify?envoy.reloadable_features.http_reject_path_with_fragment=0"),
+            case("a fragment is cut off again", get("/a#fragment")),
             modify("fragments do not", "/runtime_modify?envoy.reloadable_features.http_reject_path_with_fragment="),
             case("a fragment is refused", get("/a#fragment")).ignore("log "),
         ])
@@ -113,6 +115,27 @@ pub(crate) fn runtime_default() -> Group {
         modify("no admin layer", "/runtime_modify?a=1"),
         case("a key that nobody sets", get("/absent")),
     ])
+}
+
+/// Paths are normalized for the share of connection managers that the runtime names when they are built.
+pub(crate) fn runtime_normalize() -> Group {
+    normalize("runtime-normalize", "100.5")
+}
+
+/// Whether paths are normalized is asked for as a share: no truth value, no fraction.
+pub(crate) fn runtime_normalize_not() -> Group {
+    normalize("runtime-normalize-not", "true")
+}
+
+fn normalize(name: &'static str, value: &str) -> Group {
+    let layer = format!(
+        "layered_runtime: {{ layers: [ {{ name: base, static_layer: {{ http_connection_manager.normalize_path: {value} }} }} ] }}"
+    );
+    Group::new(name)
+        .with(move |b| b.top(&layer))
+        .upstreams(&["a", "b"])
+        .routes(ROUTES)
+        .cases([case("dots", get("/x/../a")), case("none", get("/a"))])
 }
 
 /// What access logs make of keys.

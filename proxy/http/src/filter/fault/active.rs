@@ -30,7 +30,8 @@ outrider_core::stat_struct! {
 pub(super) struct Shared {
     pub(super) stats: FaultStats,
     by_cluster: Named<ClusterStats>,
-    active: AtomicU64,
+    /// Envoy compares the gauge, which filters of one stat prefix share, those of earlier configurations among them.
+    active: Arc<AtomicU64>,
 }
 
 /// A request's place among those that have a fault; given back when dropped.
@@ -39,8 +40,9 @@ pub(crate) struct Active(Arc<Shared>);
 
 impl Shared {
     pub(super) fn new(scope: &Scope) -> Arc<Self> {
-        let stats = FaultStats::new(scope.child("fault."));
-        Arc::new(Self { stats, by_cluster: Named::default(), active: AtomicU64::new(0) })
+        let scope = scope.child("fault.");
+        let active = scope.shared_number("active_faults");
+        Arc::new(Self { stats: FaultStats::new(scope), by_cluster: Named::default(), active })
     }
 
     /// A place, if fewer than `most` are taken; a limit that may be passed a little, as Envoy's.
@@ -79,5 +81,30 @@ impl Drop for Active {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Relaxed);
         self.0.stats.active_faults().dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrider_core::stats::Registry;
+
+    use super::*;
+
+    #[test]
+    fn faults_of_an_earlier_configuration_count_against_the_limit_of_the_next() {
+        let registry = Registry::new();
+        let (before, other) =
+            (Shared::new(&registry.scope("http.a.")), Shared::new(&registry.scope("http.b.")));
+        let active = before.enter(1);
+        assert!(active.is_some());
+        drop(before);
+        let after = Shared::new(&registry.scope("http.a."));
+        assert!(after.enter(1).is_none());
+        assert_eq!(registry.value("http.a.fault.faults_overflow"), Some(1));
+        assert!(other.enter(1).is_some(), "another prefix has room of its own");
+        drop(active);
+        assert!(after.enter(1).is_some());
+        drop(after);
+        assert_eq!(registry.value("http.a.fault.active_faults"), Some(0));
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use outrider_core::stats::{Counter, Scope, StatSlot};
-use outrider_upstream::WorkerCluster;
 
 use crate::filter::named::Named;
 
@@ -62,22 +61,57 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// Those of all calls of `cluster`.
-    pub(super) fn of_cluster(&self, cluster: &WorkerCluster) -> Option<Arc<CallStats>> {
-        let scope = cluster.shared.stats().scope();
+    /// Those of all calls of the cluster whose stats are in `cluster`.
+    pub(super) fn of_cluster(&self, cluster: &Scope) -> Arc<CallStats> {
         // As many as there are clusters: that is for the configuration to say.
-        Some(self.clusters.any(scope.prefix(), || CallStats::new(scope.child("grpc."))))
+        self.clusters.any(cluster.prefix(), || CallStats::new(cluster.child("grpc.")))
     }
 
-    /// Those of a method's calls; `None` when clients have called too many already.
-    pub(super) fn of_method(
-        &self,
-        cluster: &WorkerCluster,
-        service: &str,
-        method: &str,
-    ) -> Option<Arc<CallStats>> {
-        let scope = cluster.shared.stats().scope();
-        let name = format!("{}grpc.{service}.{method}.", scope.prefix());
-        self.methods.get(&name, || CallStats::new(scope.registry().scope(name.as_str())))
+    /// Those of the calls of a method that the configuration names.
+    pub(super) fn of_listed(&self, cluster: &Scope, service: &str, method: &str) -> Arc<CallStats> {
+        let name = name_of(cluster, service, method);
+        self.methods.any(&name, || CallStats::new(cluster.registry().scope(name.as_str())))
+    }
+
+    /// Those of the calls of a method that clients name; those of the cluster when they have named too many already.
+    pub(super) fn of_method(&self, cluster: &Scope, service: &str, method: &str) -> Arc<CallStats> {
+        let name = name_of(cluster, service, method);
+        let found = self.methods.get(&name, || CallStats::new(cluster.registry().scope(name.as_str())));
+        found.unwrap_or_else(|| self.of_cluster(cluster))
+    }
+}
+
+fn name_of(cluster: &Scope, service: &str, method: &str) -> String {
+    format!("{}grpc.{service}.{method}.", cluster.prefix())
+}
+
+#[cfg(test)]
+mod tests {
+    use outrider_core::stats::Registry;
+
+    use super::*;
+
+    #[test]
+    fn calls_count_for_their_cluster_when_clients_have_named_too_many_methods() {
+        let (registry, counters) = (Registry::new(), Counters::default());
+        let cluster = registry.scope("cluster.a.");
+        let value = |name: &str| registry.value(&format!("cluster.a.grpc.{name}"));
+        for i in 0..2000 {
+            counters.of_method(&cluster, "s", &format!("m{i}")).ended(b"0");
+        }
+        assert_eq!((value("s.m0.success"), value("s.m1999.success")), (Some(1), None));
+        assert_eq!(value("success"), Some(2000 - 1024));
+        counters.of_method(&cluster, "s", "m0").ended(b"0");
+        assert_eq!(value("s.m0.success"), Some(2));
+    }
+
+    #[test]
+    fn methods_that_the_configuration_names_all_count() {
+        let (registry, counters) = (Registry::new(), Counters::default());
+        let cluster = registry.scope("cluster.a.");
+        for i in 0..1500 {
+            counters.of_listed(&cluster, "s", &format!("m{i}")).ended(b"0");
+        }
+        assert_eq!(registry.value("cluster.a.grpc.s.m1499.success"), Some(1));
     }
 }
