@@ -112,10 +112,7 @@ fn listeners_of_a_sidecar() {
 "#;
     let manager = manager(&format!("{rds}\n{tracing}"), filters);
     let at = "filter_chains[0].filters[0].typed_config";
-    assert_eq!(
-        refused(ResourceKind::Listener, &listener(&manager, outbound)),
-        [format!("{at}.tracing"), format!("{at}.http_filters[0].typed_config"),]
-    );
+    assert_eq!(refused(ResourceKind::Listener, &listener(&manager, outbound)), [format!("{at}.tracing")]);
 }
 
 const INBOUND: &str = r#"
