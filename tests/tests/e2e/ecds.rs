@@ -104,7 +104,9 @@ async fn a_filter_comes_changes_is_refused_and_goes_on_an_open_connection() -> R
         let stat = async |name: &str| {
             mesh.proxy.stat(&format!("extension_config_discovery.http_filter.mark.{name}")).await
         };
-        assert_eq!((stat("config_reload").await?, stat("config_fail").await?), (Some(2), Some(1)));
+        assert_eq!(stat("config_reload").await?, Some(2));
+        // In state of the world a control plane sends again what was refused.
+        assert!(stat("config_fail").await? >= Some(1));
         if delta {
             mesh.plane.serve("5", &first).await?;
             becomes(&mut conn, "500 -").await?;
