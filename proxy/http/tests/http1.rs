@@ -341,7 +341,7 @@ fn a_client_that_leaves_while_a_filter_waits_is_logged_with_its_request() {
 #[test]
 fn a_fault_answers_with_its_own_status_where_the_runtime_says_none() {
     on_worker(|| async {
-        for (key, status) in [("low", 418), ("high", 418), ("wide", 418), ("none", 418), ("fine", 599)] {
+        for (key, status) in [("low", 418), ("high", 600), ("wide", 418), ("none", 418), ("fine", 599)] {
             let abort = "abort: { http_status: 418, percentage: { numerator: 100 } }, abort_http_status_runtime: status.";
             let proxy = Proxy::with_fault("", &format!("{abort}{key}")).await;
             let response = proxy.exchange("GET /direct HTTP/1.1\r\nHost: a\r\n\r\n").await;

@@ -165,11 +165,14 @@ impl Case<'_> {
         let (http, grpc) = match abort.status {
             FaultStatus::Http(status) => (Some(u64::from(status)), None),
             FaultStatus::Grpc(status) => (None, Some(u64::from(status))),
-            FaultStatus::Header => (number(headers, &ABORT).filter(is_status), number(headers, &ABORT_GRPC)),
+            FaultStatus::Header => (
+                number(headers, &ABORT).filter(|asked| (200..600).contains(asked)),
+                number(headers, &ABORT_GRPC),
+            ),
         };
         let http = http.map(|status| {
             let of_runtime = self.status(status, abort.http_runtime.as_ref(), "abort.http_status");
-            // The runtime may say anything, and what is no status cannot be sent.
+            // The runtime may say anything: what is no status, or none that ends a request, is not sent.
             if is_status(&of_runtime) { of_runtime } else { status }
         });
         let grpc = grpc.map(|status| self.status(status, abort.grpc_runtime.as_ref(), "abort.grpc_status"));
@@ -253,7 +256,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 
 /// Whether a response can have this status.
 fn is_status(status: &u64) -> bool {
-    (200..600).contains(status)
+    (200..1000).contains(status)
 }
 
 fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
