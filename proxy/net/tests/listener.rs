@@ -285,3 +285,52 @@ fn unix_sockets_are_listened_on_with_their_mode_and_abstract_ones_too() {
         std::fs::remove_dir_all(dir).expect("removed");
     });
 }
+
+#[test]
+fn a_secret_that_one_chain_cannot_use_is_in_force_for_the_others_and_narrows_them() {
+    use outrider_config::model::{
+        ConfigSource, DynamicSecret, Secret, SecretKind, SecretRef, TlsCertificate, ValidationRef,
+    };
+    use support::{inline, trusting};
+
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let own = old.leaf(Wish::default());
+    let secret = |name: &str| Arc::new(DynamicSecret { name: name.into(), source: ConfigSource::default() });
+    let chain = |name: &str, certificate: Option<Arc<DynamicSecret>>| {
+        let mut tls = downstream(&[&own]);
+        tls.require_client_certificate = true;
+        tls.common.validation = ValidationRef::Dynamic { default: Arc::default(), secret: secret("roots") };
+        if let Some(certificate) = certificate {
+            tls.common.certificates = vec![SecretRef::Dynamic(certificate)];
+        }
+        let plain = FilterChain::clone(&support::listen::chain(
+            name,
+            FilterChainMatch { server_names: vec![name.into()], ..Default::default() },
+        ));
+        Arc::new(FilterChain { tls: Some(Arc::new(tls)), ..plain })
+    };
+    // The first chain cannot be built any more: its certificate is gone by the time the roots change.
+    let listener = listener(vec![chain("first", Some(secret("own"))), chain("second", None)], vec![]);
+    let roots = |authority: &Authority| SecretKind::Validation(trusting(authority));
+    let certificate = || {
+        let (chain, key) = (inline(&own.cert), inline(&own.key));
+        SecretKind::Certificate(TlsCertificate { chain, key, ocsp_staple: None })
+    };
+    let found = |name: &str, kind| Some(Arc::new(Secret { name: name.into(), kind }));
+    let shared = ListenerShared::build(
+        Arc::new(listener),
+        &Registry::new(),
+        &LogFiles::default(),
+        &GlobalConnections::new(NO_LIMIT),
+        &|wanted| found(&wanted.name, if &*wanted.name == "own" { certificate() } else { roots(&old) }),
+        None,
+    )
+    .expect("a listener");
+    let (narrowed, errors) = shared.renew_tls(&secret("roots"), &|wanted| {
+        if &*wanted.name == "own" { None } else { found(&wanted.name, roots(&new)) }
+    });
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].to_string().contains("first"), "{}", errors[0]);
+    let second = shared.tls_slot(1).expect("TLS");
+    assert!(narrowed.len() == 1 && Arc::ptr_eq(&narrowed[0], second), "the second's sessions are judged");
+}

@@ -112,17 +112,21 @@ impl ClusterShared {
     /// Builds its TLS context anew if `changed` is part of it: connections from now on use it, those that are open stay.
     ///
     /// # Errors
-    /// It cannot be built with it; the one in force stays.
+    /// One cannot be built with it: that in force stays. The others are renewed all the same.
     pub fn renew_tls(&self, changed: &DynamicSecret, secrets: FindSecret<'_>) -> Result<(), ClusterError> {
+        let mut renewed = Ok(());
         let matches = self.config.tls_matches.iter().map(|one| &one.tls).zip(&self.tls_matches);
         for (config, tls) in std::iter::once((&self.config.tls, &self.tls)).chain(matches) {
             let (Some(config), Some(tls)) = (config, tls) else { continue };
             if config.dynamic_secrets().iter().any(|secret| ***secret == *changed) {
                 let scope = self.registry.scope(scope_of(&self.config));
-                tls.store(build_tls(&self.config, config, secrets, &scope)?);
+                match build_tls(&self.config, config, secrets, &scope) {
+                    Ok(built) => tls.store(built),
+                    Err(error) => renewed = Err(error),
+                }
             }
         }
-        Ok(())
+        renewed
     }
 
     /// TLS to `host`, with its configuration; `None` for plain. The first of `transport_socket_matches` that the metadata of
@@ -328,14 +332,14 @@ fn build_tls(
     secrets: FindSecret<'_>,
     scope: &Scope,
 ) -> Result<Arc<ClientTls>, ClusterError> {
-    if !tls.dynamic_secrets().is_empty() {
-        let scope = scope.child("client_ssl_socket_factory.");
-        Counter::new(&scope, &StatSlot::new(), "ssl_context_update_by_sds").inc();
-    }
     let built = tls
         .resolve(secrets)
         .map_err(outrider_net::tls::TlsError::from)
         .and_then(|tls| ClientTls::build(&tls, alpn_of(config), scope));
+    if built.is_ok() && !tls.dynamic_secrets().is_empty() {
+        let scope = scope.child("client_ssl_socket_factory.");
+        Counter::new(&scope, &StatSlot::new(), "ssl_context_update_by_sds").inc();
+    }
     built.map_err(|error| ClusterError::Tls { cluster: config.name.clone(), error: Box::new(error) })
 }
 

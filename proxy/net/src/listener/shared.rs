@@ -127,25 +127,28 @@ impl ListenerShared {
     }
 
     /// Builds the TLS contexts anew that `changed` is part of: handshakes from now on use it. Returns as
-    /// [`activate`](Self::activate).
-    ///
-    /// # Errors
-    /// A context cannot be built with it; the one in force stays.
+    /// [`activate`](Self::activate), and what could not be built: there the context in force stays, and the other chains
+    /// are renewed all the same.
     pub fn renew_tls(
         &self,
         changed: &DynamicSecret,
         secrets: FindSecret<'_>,
-    ) -> Result<Vec<TlsSlot>, ListenerError> {
-        let mut narrowed = Vec::new();
+    ) -> (Vec<TlsSlot>, Vec<ListenerError>) {
+        let (mut narrowed, mut errors) = (Vec::new(), Vec::new());
         for chain in &self.chains {
             let (Some(config), Some(tls)) = (&chain.config.tls, &chain.tls) else { continue };
             if config.dynamic_secrets().iter().any(|secret| ***secret == *changed) {
-                let built = server_tls(config, secrets, self.stats.scope());
-                let built = built.map_err(|source| ListenerError::Tls {
-                    listener: self.config.name.clone(),
-                    chain: chain.config.name.clone(),
-                    source,
-                })?;
+                let built = match server_tls(config, secrets, self.stats.scope()) {
+                    Ok(built) => built,
+                    Err(source) => {
+                        errors.push(ListenerError::Tls {
+                            listener: self.config.name.clone(),
+                            chain: chain.config.name.clone(),
+                            source,
+                        });
+                        continue;
+                    }
+                };
                 if chain.next_tls.load().is_some() {
                     chain.next_tls.store(Some(built));
                 } else {
@@ -153,7 +156,7 @@ impl ListenerShared {
                 }
             }
         }
-        Ok(narrowed)
+        (narrowed, errors)
     }
 
     /// The stats of its own that count what an update closes, `outrider.closed_by_update.`.
@@ -211,9 +214,10 @@ fn server_tls(
     secrets: FindSecret<'_>,
     scope: &Scope,
 ) -> Result<Arc<ServerTls>, TlsError> {
+    let built = ServerTls::build(&config.resolve(secrets)?, scope)?;
     if !config.dynamic_secrets().is_empty() {
         let scope = scope.child("server_ssl_socket_factory.");
         Counter::new(&scope, &StatSlot::new(), "ssl_context_update_by_sds").inc();
     }
-    ServerTls::build(&config.resolve(secrets)?, scope)
+    Ok(built)
 }

@@ -383,9 +383,8 @@ impl Controller {
     fn renew_waiting(&self, changed: &DynamicSecret) {
         let secrets = |wanted: &DynamicSecret| self.control.secrets.find(wanted);
         for waiting in self.listeners.waiting.values() {
-            if let Waiting::Routes(built, ..) = waiting
-                && let Err(error) = built.shared.renew_tls(changed, &secrets)
-            {
+            let Waiting::Routes(built, ..) = waiting else { continue };
+            for error in built.shared.renew_tls(changed, &secrets).1 {
                 tracing::error!(secret = &*changed.name, "a waiting listener keeps its certificate: {error}");
             }
         }

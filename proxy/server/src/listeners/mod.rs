@@ -264,14 +264,10 @@ impl Listeners {
     pub fn renew_tls(&self, changed: &model::DynamicSecret) {
         let secrets = |wanted: &model::DynamicSecret| self.builder.secrets.find(wanted);
         for active in self.active() {
-            match active.listener.shared.renew_tls(changed, &secrets) {
-                Ok(narrowed) => {
-                    let narrowed = narrowed.into_iter().map(NarrowedSlot::from).collect();
-                    self.refuse(&active.listener, narrowed);
-                }
-                Err(error) => {
-                    tracing::error!(secret = &*changed.name, "the certificate in force stays: {error}");
-                }
+            let (narrowed, errors) = active.listener.shared.renew_tls(changed, &secrets);
+            self.refuse(&active.listener, narrowed.into_iter().map(NarrowedSlot::from).collect());
+            for error in errors {
+                tracing::error!(secret = &*changed.name, "the certificate in force stays: {error}");
             }
         }
     }
