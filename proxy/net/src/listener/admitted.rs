@@ -13,8 +13,10 @@ use super::shared::TlsSlot;
 use super::worker::WorkerListeners;
 use crate::drain::{DrainController, Elsewhere};
 
-/// After so many looks at certificates others have their turn.
-const LOOKS: usize = 8;
+/// How long the judge has its turn: the worker's requests come between. In sessions that are looked at; one whose like was
+/// not seen yet counts for [`SIGNATURE`], the some hundred microseconds that its certificate costs.
+const TURN: usize = 256;
+const SIGNATURE: usize = 32;
 /// The registry is swept when it has doubled, but not below this.
 const SWEEP: usize = 64;
 
@@ -96,14 +98,14 @@ type Shown = (*const (), Option<String>, Arc<[Box<[u8]>]>, &'static str, &'stati
 
 async fn judge(sessions: Vec<Session>, narrowed: Arc<Narrowed>) {
     let mut verdicts: HashMap<Shown, Result<(), &'static str>> = HashMap::new();
-    let (mut looks, mut refused, mut waiting) = (0, 0, false);
+    let (mut cost, mut refused, mut waiting) = (0, 0, false);
     for Session { slot, tls, elsewhere } in sessions {
         let (Some(tls), Some(elsewhere)) = (tls.upgrade(), elsewhere.upgrade()) else { continue };
         let context = slot.load_full();
         let leaf = tls.peer.as_ref().map(|leaf| leaf.sha256.clone());
         let shown = (Arc::as_ptr(&context).cast(), leaf, tls.peer_chain.clone(), tls.version, tls.cipher);
         let mut verdict = *verdicts.entry(shown).or_insert_with(|| {
-            looks += 1;
+            cost += SIGNATURE;
             context.admits(&tls)
         });
         let of_slot = narrowed.slots.iter().filter(|one| Arc::ptr_eq(&one.slot, &slot));
@@ -119,9 +121,9 @@ async fn judge(sessions: Vec<Session>, narrowed: Arc<Narrowed>) {
             refused += 1;
             waiting = true;
         }
-        // A signature costs some hundred microseconds.
-        if looks >= LOOKS {
-            looks = 0;
+        cost += 1;
+        if cost >= TURN {
+            cost = 0;
             if std::mem::take(&mut waiting) {
                 narrowed.chains.iter().for_each(DrainController::poke);
             }
