@@ -131,7 +131,7 @@ impl Handle {
         self.0.core.borrow().awaits(kind, name)
     }
 
-    /// Says that the consumer has `name` from an earlier life: see [`Core::adopt`]. Best said while there is no stream;
+    /// Says that the consumer has `name` from an earlier life: see [`crate::core::Core::adopt`]. Best said while there is no stream;
     /// where there is one, [`Handle::reconnect`] makes the control plane hear of it.
     pub fn adopt(&self, kind: Kind, name: &Arc<str>) {
         self.0.core.borrow_mut().adopt(kind, name);
