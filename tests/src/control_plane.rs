@@ -1,4 +1,4 @@
-//! A control plane: go-control-plane in a process of its own (`tests/go/xds-server`), built on first use.
+//! A control plane: go-control-plane in a process of its own (`tests/interop/xds-server`), built on first use.
 
 use std::{
     collections::BTreeMap,
@@ -49,7 +49,7 @@ fn program() -> Result<PathBuf> {
     let lock = File::create(dir.join("lock"))?;
     lock.lock()?;
     let program = dir.join("xds-server");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("go/xds-server");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/xds-server");
     let built = std::process::Command::new("go")
         .args(["build", "-o"])
         .arg(&program)

@@ -1,4 +1,4 @@
-//! go-control-plane, in a process of its own (`tests/go/xds-server`), built on first use.
+//! go-control-plane, in a process of its own (`tests/interop/xds-server`), built on first use.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use super::soon;
 fn program() -> &'static Result<PathBuf, String> {
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/go/xds-server");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop/xds-server");
         let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("xds-server");
         let built = std::process::Command::new("go")
             .args(["build", "-o"])
