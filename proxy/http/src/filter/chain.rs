@@ -27,18 +27,13 @@ struct Entry {
     filter: Arc<Filter>,
 }
 
-/// A worker's handle to the chain in force. Streams pin it; the worker replaces it.
+/// A worker's handle to the chain. Streams pin it.
 #[derive(Debug)]
 pub(crate) struct PinnedChain(Arc<Chain>);
 
 impl PinnedChain {
     pub(crate) const fn new(chain: Arc<Chain>) -> Self {
         Self(chain)
-    }
-
-    /// Whether this is `chain`.
-    pub(crate) fn is(&self, chain: &Arc<Chain>) -> bool {
-        Arc::ptr_eq(&self.0, chain)
     }
 
     /// The filters that work for `run`, with their places.

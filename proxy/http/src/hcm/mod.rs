@@ -12,7 +12,6 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
@@ -64,8 +63,8 @@ pub struct HcmShared {
     pub logger: AccessLogger,
     pub(crate) path_policy: PathPolicy,
     pub(crate) local_address: IpAddr,
-    /// The HTTP filters in force.
-    filters: ArcSwap<Chain>,
+    /// The HTTP filters. Others are another connection manager: an update of a filter builds the listener again.
+    filters: Arc<Chain>,
     /// Whether there are any.
     pub(crate) has_filters: bool,
     /// Changes local replies.
@@ -103,10 +102,7 @@ impl HcmShared {
     ) -> Result<Arc<Self>, HcmError> {
         let prefix = &config.stat_prefix;
         Ok(Arc::new(Self {
-            filters: ArcSwap::from_pointee(Chain::build(
-                &config.filters,
-                &registry.scope(format!("http.{prefix}.")),
-            )),
+            filters: Arc::new(Chain::build(&config.filters, &registry.scope(format!("http.{prefix}.")))),
             has_filters: !config.filters.is_empty(),
             logger: AccessLogger::new(&config.access_logs, files)?,
             stats: HcmStats::new(registry.scope(format!("http.{prefix}."))),
@@ -147,8 +143,8 @@ pub struct HcmWorker {
     pub clusters: Rc<WorkerClusters>,
     /// The routes as they were last looked at.
     routes: RefCell<TableHandle>,
-    /// The filters as they were last looked at.
-    filters: RefCell<Rc<PinnedChain>>,
+    /// The filters: streams pin them without an atomic.
+    filters: Rc<PinnedChain>,
     /// The same for scopes, by their numbers.
     scopes: RefCell<(Arc<ScopeTable>, Vec<TableHandle>)>,
     /// What an update put in its place.
@@ -177,7 +173,7 @@ impl HcmWorker {
         let now = (SystemTime::now(), Instant::now());
         Rc::new(Self {
             clusters,
-            filters: RefCell::new(Rc::new(PinnedChain::new(shared.filters.load_full()))),
+            filters: Rc::new(PinnedChain::new(shared.filters.clone())),
             routes: RefCell::default(),
             scopes: RefCell::default(),
             successor: RefCell::default(),
@@ -208,14 +204,9 @@ impl HcmWorker {
         }
     }
 
-    /// The filters in force.
+    /// The filters.
     pub(crate) fn filters(&self) -> Rc<PinnedChain> {
-        let current = self.shared.filters.load();
-        let mut known = self.filters.borrow_mut();
-        if !known.is(&current) {
-            *known = Rc::new(PinnedChain::new(current.clone()));
-        }
-        known.clone()
+        self.filters.clone()
     }
 
     /// The connection manager that serves the next request of a connection that began with `self`.
