@@ -1,0 +1,145 @@
+//! From YAML or JSON to objects. Nothing is ignored: an unknown field is a problem with its path.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{Body, Key, Kind, Object, Problem, validate};
+
+/// What is wrong with a field: its path and the reason.
+pub(super) type FieldError = (String, String);
+
+/// Why text is no list of objects.
+#[derive(Debug, thiserror::Error)]
+#[error("{source_name}: {reason}")]
+pub struct ReadError {
+    /// The file.
+    pub source_name: String,
+    /// What the parser said, with line and column.
+    pub reason: String,
+}
+
+/// The documents in a text of YAML or JSON; lists (`kind: List`) are taken apart, empty documents left out.
+///
+/// # Errors
+/// When the text is no YAML.
+pub fn documents(source: &str, text: &str) -> Result<Vec<Value>, ReadError> {
+    let parsed: Vec<Value> = serde_saphyr::from_multiple(text)
+        .map_err(|error| ReadError { source_name: source.to_owned(), reason: error.to_string() })?;
+    let mut out = Vec::with_capacity(parsed.len());
+    for mut document in parsed {
+        let list = document.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
+        match document.get_mut("items").map(Value::take) {
+            Some(Value::Array(items)) if list => out.extend(items),
+            Some(items) => {
+                if let Some(slot) = document.get_mut("items") {
+                    *slot = items;
+                }
+                out.push(document);
+            }
+            None if document.is_null() => {}
+            None => out.push(document),
+        }
+    }
+    Ok(out)
+}
+
+/// Reads one object of JSON text. See [`read_value`].
+///
+/// # Errors
+/// As [`read_value`].
+pub fn read_json(source: &str, json: &[u8], default_namespace: &str) -> Result<Option<Object>, Vec<Problem>> {
+    match serde_json::from_slice(json) {
+        Ok(value) => read_value(source, value, default_namespace),
+        Err(error) => Err(vec![Problem {
+            source: source.into(),
+            object: "document".into(),
+            field: String::new(),
+            reason: format!("not JSON: {error}"),
+        }]),
+    }
+}
+
+/// Reads one object and judges it. `Ok(None)`: a kind that does not concern a control plane.
+///
+/// # Errors
+/// All that is wrong with it, each with its field.
+pub fn read_value(
+    source: &str,
+    value: Value,
+    default_namespace: &str,
+) -> Result<Option<Object>, Vec<Problem>> {
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (api_version, kind_name) = (text("/apiVersion"), text("/kind"));
+    let (name, namespace) = (text("/metadata/name"), text("/metadata/namespace"));
+    let source: Arc<str> = source.into();
+    let label = match (kind_name.is_empty(), namespace.is_empty()) {
+        (true, _) => "document".to_owned(),
+        (false, true) => format!("{kind_name} {name}"),
+        (false, false) => format!("{kind_name} {namespace}/{name}"),
+    };
+    let problem = |field: &str, reason: String| Problem {
+        source: Arc::clone(&source),
+        object: label.clone(),
+        field: field.to_owned(),
+        reason,
+    };
+    if kind_name.is_empty() || api_version.is_empty() {
+        let field = if kind_name.is_empty() { "kind" } else { "apiVersion" };
+        return Err(vec![problem(field, "missing; every object has an apiVersion and a kind".into())]);
+    }
+    let kind = match Kind::of_manifest(&api_version, &kind_name) {
+        Ok(Some(kind)) => kind,
+        Ok(None) => return Ok(None),
+        Err(reason) => return Err(vec![problem("apiVersion", reason)]),
+    };
+    if name.is_empty() {
+        return Err(vec![problem("metadata.name", "missing; every object has a name".into())]);
+    }
+    let mut unknown = Vec::new();
+    let mut body =
+        Body::read(kind, value, &mut unknown).map_err(|(field, reason)| vec![problem(&field, reason)])?;
+    let mut problems: Vec<Problem> = unknown
+        .into_iter()
+        .map(|field| problem(&field, "unknown field; remove it or mend its name".into()))
+        .collect();
+    let key = Key::new(kind, if namespace.is_empty() { default_namespace } else { &namespace }, &name);
+    body.meta_mut().namespace = kind.namespaced().then(|| key.namespace.to_string());
+    let object = Object { key, body, revision: 0, source: Arc::clone(&source) };
+    problems.extend(validate::check(&object).into_iter().map(|(field, reason)| problem(&field, reason)));
+    if problems.is_empty() { Ok(Some(object)) } else { Err(problems) }
+}
+
+/// Reads a typed value; unknown fields go to `unknown`.
+pub(super) fn typed<T: DeserializeOwned>(value: Value, unknown: &mut Vec<String>) -> Result<T, FieldError> {
+    let mut track = serde_path_to_error::Track::new();
+    let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
+    let read = serde_ignored::deserialize(deserializer, |path| {
+        let path = dotted(&path);
+        // The type itself says both; Kubernetes' managed fields and typed nulls are nobody's mistake.
+        if path != "apiVersion" && path != "kind" {
+            unknown.push(path);
+        }
+    });
+    read.map_err(|error: serde_json::Error| {
+        let path = track.path().to_string();
+        (if path == "." { String::new() } else { path }, error.to_string())
+    })
+}
+
+/// `spec.rules[0].matches`, as Kubernetes writes paths.
+fn dotted(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", dotted(parent)),
+        Path::Map { parent, key } => {
+            let parent = dotted(parent);
+            if parent.is_empty() { key.clone() } else { format!("{parent}.{key}") }
+        }
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            dotted(parent)
+        }
+    }
+}

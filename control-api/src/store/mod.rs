@@ -1,0 +1,133 @@
+//! Where resources are kept: one trait, several homes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use crate::model::Key;
+
+pub mod memory;
+
+/// A place that keeps objects as JSON, with one revision that grows with each commit.
+///
+/// Everything acknowledged is durable; a commit is seen whole or not at all; watchers see each commit once, in order.
+#[tonic::async_trait]
+pub trait Store: Send + Sync + fmt::Debug + 'static {
+    /// All objects, and the revision of which this is the picture.
+    async fn list(&self) -> Result<Listing, StoreError>;
+
+    /// One object.
+    async fn get(&self, key: &Key) -> Result<Option<Record>, StoreError>;
+
+    /// Does all writes or none. Gives the revision that has them.
+    async fn commit(&self, writes: Vec<Write>) -> Result<u64, StoreError>;
+
+    /// Changes after `revision`. The first item may be [`StoreError::Compacted`]; any error ends the stream: list anew.
+    async fn watch(
+        &self,
+        revision: u64,
+    ) -> Result<BoxStream<'static, Result<Change, StoreError>>, StoreError>;
+
+    /// What it is, for people: `redb in /var/lib/outrider`.
+    fn describe(&self) -> String;
+}
+
+/// A shared store.
+pub type SharedStore = Arc<dyn Store>;
+
+/// All objects at one revision.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// The store's revision.
+    pub revision: u64,
+    /// Sorted by key.
+    pub records: Vec<Record>,
+}
+
+/// One object as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its key.
+    pub key: Key,
+    /// The revision of its last change.
+    pub revision: u64,
+    /// JSON. `metadata.resourceVersion` is not in it: it is `revision`.
+    pub json: Bytes,
+}
+
+/// One write of a commit.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// What to write.
+    pub key: Key,
+    /// What must be true for the commit to happen.
+    pub expect: Expect,
+    /// The new content; `None` deletes.
+    pub json: Option<Bytes>,
+}
+
+/// What a write expects of the object before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Anything.
+    Any,
+    /// That there is none.
+    Absent,
+    /// That its last change was this revision.
+    Revision(u64),
+}
+
+/// One change of one object. Changes of one commit have the same revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The store's revision after it.
+    pub revision: u64,
+    /// What changed.
+    pub key: Key,
+    /// The new content; `None`: deleted.
+    pub json: Option<Bytes>,
+    /// More changes of the same commit follow.
+    pub more: bool,
+}
+
+/// Why a store did not do what was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// An expectation was not met: nothing was written.
+    #[error("{key} was changed meanwhile: {found}")]
+    Conflict {
+        /// The first object that was not as expected.
+        key: Box<Key>,
+        /// What was found.
+        found: String,
+    },
+    /// The changes after this revision are no longer known.
+    #[error("changes after revision {revision} are no longer known; list anew (oldest known: {oldest})")]
+    Compacted {
+        /// The one asked for.
+        revision: u64,
+        /// The oldest that can be asked for.
+        oldest: u64,
+    },
+    /// It cannot be reached, or did not answer in time. Writes may or may not have happened only when `unknown` is set.
+    #[error("{reason}")]
+    Unavailable {
+        /// What happened.
+        reason: String,
+        /// The outcome of a write is not known.
+        unknown: bool,
+    },
+    /// What is kept is damaged. It is never overwritten.
+    #[error("{place}: damaged: {reason}; restore a backup, or move it away to start anew")]
+    Corrupt {
+        /// Which file or key.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It keeps nothing that is written through it.
+    #[error("{0}")]
+    ReadOnly(String),
+}

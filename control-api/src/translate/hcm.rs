@@ -1,0 +1,160 @@
+//! Connection managers and TCP proxies, as all listeners have them.
+
+use outrider_proto::pb::envoy::config::accesslog::v3::AccessLog;
+use outrider_proto::pb::envoy::config::core::v3::TrafficDirection;
+use outrider_proto::pb::envoy::config::listener::v3 as listener;
+use outrider_proto::pb::envoy::config::route::v3::RouteConfiguration;
+use outrider_proto::pb::envoy::extensions::filters::http::{cors::v3::Cors, router::v3::Router};
+use outrider_proto::pb::envoy::extensions::filters::listener as filters;
+use outrider_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
+use outrider_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+
+use super::wire::{ads, any, truth};
+
+/// Where a connection manager has its routes.
+#[derive(Clone, Debug)]
+pub enum Routes {
+    /// By name, over RDS.
+    Named(String),
+    /// In itself.
+    Inline(Box<RouteConfiguration>),
+}
+
+/// What differs from one connection manager to the other.
+#[derive(Clone, Debug)]
+pub struct Hcm {
+    /// Of its stats.
+    pub stat_prefix: String,
+    /// Its routes.
+    pub routes: Routes,
+    /// Filters before the router.
+    pub filters: Vec<pb::HttpFilter>,
+    /// Its logs.
+    pub access_log: Vec<AccessLog>,
+    /// It stands at an edge: the peer's address is the client's, and its headers are not believed.
+    pub edge: bool,
+}
+
+impl Hcm {
+    /// As a network filter.
+    pub fn filter(self) -> listener::Filter {
+        let name = "envoy.filters.network.http_connection_manager";
+        listener::Filter {
+            name: name.to_owned(),
+            config_type: Some(listener::filter::ConfigType::TypedConfig(any(&self.message()))),
+        }
+    }
+
+    /// The message.
+    pub fn message(self) -> pb::HttpConnectionManager {
+        use pb::http_connection_manager::{RouteSpecifier, UpgradeConfig};
+        let routes = match self.routes {
+            Routes::Named(name) => {
+                RouteSpecifier::Rds(pb::Rds { config_source: Some(ads()), route_config_name: name })
+            }
+            Routes::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
+        };
+        let mut filters = self.filters;
+        filters.push(http_filter("envoy.filters.http.cors", &Cors::default()));
+        filters.push(http_filter("envoy.filters.http.router", &Router::default()));
+        pb::HttpConnectionManager {
+            stat_prefix: self.stat_prefix,
+            route_specifier: Some(routes),
+            http_filters: filters,
+            access_log: self.access_log,
+            normalize_path: Some(truth(true)),
+            use_remote_address: self.edge.then(|| truth(true)),
+            merge_slashes: false,
+            upgrade_configs: vec![UpgradeConfig {
+                upgrade_type: "websocket".to_owned(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+}
+
+/// An HTTP filter.
+pub fn http_filter<M: outrider_proto::prost::Message + outrider_proto::prost::Name>(
+    name: &str,
+    config: &M,
+) -> pb::HttpFilter {
+    pb::HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(pb::http_filter::ConfigType::TypedConfig(any(config))),
+        ..Default::default()
+    }
+}
+
+/// A TCP proxy to one cluster, as a network filter.
+pub fn tcp_proxy(stat_prefix: &str, cluster: &str, access_log: Vec<AccessLog>) -> listener::Filter {
+    let proxy = tcp::TcpProxy {
+        stat_prefix: stat_prefix.to_owned(),
+        cluster_specifier: Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
+        access_log,
+        ..Default::default()
+    };
+    network_filter("envoy.filters.network.tcp_proxy", &proxy)
+}
+
+/// A network filter.
+pub fn network_filter<M: outrider_proto::prost::Message + outrider_proto::prost::Name>(
+    name: &str,
+    config: &M,
+) -> listener::Filter {
+    listener::Filter {
+        name: name.to_owned(),
+        config_type: Some(listener::filter::ConfigType::TypedConfig(any(config))),
+    }
+}
+
+/// A chain of these filters for these connections.
+pub fn chain(
+    name: &str,
+    wanted: Option<listener::FilterChainMatch>,
+    filters: Vec<listener::Filter>,
+) -> listener::FilterChain {
+    listener::FilterChain { name: name.to_owned(), filter_chain_match: wanted, filters, ..Default::default() }
+}
+
+/// A listener without chains.
+pub fn bare_listener(name: &str, host: &str, port: u16, direction: TrafficDirection) -> listener::Listener {
+    listener::Listener {
+        name: name.to_owned(),
+        address: Some(super::wire::address(host, port)),
+        traffic_direction: direction as i32,
+        ..Default::default()
+    }
+}
+
+/// Finds out where a redirected connection was going.
+pub fn original_dst() -> listener::ListenerFilter {
+    listener_filter("envoy.filters.listener.original_dst", &filters::original_dst::v3::OriginalDst::default())
+}
+
+/// Reads the server name of TLS clients.
+pub fn tls_inspector() -> listener::ListenerFilter {
+    listener_filter(
+        "envoy.filters.listener.tls_inspector",
+        &filters::tls_inspector::v3::TlsInspector::default(),
+    )
+}
+
+/// Finds out whether HTTP is spoken.
+pub fn http_inspector() -> listener::ListenerFilter {
+    listener_filter(
+        "envoy.filters.listener.http_inspector",
+        &filters::http_inspector::v3::HttpInspector::default(),
+    )
+}
+
+fn listener_filter<M: outrider_proto::prost::Message + outrider_proto::prost::Name>(
+    name: &str,
+    config: &M,
+) -> listener::ListenerFilter {
+    listener::ListenerFilter {
+        name: name.to_owned(),
+        config_type: Some(listener::listener_filter::ConfigType::TypedConfig(any(config))),
+        ..Default::default()
+    }
+}

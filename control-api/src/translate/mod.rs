@@ -1,0 +1,73 @@
+//! From the world to xDS, as pure functions: the same world and the same proxy give the same bytes.
+//!
+//! What a proxy gets has two parts: what it shares with others of its [`Scope`] (outbound: the same for a whole namespace), and what
+//! is its own (inbound). Endpoints depend on neither and are one set for all.
+
+pub mod cluster;
+pub mod endpoints;
+pub mod external;
+pub mod gateway;
+pub mod grpc;
+pub mod hcm;
+pub mod names;
+pub mod policy;
+pub mod port;
+mod resource;
+pub mod routes;
+pub mod scope;
+pub mod sidecar;
+pub mod wire;
+
+use std::sync::Arc;
+
+pub use resource::{Resource, Resources, Type, TypeSet};
+pub use scope::Scope;
+
+use crate::attach::Attachments;
+use crate::world::{Proxy, Role, World};
+
+/// The world and what follows from it for everybody.
+#[derive(Debug, Default)]
+pub struct Context {
+    /// All objects.
+    pub world: Arc<World>,
+    /// Routes at their parents.
+    pub attachments: Attachments,
+    /// Which policy is in force where.
+    pub policies: policy::Policies,
+}
+
+impl Context {
+    /// Works out what follows from a world.
+    pub fn of(world: Arc<World>) -> Self {
+        let attachments = Attachments::of(&world);
+        let policies = policy::Policies::of(&world);
+        Self { world, attachments, policies }
+    }
+}
+
+/// All that a proxy gets.
+pub fn translate(context: &Context, proxy: &Proxy) -> Resources {
+    let scope = Scope::of(&context.world, proxy);
+    let mut all = shared(context, &scope);
+    all.merge(&own(context, proxy));
+    *all.of_mut(Type::Endpoints) = endpoints::all(context, |service| scope.sees(&context.world, service));
+    all
+}
+
+/// What all proxies of a scope get alike, without endpoints.
+pub fn shared(context: &Context, scope: &Scope) -> Resources {
+    match (scope.role, scope.grpc) {
+        (Role::Sidecar, true) => grpc::shared(context, scope),
+        (Role::Sidecar, false) => sidecar::shared(context, scope),
+        (Role::Router, _) => gateway::shared(context, scope),
+    }
+}
+
+/// What this proxy alone gets.
+pub fn own(context: &Context, proxy: &Proxy) -> Resources {
+    match (proxy.role, proxy.grpc) {
+        (Role::Sidecar, false) => sidecar::own(context, proxy),
+        _ => Resources::default(),
+    }
+}

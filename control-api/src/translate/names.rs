@@ -1,0 +1,56 @@
+//! The names of what is served. They are Istio's, so that what people know of dashboards and dumps stays true.
+
+use std::sync::Arc;
+
+use crate::world::Named;
+
+/// The domain of the cluster.
+pub const DOMAIN: &str = "cluster.local";
+
+/// Where connections go whose destination is not known: on to where they were going.
+pub const PASSTHROUGH: &str = "PassthroughCluster";
+/// Where connections go that must not go anywhere.
+pub const BLACK_HOLE: &str = "BlackHoleCluster";
+/// As [`PASSTHROUGH`], towards the application.
+pub const INBOUND_PASSTHROUGH: &str = "InboundPassthroughCluster";
+
+/// The host name of a service: `web.shop.svc.cluster.local`.
+pub fn host(service: &Named) -> String {
+    format!("{}.{}.svc.{DOMAIN}", service.1, service.0)
+}
+
+/// The cluster of a service's port: `outbound|80||web.shop.svc.cluster.local`.
+pub fn outbound(service: &Named, port: u16) -> String {
+    format!("outbound|{port}||{}", host(service))
+}
+
+/// The service and port of a cluster that [`outbound`] named.
+pub fn parse_outbound(name: &str) -> Option<(Named, u16)> {
+    let mut parts = name.strip_prefix("outbound|")?.split('|');
+    let (port, _subset, host) = (parts.next()?, parts.next()?, parts.next()?);
+    let (name, rest) = host.split_once('.')?;
+    let (namespace, rest) = rest.split_once('.')?;
+    (rest == "svc.cluster.local").then_some(())?;
+    let named: (Arc<str>, Arc<str>) = (namespace.into(), name.into());
+    Some((named, port.parse().ok()?))
+}
+
+/// The cluster towards the application at a port.
+pub fn inbound(port: u16) -> String {
+    format!("inbound|{port}||")
+}
+
+/// The cluster of an ExternalService's port: `external|443||payments.shop`.
+pub fn external(service: &Named, port: u16) -> String {
+    format!("external|{port}||{}.{}", service.1, service.0)
+}
+
+/// Host names under which clients of a namespace call a service, without ports.
+pub fn domains(service: &Named, from: &str) -> Vec<String> {
+    let (namespace, name) = service;
+    let mut out = vec![host(service), format!("{name}.{namespace}.svc"), format!("{name}.{namespace}")];
+    if **namespace == *from {
+        out.push(name.to_string());
+    }
+    out
+}

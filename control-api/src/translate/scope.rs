@@ -1,0 +1,84 @@
+//! What a proxy can see: all that is exported to its namespace, narrowed by the dependencies that it declared.
+//!
+//! - Annotation `outrider.dev/export-to` of a Service or ExternalService: the namespaces that see it, separated by commas; `.` is its
+//!   own, `*` all (the default).
+//! - Annotation `outrider.dev/depends-on` of a Namespace, or of a Pod, which goes before: what is asked for, as `namespace/name`,
+//!   `namespace/*`, `./name`, separated by commas. Without one, all that is visible.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as core;
+
+use crate::model::Object;
+use crate::world::{Named, Proxy, Role, World};
+
+const EXPORT_TO: &str = "outrider.dev/export-to";
+const DEPENDS_ON: &str = "outrider.dev/depends-on";
+
+/// What several proxies have in common. Proxies of equal scopes get equal shared resources.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Scope {
+    /// Sidecar or router.
+    pub role: Role,
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The Gateway of a router.
+    pub gateway: Option<Named>,
+    /// A gRPC client.
+    pub grpc: bool,
+    /// What it declared to depend on: namespace and name, `*` for all. `None`: everything.
+    pub dependencies: Option<BTreeSet<Named>>,
+}
+
+impl Scope {
+    /// The scope of a proxy.
+    pub fn of(world: &World, proxy: &Proxy) -> Self {
+        let pod = world.get::<core::Pod>(&proxy.namespace, &proxy.pod);
+        let namespace = world.get::<core::Namespace>("", &proxy.namespace);
+        let declared = pod
+            .and_then(|pod| pod.object.annotation(DEPENDS_ON))
+            .or_else(|| namespace.and_then(|it| it.object.annotation(DEPENDS_ON)));
+        Self {
+            role: proxy.role,
+            namespace: Arc::clone(&proxy.namespace),
+            gateway: proxy.gateway.clone(),
+            grpc: proxy.grpc,
+            dependencies: declared.map(|text| dependencies(text, &proxy.namespace)),
+        }
+    }
+
+    /// Whether proxies of this scope see a Service or ExternalService.
+    pub fn sees_object(&self, object: &Object) -> bool {
+        let (namespace, name) = (&object.key.namespace, &object.key.name);
+        let exported = match object.annotation(EXPORT_TO) {
+            None => true,
+            Some(text) => text.split(',').map(str::trim).any(|word| match word {
+                "*" => true,
+                "." => self.namespace == *namespace,
+                word => *self.namespace == *word,
+            }),
+        };
+        let wanted = self.dependencies.as_ref().is_none_or(|wanted| {
+            wanted.iter().any(|(ns, wanted)| ns == namespace && (&**wanted == "*" || wanted == name))
+        });
+        exported && wanted
+    }
+
+    /// As [`Scope::sees_object`], for a Service by name.
+    pub fn sees(&self, world: &World, service: &Named) -> bool {
+        world.get::<core::Service>(&service.0, &service.1).is_some_and(|it| self.sees_object(it.object))
+    }
+}
+
+fn dependencies(text: &str, own: &Arc<str>) -> BTreeSet<Named> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|word| !word.is_empty())
+        .map(|word| match word.split_once('/') {
+            Some((".", name)) => (Arc::clone(own), name.into()),
+            Some((namespace, name)) => (namespace.into(), name.into()),
+            None => (Arc::clone(own), word.into()),
+        })
+        .collect()
+}

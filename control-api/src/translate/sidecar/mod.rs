@@ -1,0 +1,82 @@
+//! What a sidecar gets: the virtual listeners, a listener for each port, an explicit HTTP listener, and the application's side.
+
+mod inbound;
+mod outbound;
+pub mod routes;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
+
+use super::port::{Port, ports};
+use super::{Context, Resource, Resources, Scope, Type, cluster, external, names};
+use crate::world::{Named, Proxy};
+
+/// One port of a visible service.
+#[derive(Clone, Debug)]
+pub struct Visible<'c> {
+    /// The service.
+    pub service: Named,
+    /// Its content.
+    pub object: &'c Service,
+    /// The port.
+    pub port: Port,
+}
+
+impl Visible<'_> {
+    /// The addresses under which clients reach it; none for headless services.
+    pub fn addresses(&self) -> Vec<&str> {
+        let Some(spec) = &self.object.spec else { return Vec::new() };
+        let listed = spec.cluster_ips.as_deref().unwrap_or_default();
+        let mut all: BTreeSet<&str> = listed.iter().map(String::as_str).collect();
+        all.extend(spec.cluster_ip.as_deref());
+        all.into_iter().filter(|address| !address.is_empty() && *address != "None").collect()
+    }
+}
+
+/// All ports of all services that a scope sees, by namespace, name and place.
+pub fn visible<'c>(context: &'c Context, scope: &Scope) -> Vec<Visible<'c>> {
+    let mut out = Vec::new();
+    for service in context.world.all::<Service>().filter(|it| scope.sees_object(it.object)) {
+        // A name for something outside: there is nothing to balance.
+        if service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
+            continue;
+        }
+        let named: Named = (Arc::clone(service.namespace()), Arc::clone(service.name()));
+        let object = service.body();
+        out.extend(ports(object).into_iter().map(|port| Visible { service: named.clone(), object, port }));
+    }
+    out
+}
+
+/// What all sidecars of a scope get alike.
+pub fn shared(context: &Context, scope: &Scope) -> Resources {
+    let mut out = external::clusters(context, scope);
+    let services = visible(context, scope);
+    for it in &services {
+        out.add(Type::Cluster, cluster::of_port(context, &it.service, &it.port));
+    }
+    for cluster in [cluster::original_destination(names::PASSTHROUGH, None), cluster::black_hole()] {
+        out.add(Type::Cluster, Resource::new(&cluster.name, &cluster));
+    }
+    for listener in outbound::listeners(context, scope, &services) {
+        out.add(Type::Listener, Resource::new(&listener.name, &listener));
+    }
+    for table in routes::tables(context, scope, &services) {
+        out.add(Type::Route, Resource::canonical(Type::Route, &table.name, &table));
+    }
+    out
+}
+
+/// What one sidecar alone gets: its application's side, and the explicit HTTP listener, whose port is its own affair.
+pub fn own(context: &Context, proxy: &Proxy) -> Resources {
+    let mut out = Resources::default();
+    for cluster in inbound::clusters(context, proxy) {
+        out.add(Type::Cluster, Resource::new(&cluster.name, &cluster));
+    }
+    for listener in [inbound::listener(context, proxy), outbound::http_proxy(context, proxy)] {
+        out.add(Type::Listener, Resource::new(&listener.name, &listener));
+    }
+    out
+}

@@ -1,0 +1,210 @@
+//! The route tables of a sidecar: one for each HTTP port, one for the explicit listener.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrider_proto::pb::envoy::config::accesslog::v3::AccessLog;
+use outrider_proto::pb::envoy::config::listener::v3::Filter;
+use outrider_proto::pb::envoy::config::route::v3 as pb;
+
+use super::Visible;
+use crate::attach::{ServiceRoutes, ir};
+use crate::model::{Key, Kind};
+use crate::translate::hcm::tcp_proxy;
+use crate::translate::port::Spoken;
+use crate::translate::routes::{Place, http};
+use crate::translate::wire::{duration, origin, truth};
+use crate::translate::{Context, Scope, external, names, policy};
+
+/// The explicit listener, and its table.
+pub const HTTP_PROXY: &str = "http_proxy";
+
+/// Where requests of captured clients go that no service claims.
+const ALLOW_ANY: &str = "allow_any";
+
+/// What is spoken at a port: a route that is attached to it settles the question.
+pub fn spoken(context: &Context, it: &Visible<'_>) -> Spoken {
+    let attached = attached(context, it).any(|routes| !routes.http.is_empty());
+    if it.port.spoken == Spoken::Unknown && attached { Spoken::Http } else { it.port.spoken }
+}
+
+/// The name of a table for one service's port alone.
+pub fn table_of(it: &Visible<'_>) -> String {
+    format!("{}:{}", names::host(&it.service), it.port.number)
+}
+
+/// All tables of a scope.
+pub fn tables(context: &Context, scope: &Scope, services: &[Visible<'_>]) -> Vec<pb::RouteConfiguration> {
+    let mut ports: BTreeMap<u16, Vec<pb::VirtualHost>> = BTreeMap::new();
+    for port in external::http_ports(context, scope) {
+        ports.entry(port).or_default().extend(external::virtual_hosts(context, scope, Some(port)));
+    }
+    let (mut explicit, mut out) = (external::virtual_hosts(context, scope, None), Vec::new());
+    let defaults = default_ports(context, services);
+    for it in services {
+        let spoken = spoken(context, it);
+        if !spoken.is_http() && spoken != Spoken::Unknown {
+            continue;
+        }
+        let routes = of_service(context, scope, it);
+        let mut domains = names::domains(&it.service, &scope.namespace);
+        let with_port =
+            domains.iter().map(|domain| format!("{domain}:{}", it.port.number)).collect::<Vec<_>>();
+        let mut explicit_domains = with_port;
+        if defaults.get(&it.service) == Some(&it.port.number) {
+            explicit_domains.extend(domains.iter().cloned());
+        }
+        explicit.push(virtual_host(it, explicit_domains, routes.clone()));
+        domains.extend(it.addresses().iter().map(|address| bracketed(address)));
+        if spoken == Spoken::Unknown {
+            let host = virtual_host(it, vec!["*".to_owned()], routes);
+            out.push(table(&table_of(it), vec![host]));
+        } else {
+            ports.entry(it.port.number).or_default().push(virtual_host(it, domains, routes));
+        }
+    }
+    for (port, mut hosts) in ports {
+        unique(&mut hosts);
+        hosts.push(allow_any());
+        out.push(table(&port.to_string(), hosts));
+    }
+    unique(&mut explicit);
+    out.push(pb::RouteConfiguration { ignore_port_in_host_matching: false, ..table(HTTP_PROXY, explicit) });
+    out
+}
+
+/// The port that a client means which names none: 80, else the only one for HTTP.
+fn default_ports(context: &Context, services: &[Visible<'_>]) -> BTreeMap<crate::world::Named, u16> {
+    let mut http: BTreeMap<_, Vec<u16>> = BTreeMap::new();
+    for it in services.iter().filter(|it| spoken(context, it).is_http() || it.port.spoken == Spoken::Unknown)
+    {
+        http.entry(it.service.clone()).or_default().push(it.port.number);
+    }
+    http.into_iter()
+        .filter_map(|(service, ports)| match ports.as_slice() {
+            [only] => Some((service, *only)),
+            ports => ports.contains(&80).then_some((service, 80)),
+        })
+        .collect()
+}
+
+/// The routes of a service's port for clients of a scope.
+pub fn of_service(context: &Context, scope: &Scope, it: &Visible<'_>) -> Vec<pb::Route> {
+    // Routes in the client's own namespace (consumer routes) go before those of the service's namespace.
+    let mine = |namespace: &str| -> Vec<Arc<ir::HttpRoute>> {
+        let all = attached(context, it).flat_map(|routes| &routes.http);
+        all.filter(|route| *route.key.namespace == *namespace).cloned().collect()
+    };
+    let place = Place { port: it.port.number, tls: false, namespace: Some(&scope.namespace) };
+    let mut attached = mine(&scope.namespace);
+    if attached.is_empty() {
+        attached = mine(&it.service.0);
+    }
+    if !attached.is_empty() {
+        return http(context, &attached, &place);
+    }
+    vec![default_route(context, it)]
+}
+
+/// All to the service itself.
+fn default_route(context: &Context, it: &Visible<'_>) -> pb::Route {
+    let cluster = names::outbound(&it.service, it.port.number);
+    let mut route = pb::Route {
+        name: "default".to_owned(),
+        r#match: Some(pb::RouteMatch {
+            path_specifier: Some(pb::route_match::PathSpecifier::Prefix("/".to_owned())),
+            ..Default::default()
+        }),
+        action: Some(pb::route::Action::Route(pb::RouteAction {
+            cluster_specifier: Some(pb::route_action::ClusterSpecifier::Cluster(cluster)),
+            timeout: Some(duration(Duration::ZERO)),
+            ..Default::default()
+        })),
+        metadata: Some(origin(&Key::new(Kind::Service, &it.service.0, &it.service.1), "")),
+        ..Default::default()
+    };
+    policy::traffic::apply_to_route(context, &it.service, it.port.number, &mut route);
+    route
+}
+
+fn attached<'c>(context: &'c Context, it: &Visible<'_>) -> impl Iterator<Item = &'c ServiceRoutes> {
+    let at_port = context.attachments.services.get(&(it.service.clone(), Some(it.port.number)));
+    // Routes for one port go before those for all.
+    let at_all = context.attachments.services.get(&(it.service.clone(), None));
+    at_port.or(at_all).into_iter()
+}
+
+/// Where a connection goes that is not HTTP: to the service, or where its TCPRoutes and TLSRoutes say.
+pub fn tcp(
+    context: &Context,
+    scope: &Scope,
+    it: &Visible<'_>,
+    cluster: &str,
+    logs: Vec<AccessLog>,
+) -> Vec<Filter> {
+    let seen = |namespace: &str| {
+        let mut routes = attached(context, it).flat_map(|routes| &routes.tcp);
+        routes.find(|route| *route.key.namespace == *namespace).cloned()
+    };
+    match seen(&scope.namespace).or_else(|| seen(&it.service.0)) {
+        Some(route) => vec![crate::translate::routes::tcp(&route, cluster, logs)],
+        None => vec![tcp_proxy(cluster, cluster, logs)],
+    }
+}
+
+fn virtual_host(it: &Visible<'_>, domains: Vec<String>, routes: Vec<pb::Route>) -> pb::VirtualHost {
+    pb::VirtualHost {
+        name: table_of(it),
+        domains,
+        routes,
+        include_request_attempt_count: true,
+        ..Default::default()
+    }
+}
+
+/// A domain may stand in one virtual host of a table only: the first one has it. The rest of a service is not lost for it.
+fn unique(hosts: &mut Vec<pb::VirtualHost>) {
+    let mut seen = BTreeSet::new();
+    for host in hosts.iter_mut() {
+        host.domains.retain(|domain| seen.insert(domain.to_lowercase()));
+    }
+    hosts.retain(|host| !host.domains.is_empty());
+}
+
+fn allow_any() -> pb::VirtualHost {
+    pb::VirtualHost {
+        name: ALLOW_ANY.to_owned(),
+        domains: vec!["*".to_owned()],
+        routes: vec![pb::Route {
+            name: ALLOW_ANY.to_owned(),
+            r#match: Some(pb::RouteMatch {
+                path_specifier: Some(pb::route_match::PathSpecifier::Prefix("/".to_owned())),
+                ..Default::default()
+            }),
+            action: Some(pb::route::Action::Route(pb::RouteAction {
+                cluster_specifier: Some(pb::route_action::ClusterSpecifier::Cluster(
+                    names::PASSTHROUGH.to_owned(),
+                )),
+                timeout: Some(duration(Duration::ZERO)),
+                ..Default::default()
+            })),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn table(name: &str, virtual_hosts: Vec<pb::VirtualHost>) -> pb::RouteConfiguration {
+    pb::RouteConfiguration {
+        name: name.to_owned(),
+        virtual_hosts,
+        validate_clusters: Some(truth(false)),
+        ignore_port_in_host_matching: true,
+        ..Default::default()
+    }
+}
+
+fn bracketed(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
+}
