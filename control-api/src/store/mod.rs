@@ -127,7 +127,29 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The store itself judges objects and refused one: nothing was written. (Kubernetes: schema, admission, access.)
+    #[error("{key}: refused by the store: {reason}")]
+    Refused {
+        /// The first object that was refused.
+        key: Box<Key>,
+        /// Why, in the store's words.
+        reason: String,
+    },
+    /// A store without transactions (Kubernetes) stopped half-way: these writes happened, the others did not.
+    #[error("written: {}; then {failed} failed: {reason}; nothing after it was written", names(written))]
+    Partial {
+        /// What was written, in order.
+        written: Vec<Key>,
+        /// The write that failed.
+        failed: Box<Key>,
+        /// Why.
+        reason: String,
+    },
     /// It keeps nothing that is written through it.
     #[error("{0}")]
     ReadOnly(String),
+}
+
+fn names(keys: &[Key]) -> String {
+    keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
