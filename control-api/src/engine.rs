@@ -1,1 +1,283 @@
-//! x
+//! Keeps the translation current: takes what sources tell, works out what follows, publishes it.
+//!
+//! Endpoints go out at once; everything else waits until it has been quiet for a moment, so that a folder of changes is one change.
+
+mod layers;
+mod snapshot;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+pub use snapshot::{Since, Snapshot, Step};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::source::{Input, Inputs, Origin};
+use crate::translate::{Context, Resources, Scope, Type, TypeSet, endpoints, shared};
+use crate::world::{Named, Touched};
+use layers::Layers;
+
+/// How long it must be quiet before a change is worked out.
+const QUIET: Duration = Duration::from_millis(100);
+/// How long a change waits at most.
+const LONGEST: Duration = Duration::from_secs(1);
+/// Inputs that wait; then sources do.
+const QUEUE: usize = 1024;
+
+/// The current state of everything. Cheap to share.
+#[derive(Debug)]
+pub struct Engine {
+    snapshot: ArcSwap<Snapshot>,
+    generation: watch::Sender<u64>,
+    /// The store's revision that is in the published world.
+    revision: watch::Sender<u64>,
+    /// Scopes that somebody uses, with what they get: kept current as long as a stream holds the key.
+    scopes: Mutex<HashMap<Scope, Weak<ScopeKey>>>,
+}
+
+/// Whoever holds one keeps the resources of its scope worked out.
+#[derive(Debug)]
+pub struct ScopeKey(pub Scope);
+
+impl Engine {
+    /// Starts it; it is ready when each of `origins` has told all it has. Must be called in a runtime of several threads.
+    pub fn start(origins: BTreeSet<Origin>) -> (Arc<Self>, Inputs) {
+        let engine = Arc::new(Self {
+            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            generation: watch::channel(0).0,
+            revision: watch::channel(0).0,
+            scopes: Mutex::default(),
+        });
+        let (inputs, receiver) = mpsc::channel(QUEUE);
+        tokio::spawn(run(Arc::clone(&engine), receiver, origins));
+        (engine, inputs)
+    }
+
+    /// What is published now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Tells of each new generation. The value is 0 until all sources have told what they have.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Whether all sources have told what they have.
+    pub fn ready(&self) -> bool {
+        *self.generation.borrow() > 0
+    }
+
+    /// Waits until all sources have told what they have.
+    pub async fn until_ready(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.news().wait_for(|generation| *generation > 0).await;
+    }
+
+    /// Waits until the published world has this revision of the store.
+    pub async fn applied(&self, revision: u64) {
+        let _ = self.revision.subscribe().wait_for(|known| *known >= revision).await;
+    }
+
+    /// Enters a scope, whose resources are kept current until the key is dropped.
+    pub fn enter(&self, scope: &Scope) -> Arc<ScopeKey> {
+        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = scopes.get(scope).and_then(Weak::upgrade) {
+            return key;
+        }
+        scopes.retain(|_, key| key.strong_count() > 0);
+        let key = Arc::new(ScopeKey(scope.clone()));
+        scopes.insert(scope.clone(), Arc::downgrade(&key));
+        key
+    }
+
+    /// What a scope gets in a snapshot, worked out on a thread that may be busy if nobody did before.
+    pub async fn shared(&self, snapshot: &Arc<Snapshot>, scope: &Scope) -> Arc<Resources> {
+        if let Some(known) = snapshot.known(scope) {
+            return known;
+        }
+        let (snapshot, scope) = (Arc::clone(snapshot), scope.clone());
+        let work = tokio::task::spawn_blocking(move || snapshot.shared(&scope));
+        work.await.unwrap_or_default()
+    }
+
+    fn scopes_in_use(&self) -> Vec<Scope> {
+        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        scopes.retain(|_, key| key.strong_count() > 0);
+        scopes.keys().cloned().collect()
+    }
+
+    fn publish(&self, snapshot: Snapshot, ready: bool, revision: u64) {
+        let generation = snapshot.generation;
+        self.snapshot.store(Arc::new(snapshot));
+        self.revision.send_replace(revision);
+        if ready {
+            self.generation.send_replace(generation);
+        }
+    }
+}
+
+async fn run(engine: Arc<Engine>, mut inputs: mpsc::Receiver<Input>, origins: BTreeSet<Origin>) {
+    let mut state =
+        State { engine, layers: Layers::default(), missing: origins, waiting: Touched::default() };
+    let (mut first, mut last): (Option<Instant>, Option<Instant>) = (None, None);
+    let mut batch = Vec::new();
+    if state.missing.is_empty() {
+        tokio::task::block_in_place(|| state.publish_all());
+    }
+    loop {
+        let due = first.zip(last).map(|(first, last)| (first + LONGEST).min(last + QUIET));
+        let wait = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            count = inputs.recv_many(&mut batch, QUEUE) => {
+                if count == 0 {
+                    return;
+                }
+                let started = !state.missing.is_empty();
+                tokio::task::block_in_place(|| state.take(batch.drain(..)));
+                let now = Instant::now();
+                if state.waiting.rest {
+                    first.get_or_insert(now);
+                    last = Some(now);
+                }
+                // The first whole picture waits for nobody.
+                if started && state.missing.is_empty() {
+                    tokio::task::block_in_place(|| state.publish_all());
+                    (first, last) = (None, None);
+                }
+            }
+            () = wait => {
+                tokio::task::block_in_place(|| state.publish_all());
+                (first, last) = (None, None);
+            }
+        }
+    }
+}
+
+/// What the engine's task keeps.
+struct State {
+    engine: Arc<Engine>,
+    layers: Layers,
+    /// Origins that have told nothing yet.
+    missing: BTreeSet<Origin>,
+    /// What changed and is not published.
+    waiting: Touched,
+}
+
+impl State {
+    /// Takes inputs; publishes endpoints at once, where nothing but endpoints changed.
+    fn take(&mut self, inputs: impl Iterator<Item = Input>) {
+        let mut touched = Touched::default();
+        for input in inputs {
+            if let Input::Reset { origin, .. } = &input {
+                self.missing.remove(origin);
+            }
+            touched.merge(self.layers.take(input));
+        }
+        if !self.missing.is_empty() {
+            self.waiting.merge(touched);
+            return;
+        }
+        let rest = touched.rest || self.waiting.rest;
+        if !touched.endpoints.is_empty() && self.engine.ready() {
+            self.publish_endpoints(&touched.endpoints, touched.addresses.clone());
+        } else if !rest && self.engine.ready() {
+            // Nothing that a proxy could notice, but readers want to see their writes.
+            self.publish_endpoints(&BTreeSet::new(), BTreeSet::new());
+        }
+        self.waiting.rest |= touched.rest;
+    }
+
+    /// Publishes the endpoints of these services, with routes and policies as they are.
+    fn publish_endpoints(&self, services: &BTreeSet<Named>, addresses: BTreeSet<IpAddr>) {
+        let old = self.engine.snapshot();
+        let world = self.layers.world();
+        let mut set: TypeSet = (*old.endpoints).clone();
+        let mut changed = Vec::new();
+        for service in services {
+            for resource in endpoints::of_service(&world, service) {
+                if set.get(&resource.name).is_none_or(|known| known.version != resource.version) {
+                    changed.push(Arc::clone(&resource.name));
+                    set.insert(resource);
+                }
+            }
+        }
+        let step = Step { generation: old.generation + 1, endpoints: changed.into(), addresses, rest: false };
+        let context = Arc::new(old.context.with_endpoints(world));
+        let snapshot = old.next(step, context, Arc::new(set), old.all_shared());
+        // With something else waiting, the store's revision is not in what is served yet.
+        let revision =
+            if self.waiting.rest { *self.engine.revision.borrow() } else { self.layers.revision() };
+        self.engine.publish(snapshot, true, revision);
+    }
+
+    /// Works everything out anew.
+    fn publish_all(&mut self) {
+        let began = std::time::Instant::now();
+        self.waiting = Touched::default();
+        let old = self.engine.snapshot();
+        let context = Arc::new(Context::of(self.layers.world()));
+        let mut set = endpoints::all(&context, |_| true);
+        set.share_with(&old.endpoints);
+        let mut scopes = HashMap::new();
+        for scope in self.engine.scopes_in_use() {
+            let mut resources = shared(&context, &scope);
+            if let Some(old) = old.known(&scope) {
+                resources.share_with(&old);
+            }
+            scopes.insert(scope, Arc::new(resources));
+        }
+        let step = Step {
+            generation: old.generation + 1,
+            endpoints: Arc::default(),
+            addresses: BTreeSet::new(),
+            rest: true,
+        };
+        let generation = step.generation;
+        let (objects, count) = (context.world.objects().count(), scopes.len());
+        let snapshot = old.next(step, context, Arc::new(set), scopes);
+        self.engine.publish(snapshot, self.missing.is_empty(), self.layers.revision());
+        let took = began.elapsed();
+        tracing::info!(generation, objects, scopes = count, ?took, "a new configuration is published");
+    }
+}
+
+/// What a proxy gets in all: the part of its scope, its own, and the endpoints of the clusters in both.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// What the scope shares.
+    pub shared: Arc<Resources>,
+    /// Its own.
+    pub own: Arc<Resources>,
+    /// The endpoints of everything.
+    pub endpoints: Arc<TypeSet>,
+}
+
+impl View {
+    /// One resource by name. Endpoints are given for clusters that the proxy has.
+    pub fn get(&self, kind: Type, name: &str) -> Option<&Arc<crate::translate::Resource>> {
+        if kind == Type::Endpoints {
+            let own =
+                self.own.of(Type::Endpoints).get(name).or_else(|| self.shared.of(Type::Endpoints).get(name));
+            return own.or_else(|| {
+                self.get(Type::Cluster, name)?;
+                self.endpoints.get(name)
+            });
+        }
+        self.own.of(kind).get(name).or_else(|| self.shared.of(kind).get(name))
+    }
+
+    /// All resources of a type that a wildcard means; not for endpoints.
+    pub fn all(&self, kind: Type) -> impl Iterator<Item = &Arc<crate::translate::Resource>> {
+        let own = self.own.of(kind);
+        own.iter().chain(self.shared.of(kind).iter().filter(|it| own.get(&it.name).is_none()))
+    }
+}

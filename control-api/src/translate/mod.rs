@@ -32,17 +32,23 @@ pub struct Context {
     /// All objects.
     pub world: Arc<World>,
     /// Routes at their parents.
-    pub attachments: Attachments,
+    pub attachments: Arc<Attachments>,
     /// Which policy is in force where.
-    pub policies: policy::Policies,
+    pub policies: Arc<policy::Policies>,
 }
 
 impl Context {
     /// Works out what follows from a world.
     pub fn of(world: Arc<World>) -> Self {
-        let attachments = Attachments::of(&world);
-        let policies = policy::Policies::of(&world);
+        let attachments = Arc::new(Attachments::of(&world));
+        let policies = Arc::new(policy::Policies::of(&world));
         Self { world, attachments, policies }
+    }
+
+    /// The same for a world in which endpoints alone are other ones: neither routes nor policies depend on them.
+    #[must_use]
+    pub fn with_endpoints(&self, world: Arc<World>) -> Self {
+        Self { world, attachments: Arc::clone(&self.attachments), policies: Arc::clone(&self.policies) }
     }
 }
 

@@ -1,0 +1,331 @@
+//! The gRPC streams: requests in, responses out, with the state machine between.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use outrider_proto::pb::envoy::config::core::v3::Node;
+use outrider_proto::pb::envoy::service::discovery::v3 as xds;
+use outrider_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
+use outrider_proto::pb::google::protobuf::Any;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::connected::{Connected, Limits, Listed, Stream};
+use super::session::{Due, Session, Wish};
+use crate::engine::{Engine, ScopeKey, Since, View};
+use crate::translate::{Resources, Scope, Type, own};
+use crate::world::Proxy;
+
+/// How long a new stream may take to say who it is.
+const INTRODUCTION: Duration = Duration::from_secs(15);
+
+/// `envoy.service.discovery.v3.AggregatedDiscoveryService`.
+#[derive(Clone, Debug)]
+pub struct Ads {
+    engine: Arc<Engine>,
+    connected: Arc<Connected>,
+    limits: Limits,
+    /// Becomes true when streams are to end: their proxies go to another control plane.
+    leaving: watch::Receiver<bool>,
+}
+
+/// What both kinds of requests say.
+#[derive(Debug)]
+struct Said {
+    node: Option<Node>,
+    type_url: String,
+    nonce: String,
+    refused: Option<String>,
+    wish: Wish,
+}
+
+/// One of the two protocols.
+trait Protocol: Send + 'static {
+    const DELTA: bool;
+    type In: Send + 'static;
+    type Out: Send + 'static;
+    fn read(request: Self::In) -> Said;
+    fn write(due: Due, instance: &str) -> Self::Out;
+}
+
+struct Whole;
+struct Delta;
+
+impl Protocol for Whole {
+    const DELTA: bool = false;
+    type In = xds::DiscoveryRequest;
+    type Out = xds::DiscoveryResponse;
+
+    fn read(request: Self::In) -> Said {
+        Said {
+            node: request.node,
+            type_url: request.type_url,
+            nonce: request.response_nonce,
+            refused: request.error_detail.map(|it| it.message),
+            wish: Wish::Whole { names: request.resource_names },
+        }
+    }
+
+    fn write(due: Due, instance: &str) -> Self::Out {
+        let resources = due.resources.iter();
+        xds::DiscoveryResponse {
+            version_info: due.version,
+            resources: resources
+                .map(|it| Any { type_url: due.kind.url(), value: it.body.to_vec() })
+                .collect(),
+            type_url: due.kind.url(),
+            nonce: due.nonce,
+            control_plane: Some(control_plane(instance)),
+            ..Default::default()
+        }
+    }
+}
+
+impl Protocol for Delta {
+    const DELTA: bool = true;
+    type In = xds::DeltaDiscoveryRequest;
+    type Out = xds::DeltaDiscoveryResponse;
+
+    fn read(request: Self::In) -> Said {
+        Said {
+            node: request.node,
+            type_url: request.type_url,
+            nonce: request.response_nonce,
+            refused: request.error_detail.map(|it| it.message),
+            wish: Wish::Change {
+                subscribe: request.resource_names_subscribe,
+                unsubscribe: request.resource_names_unsubscribe,
+                known: request.initial_resource_versions.into_iter().collect::<HashMap<_, _>>(),
+            },
+        }
+    }
+
+    fn write(due: Due, instance: &str) -> Self::Out {
+        let kind = due.kind;
+        let resource = |it: &Arc<crate::translate::Resource>| xds::Resource {
+            name: it.name.to_string(),
+            version: it.version_text(),
+            resource: Some(Any { type_url: kind.url(), value: it.body.to_vec() }),
+            ..Default::default()
+        };
+        xds::DeltaDiscoveryResponse {
+            system_version_info: due.version,
+            resources: due.resources.iter().map(resource).collect(),
+            type_url: kind.url(),
+            removed_resources: due.removed.iter().map(ToString::to_string).collect(),
+            nonce: due.nonce,
+            control_plane: Some(control_plane(instance)),
+            ..Default::default()
+        }
+    }
+}
+
+fn control_plane(instance: &str) -> outrider_proto::pb::envoy::config::core::v3::ControlPlane {
+    outrider_proto::pb::envoy::config::core::v3::ControlPlane { identifier: instance.to_owned() }
+}
+
+type Answers<T> = Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
+
+impl Ads {
+    /// A service on an engine. Streams end when `leaving` becomes true.
+    pub fn new(
+        engine: Arc<Engine>,
+        connected: Arc<Connected>,
+        limits: Limits,
+        leaving: watch::Receiver<bool>,
+    ) -> Self {
+        Self { engine, connected, limits, leaving }
+    }
+
+    fn open<P: Protocol>(&self, peer: Option<SocketAddr>, incoming: Streaming<P::In>) -> Answers<P::Out> {
+        // One: what a slow client has not taken is not made.
+        let (answers, receiver) = mpsc::channel(1);
+        let ads = self.clone();
+        tokio::spawn(async move {
+            if let Err(status) = ads.serve::<P>(peer, incoming, &answers).await {
+                let _ = answers.send(Err(status)).await;
+            }
+        });
+        Box::pin(ReceiverStream::new(receiver))
+    }
+
+    async fn serve<P: Protocol>(
+        &self,
+        peer: Option<SocketAddr>,
+        mut incoming: Streaming<P::In>,
+        answers: &mpsc::Sender<Result<P::Out, Status>>,
+    ) -> Result<(), Status> {
+        let first = tokio::time::timeout(INTRODUCTION, incoming.message());
+        let first = first.await.map_err(|_| Status::deadline_exceeded("no request on this stream"))??;
+        let Some(said) = first.map(P::read) else { return Ok(()) };
+        let node =
+            said.node.clone().ok_or_else(|| Status::invalid_argument("the first request has no node"))?;
+        let proxy = Proxy::from_node(&node).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let session = Mutex::new(Session::new(P::DELTA));
+        let stream = Stream { proxy, node, peer, since: Instant::now(), session };
+        let Some(listed) = self.connected.list(stream, self.limits) else {
+            return Err(Status::resource_exhausted(format!(
+                "{} streams are open, the most allowed",
+                self.limits.streams
+            )));
+        };
+        tracing::info!(proxy = %listed.stream.proxy.id, peer = ?peer, delta = P::DELTA, "a proxy is connected");
+        let ended = Driver { ads: self, listed: &listed, held: None, own: Arc::default(), generation: 0 }
+            .run::<P>(said, &mut incoming, answers)
+            .await;
+        tracing::info!(proxy = %listed.stream.proxy.id, reason = ?ended.as_ref().err(), "a proxy has left");
+        ended
+    }
+}
+
+/// What drives one stream.
+struct Driver<'a> {
+    ads: &'a Ads,
+    listed: &'a Listed,
+    held: Option<Arc<ScopeKey>>,
+    own: Arc<Resources>,
+    generation: u64,
+}
+
+impl Driver<'_> {
+    async fn run<P: Protocol>(
+        mut self,
+        said: Said,
+        incoming: &mut Streaming<P::In>,
+        answers: &mpsc::Sender<Result<P::Out, Status>>,
+    ) -> Result<(), Status> {
+        let mut leaving = self.ads.leaving.clone();
+        self.take(said)?;
+        tokio::select! {
+            () = self.ads.engine.until_ready() => {}
+            () = gone(&mut leaving) => return Err(left()),
+        }
+        let mut news = self.ads.engine.news();
+        self.refresh().await;
+        loop {
+            let (due, wake) = {
+                let (mut session, now) = (self.listed.stream.session(), Instant::now());
+                // Made only when the client can take it: it always gets the newest.
+                let permit = answers.try_reserve().ok();
+                let due = permit.as_ref().and_then(|_| session.due(now));
+                if let (Some(permit), Some(due)) = (permit, due) {
+                    tracing::debug!(proxy = %self.listed.stream.proxy.id, kind = ?due.kind, resources = due.resources.len(),
+                        removed = due.removed.len(), "sent");
+                    permit.send(Ok(P::write(due, crate::server::instance())));
+                    continue;
+                }
+                (answers.capacity() == 0, session.wake(now))
+            };
+            let blocked = due;
+            tokio::select! {
+                message = incoming.message() => match message? {
+                    Some(message) => self.take(P::read(message))?,
+                    None => return Ok(()),
+                },
+                changed = news.changed() => {
+                    if changed.is_err() {
+                        return Err(left());
+                    }
+                    news.borrow_and_update();
+                    self.refresh().await;
+                }
+                room = answers.reserve(), if blocked => {
+                    if room.is_err() {
+                        return Ok(());
+                    }
+                }
+                () = sleep_until(wake) => {}
+                () = gone(&mut leaving) => return Err(left()),
+                () = answers.closed() => return Ok(()),
+            }
+        }
+    }
+
+    /// Takes a request.
+    fn take(&self, said: Said) -> Result<(), Status> {
+        let Some(kind) = Type::of_url(&said.type_url) else {
+            tracing::debug!(proxy = %self.listed.stream.proxy.id, type_url = said.type_url, "a type that is not served");
+            return Ok(());
+        };
+        if let Some(words) = &said.refused {
+            tracing::warn!(proxy = %self.listed.stream.proxy.id, ?kind, reason = words, "a proxy refused what it was sent");
+        }
+        let mut session = self.listed.stream.session();
+        session
+            .request(kind, &said.nonce, said.refused.as_deref(), said.wish, Instant::now())
+            .map_err(Status::resource_exhausted)
+    }
+
+    /// Takes over what is published now.
+    async fn refresh(&mut self) {
+        let snapshot = self.ads.engine.snapshot();
+        let since = if self.generation == 0 { Since::Anything } else { snapshot.since(self.generation) };
+        let proxy = &self.listed.stream.proxy;
+        let (anything, moved) = match &since {
+            Since::Anything => (true, true),
+            Since::Endpoints { addresses, .. } => (false, addresses.contains(&proxy.address)),
+        };
+        let shared = if anything {
+            let scope = Scope::of(&snapshot.context.world, proxy);
+            let held = self.ads.engine.enter(&scope);
+            let shared = self.ads.engine.shared(&snapshot, &held.0).await;
+            self.held = Some(held);
+            shared
+        } else {
+            Arc::clone(&self.listed.stream.session().view().shared)
+        };
+        if moved {
+            let mut own = own(&snapshot.context, proxy);
+            own.share_with(&self.own);
+            self.own = Arc::new(own);
+        }
+        let view = View { shared, own: Arc::clone(&self.own), endpoints: Arc::clone(&snapshot.endpoints) };
+        self.generation = snapshot.generation;
+        // The application moved: listeners and clusters of its own may have changed with the endpoints.
+        let since = if moved { Since::Anything } else { since };
+        self.listed.stream.session().update(view, snapshot.generation, &since, Instant::now());
+    }
+}
+
+/// Waits until streams are to end.
+async fn gone(leaving: &mut watch::Receiver<bool>) {
+    let _ = leaving.wait_for(|leaving| *leaving).await;
+}
+
+fn left() -> Status {
+    Status::unavailable("this control plane is leaving; connect to another one")
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Ads {
+    type StreamAggregatedResourcesStream = Answers<xds::DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Answers<xds::DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<xds::DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        let peer = request.remote_addr();
+        Ok(Response::new(self.open::<Whole>(peer, request.into_inner())))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<xds::DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let peer = request.remote_addr();
+        Ok(Response::new(self.open::<Delta>(peer, request.into_inner())))
+    }
+}

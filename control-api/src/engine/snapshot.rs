@@ -1,0 +1,100 @@
+//! What is published: one consistent picture, and a short memory of how it came about.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::translate::{Context, Resources, Scope, TypeSet, shared};
+
+/// How many steps are remembered.
+const MEMORY: usize = 256;
+
+/// One change from a generation to the next.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The generation that it led to.
+    pub generation: u64,
+    /// The endpoint resources that changed.
+    pub endpoints: Arc<[Arc<str>]>,
+    /// The addresses that became an endpoint or ceased to be one.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Anything may have changed.
+    pub rest: bool,
+}
+
+/// What changed since a generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// Anything.
+    Anything,
+    /// Endpoints alone.
+    Endpoints {
+        /// The resources.
+        names: BTreeSet<Arc<str>>,
+        /// The addresses that came or went.
+        addresses: BTreeSet<IpAddr>,
+    },
+}
+
+/// One consistent picture of everything.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Counts pictures; 0 is the empty one before the start.
+    pub generation: u64,
+    /// The world and what follows from it.
+    pub context: Arc<Context>,
+    /// All endpoints.
+    pub endpoints: Arc<TypeSet>,
+    /// What scopes get, as far as it was worked out.
+    scopes: Mutex<HashMap<Scope, Arc<Resources>>>,
+    steps: VecDeque<Step>,
+}
+
+impl Snapshot {
+    /// The picture after a step.
+    pub(super) fn next(
+        &self,
+        step: Step,
+        context: Arc<Context>,
+        endpoints: Arc<TypeSet>,
+        scopes: HashMap<Scope, Arc<Resources>>,
+    ) -> Self {
+        let mut steps = self.steps.clone();
+        if steps.len() >= MEMORY {
+            steps.pop_front();
+        }
+        let generation = step.generation;
+        steps.push_back(step);
+        Self { generation, context, endpoints, scopes: Mutex::new(scopes), steps }
+    }
+
+    /// What a scope gets, if somebody worked it out.
+    pub(super) fn known(&self, scope: &Scope) -> Option<Arc<Resources>> {
+        self.scopes.lock().unwrap_or_else(PoisonError::into_inner).get(scope).cloned()
+    }
+
+    /// All that was worked out.
+    pub(super) fn all_shared(&self) -> HashMap<Scope, Arc<Resources>> {
+        self.scopes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What a scope gets. Several that ask at once wait for the one that works it out.
+    pub fn shared(&self, scope: &Scope) -> Arc<Resources> {
+        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = || Arc::new(shared(&self.context, scope));
+        Arc::clone(scopes.entry(scope.clone()).or_insert_with(made))
+    }
+
+    /// What changed since a generation, as far as that is remembered.
+    pub fn since(&self, generation: u64) -> Since {
+        let news = || self.steps.iter().filter(|step| step.generation > generation);
+        let whole = self.steps.front().is_some_and(|oldest| oldest.generation <= generation + 1);
+        if !whole || news().any(|step| step.rest) {
+            return Since::Anything;
+        }
+        Since::Endpoints {
+            names: news().flat_map(|step| step.endpoints.iter().cloned()).collect(),
+            addresses: news().flat_map(|step| step.addresses.iter().copied()).collect(),
+        }
+    }
+}
