@@ -178,7 +178,8 @@ impl Ads {
         let ended = Driver { ads: self, listed: &listed, held: None, own: Arc::default(), generation: 0 }
             .run::<P>(said, &mut incoming, answers)
             .await;
-        tracing::info!(proxy = %listed.stream.proxy.id, reason = ?ended.as_ref().err(), "a proxy has left");
+        let reason = ended.as_ref().err().map_or("it closed the stream", Status::message);
+        tracing::info!(proxy = %listed.stream.proxy.id, reason, "a proxy has left");
         ended
     }
 }

@@ -196,19 +196,23 @@ impl Session {
 
     /// What is to be sent now, one response after the other. `None`: nothing, until a request, a view or [`Session::wake`].
     pub fn due(&mut self, now: Instant) -> Option<Due> {
-        self.release(now);
-        for kind in Type::ALL {
-            let subscription = self.at(kind);
-            let something = subscription.look != Look::None || subscription.answer;
-            if !subscription.asked
-                || !something
-                || subscription.outstanding.is_some()
-                || self.waits(kind, now)
-            {
-                continue;
+        loop {
+            for kind in Type::ALL {
+                let subscription = self.at(kind);
+                let something = subscription.look != Look::None || subscription.answer;
+                if !subscription.asked
+                    || !something
+                    || subscription.outstanding.is_some()
+                    || self.waits(kind, now)
+                {
+                    continue;
+                }
+                if let Some(due) = self.response(kind, now) {
+                    return Some(due);
+                }
             }
-            if let Some(due) = self.response(kind, now) {
-                return Some(due);
+            if !self.release(now) {
+                break;
             }
         }
         if self.idle() {
@@ -238,9 +242,9 @@ impl Session {
         busy(Type::Cluster) || busy(Type::Endpoints) || (kind == Type::Route && busy(Type::Listener))
     }
 
-    /// Lets clusters go that nothing names any more.
-    fn release(&mut self, now: Instant) {
-        let Some(since) = self.holding else { return };
+    /// Lets clusters go that nothing names any more; says whether it did.
+    fn release(&mut self, now: Instant) -> bool {
+        let Some(since) = self.holding else { return false };
         let replaced = |kind: Type| {
             let it = self.at(kind);
             !it.asked || (it.look == Look::None && it.outstanding.is_none() && it.refused.is_none())
@@ -248,12 +252,14 @@ impl Session {
         let done = replaced(Type::Listener) && replaced(Type::Route);
         let refused = self.at(Type::Listener).refused.is_some() || self.at(Type::Route).refused.is_some();
         // A table that was refused leaves the old one in force, which names the old clusters.
-        if done || (!refused && now >= since + FAREWELL) {
+        let free = done || (!refused && now >= since + FAREWELL);
+        if free {
             self.holding = None;
             let clusters = self.of(Type::Cluster);
             clusters.held.clear();
             clusters.look = Look::All;
         }
+        free
     }
 
     fn response(&mut self, kind: Type, now: Instant) -> Option<Due> {

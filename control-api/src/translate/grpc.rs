@@ -41,6 +41,7 @@ fn listener(name: &str, table: &str) -> Listener {
         filters: Vec::new(),
         access_log: Vec::new(),
         edge: false,
+        grpc: true,
     };
     Listener {
         name: name.to_owned(),

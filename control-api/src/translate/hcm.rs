@@ -33,6 +33,8 @@ pub struct Hcm {
     pub access_log: Vec<AccessLog>,
     /// It stands at an edge: the peer's address is the client's, and its headers are not believed.
     pub edge: bool,
+    /// It is a gRPC client's, which refuses filters that it does not know.
+    pub grpc: bool,
 }
 
 impl Hcm {
@@ -55,7 +57,9 @@ impl Hcm {
             Routes::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
         };
         let mut filters = self.filters;
-        filters.push(http_filter("envoy.filters.http.cors", &Cors::default()));
+        if !self.grpc {
+            filters.push(http_filter("envoy.filters.http.cors", &Cors::default()));
+        }
         filters.push(http_filter("envoy.filters.http.router", &Router::default()));
         pb::HttpConnectionManager {
             stat_prefix: self.stat_prefix,

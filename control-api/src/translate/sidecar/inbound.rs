@@ -117,6 +117,7 @@ fn http(context: &Context, proxy: &Proxy, port: u16, cluster: &str) -> Vec<Filte
             filters: policy::authorization::http_filters(context, proxy, port),
             access_log: policy::telemetry::access_logs(context, &proxy.namespace, Some(&proxy.labels)),
             edge: false,
+            grpc: false,
         }
         .filter(),
     ]

@@ -100,6 +100,7 @@ fn manager(context: &Context, namespace: &str, stat_prefix: &str, table: &str) -
         filters: Vec::new(),
         access_log: policy::telemetry::access_logs(context, namespace, None),
         edge: false,
+        grpc: false,
     }
     .filter()
 }
