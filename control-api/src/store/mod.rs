@@ -8,6 +8,7 @@ use futures_util::stream::BoxStream;
 
 use crate::model::Key;
 
+pub mod kubernetes;
 pub mod memory;
 
 /// A place that keeps objects as JSON, with one revision that grows with each commit.

@@ -1,0 +1,87 @@
+//! Custom resource definitions, made from the Rust types.
+
+use gateway_api::apis::{experimental, standard};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, CustomResourceSubresources, JSONSchemaProps,
+};
+use kube::CustomResourceExt as _;
+
+use crate::model::{Kind, own};
+
+/// Those of our own kinds: what `kubectl apply -f` needs before the control plane finds them.
+pub fn own() -> Vec<CustomResourceDefinition> {
+    let crds = [
+        (Kind::TrafficPolicy, own::TrafficPolicy::crd()),
+        (Kind::ExternalService, own::ExternalService::crd()),
+        (Kind::PeerPolicy, own::PeerPolicy::crd()),
+        (Kind::AuthorizationPolicy, own::AuthorizationPolicy::crd()),
+        (Kind::Telemetry, own::Telemetry::crd()),
+    ];
+    crds.into_iter().map(|(kind, crd)| complete(kind, crd)).collect()
+}
+
+/// Those of the Gateway API as the Rust types know them: the standard channel, and TCPRoute of the experimental one. For tests
+/// and small clusters; they lack the validation rules (CEL) of the published ones, which belong to the project's releases.
+pub fn gateway_api() -> Vec<CustomResourceDefinition> {
+    let crds = vec![
+        standard::gatewayclasses::GatewayClass::crd(),
+        standard::gateways::Gateway::crd(),
+        standard::httproutes::HttpRoute::crd(),
+        standard::grpcroutes::GrpcRoute::crd(),
+        standard::tlsroutes::TlsRoute::crd(),
+        experimental::tcproutes::TcpRoute::crd(),
+        standard::referencegrants::ReferenceGrant::crd(),
+        standard::backendtlspolicies::BackendTlsPolicy::crd(),
+    ];
+    // Groups under k8s.io are guarded: https://github.com/kubernetes/enhancements/pull/1111
+    let approve = |mut crd: CustomResourceDefinition| {
+        let annotations = crd.metadata.annotations.get_or_insert_default();
+        annotations.insert("api-approved.kubernetes.io".into(), "unapproved, made from Rust types".into());
+        crd
+    };
+    crds.into_iter().map(approve).collect()
+}
+
+/// Adds what the derivation does not know: short names, a category, and a `status` that the control plane writes.
+fn complete(kind: Kind, mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let short = kind.short_names().iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    crd.spec.names.short_names = (!short.is_empty()).then_some(short);
+    crd.spec.names.categories = Some(vec!["outrider".into()]);
+    for version in &mut crd.spec.versions {
+        let subresources = version.subresources.get_or_insert_default();
+        let CustomResourceSubresources { status, .. } = subresources;
+        status.get_or_insert_default();
+        let schema = version.schema.get_or_insert_default().open_api_v3_schema.get_or_insert_default();
+        schema.properties.get_or_insert_default().entry("status".into()).or_insert_with(|| JSONSchemaProps {
+            type_: Some("object".into()),
+            description: Some("What the control plane says about it.".into()),
+            x_kubernetes_preserve_unknown_fields: Some(true),
+            ..JSONSchemaProps::default()
+        });
+    }
+    crd
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_ours_has_one_that_agrees_with_the_table() {
+        let crds = own();
+        let ours: Vec<_> = Kind::ALL.iter().filter(|kind| kind.group() == "outrider.dev").collect();
+        assert_eq!(crds.len(), ours.len());
+        for kind in ours {
+            let name = format!("{}.{}", kind.plural(), kind.group());
+            let crd = crds.iter().find(|crd| crd.metadata.name.as_ref() == Some(&name)).expect(&name);
+            assert_eq!(crd.spec.names.kind, kind.name());
+            assert_eq!(crd.spec.scope, if kind.namespaced() { "Namespaced" } else { "Cluster" });
+            let version = &crd.spec.versions[0];
+            assert_eq!([version.name.as_str()], kind.versions());
+            assert!(
+                version.subresources.as_ref().unwrap().status.is_some(),
+                "{name}: its status is written apart"
+            );
+        }
+    }
+}
