@@ -1,7 +1,22 @@
 //! Which route belongs where, and what everybody is told about it: the Gateway API's rules of attachment, as pure functions
 //! from the world to routes at their parents and to status conditions.
 
+mod backends;
+mod certificates;
+mod filter;
+mod gateways;
+mod grants;
+mod grpc;
+mod hostnames;
+mod http;
 pub mod ir;
+mod listeners;
+mod refs;
+mod routes;
+mod selector;
+mod status;
+mod tcp;
+mod text;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,6 +24,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::model::Key;
+pub use status::CONTROLLER;
+
 use crate::world::{Named, World};
 
 /// What the world's routes, gateways and policies come to. Pure: the same world gives the same.
@@ -16,8 +33,8 @@ use crate::world::{Named, World};
 pub struct Attachments {
     /// The gateways of our class that are there, with what is valid of them.
     pub gateways: BTreeMap<Named, Gateway>,
-    /// Routes whose parent is a Service (GAMMA), for all its ports (`None`) or one. Where there is one, it replaces the
-    /// service's own routing at that port.
+    /// Routes whose parent is a Service (GAMMA), by port. Where there is one, it replaces the service's own routing at that
+    /// port. A route for all ports of a service stands at each of them; `None` is never there.
     pub services: BTreeMap<(Named, Option<u16>), ServiceRoutes>,
     /// How backends are spoken to over TLS: by service, and by port name where the policy says so.
     pub backend_tls: BTreeMap<(Named, Option<Arc<str>>), BackendTls>,
@@ -40,6 +57,8 @@ pub struct ServiceRoutes {
 pub struct Gateway {
     /// Those of its listeners that are valid, in the order they were written.
     pub listeners: Vec<Listener>,
+    /// The Secret whose certificate it shows to backends that are spoken to over TLS.
+    pub client_certificate: Option<Named>,
 }
 
 /// One valid listener of a gateway.
@@ -57,6 +76,17 @@ pub struct Listener {
     pub http: Vec<Arc<ir::HttpRoute>>,
     /// TLSRoutes and TCPRoutes, attached.
     pub tcp: Vec<Arc<ir::TcpRoute>>,
+    /// What is asked of clients (HTTPS).
+    pub client_validation: Option<ClientValidation>,
+}
+
+/// Clients of a listener show certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientValidation {
+    /// The authorities, in PEM.
+    pub roots: Arc<str>,
+    /// Whether a client without a valid certificate is turned away. Else any client is let in, whatever it shows.
+    pub required: bool,
 }
 
 /// What a gateway's listener speaks.
@@ -108,9 +138,33 @@ pub enum Roots {
 }
 
 impl Attachments {
-    /// Resolves everything.
+    /// Resolves everything. Conditions that changed have the time of the newest object.
     pub fn of(world: &World) -> Self {
-        let _ = world;
-        Self::default()
+        let newest = world.objects().map(|object| object.created()).max().unwrap_or_default();
+        Self::after(world, newest, None)
+    }
+
+    /// Resolves everything. Conditions that are not as they were in `previous`, or else in the status that the object carries,
+    /// changed at `now` (seconds since 1970).
+    pub fn after(world: &World, now: i64, previous: Option<&Self>) -> Self {
+        let now = status::rfc3339(now);
+        let writer = status::Writer { now: &now, previous: previous.map(|it| &it.statuses) };
+        let mut gateways = gateways::of(world);
+        let mut services = routes::AtServices::default();
+        let mut statuses: BTreeMap<Key, Value> =
+            gateways::class_statuses(world, &writer).into_iter().collect();
+        statuses.extend(routes::attach(world, &mut gateways, &mut services, &writer));
+        for state in gateways.values() {
+            statuses.insert(state.gateway.object.key.clone(), state.status(world, &writer));
+        }
+        Self {
+            gateways: gateways.iter().map(|(named, state)| (named.clone(), state.to_ir())).collect(),
+            services: services.routes,
+            backend_tls: BTreeMap::new(),
+            statuses,
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

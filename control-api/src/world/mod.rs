@@ -156,6 +156,12 @@ impl World {
             .filter_map(|(_, it)| Of::new(it))
     }
 
+    /// All objects of a kind, by namespace and name.
+    pub fn objects_of(&self, kind: Kind) -> impl Iterator<Item = &Arc<Object>> {
+        let from = Key::new(kind, "", "");
+        self.objects.range(from..).take_while(move |(key, _)| key.kind == kind).map(|(_, it)| it)
+    }
+
     /// All objects of a type in one namespace, by name.
     pub fn all_in<'w, T: Typed>(&'w self, namespace: &'w str) -> impl Iterator<Item = Of<'w, T>> {
         let from = Key::new(T::KIND, namespace, "");

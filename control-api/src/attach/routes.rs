@@ -1,0 +1,351 @@
+//! Routes at their parents: who takes whom, and what routes are told about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use gateway_api::apis::standard::gateways::Gateway;
+use k8s_openapi::api::core::v1::Service;
+use serde_json::{Value, json};
+
+use super::backends::{Referrer, Refusal};
+use super::gateways::GatewayState;
+use super::http::Compiled;
+use super::ir::{self, HttpRule, Target};
+use super::refs::{GATEWAY_GROUP, ParentRef};
+use super::status::{CONTROLLER, Condition, Writer};
+use super::{ServiceRoutes, grpc, hostnames, http, tcp};
+use crate::model::{Body, Kind, Object};
+use crate::world::{Named, World};
+
+/// The conditions of routes that are ours to say.
+const OURS: [&str; 3] = ["Accepted", "ResolvedRefs", "PartiallyInvalid"];
+
+/// What a route does.
+#[derive(Clone, Debug)]
+enum Content {
+    Http(Vec<HttpRule>),
+    Tcp(Vec<(Target, u32)>),
+}
+
+/// A route of any kind.
+struct Route<'w> {
+    object: &'w Arc<Object>,
+    kind: Kind,
+    parents: Vec<ParentRef<'w>>,
+    hostnames: Vec<Arc<str>>,
+}
+
+/// Where routes were attached.
+#[derive(Debug, Default)]
+pub(super) struct AtServices {
+    pub(super) routes: BTreeMap<(Named, Option<u16>), ServiceRoutes>,
+    /// The kind that has a port, for clients of a namespace.
+    taken: BTreeMap<(Named, u16, Arc<str>), Kind>,
+}
+
+/// Attaches all routes. Gives the statuses of those that have parents here.
+pub(super) fn attach(
+    world: &World,
+    gateways: &mut BTreeMap<Named, GatewayState<'_>>,
+    services: &mut AtServices,
+    writer: &Writer<'_>,
+) -> Vec<(crate::model::Key, Value)> {
+    // Of several kinds at one port of a service the most specific one has it: kind by kind, in that order, older ones first.
+    // <https://gateway-api.sigs.k8s.io/geps/gep-1294/#route-types>
+    let kinds = [Kind::GrpcRoute, Kind::HttpRoute, Kind::TlsRoute, Kind::TcpRoute];
+    let mut statuses = Vec::new();
+    for kind in kinds {
+        let mut routes: Vec<_> = world.objects_of(kind).filter_map(|object| Route::of(object)).collect();
+        routes.sort_by_key(|route| (route.object.created(), &route.object.key));
+        for route in routes {
+            statuses.extend(attach_one(world, gateways, services, writer, &route));
+        }
+    }
+    let age =
+        |created: i64, key: &crate::model::Key| (created, key.namespace.clone(), key.name.clone(), key.kind);
+    let by_age = |routes: &mut Vec<Arc<ir::HttpRoute>>| routes.sort_by_key(|it| age(it.created, &it.key));
+    services.routes.values_mut().for_each(|it| by_age(&mut it.http));
+    let listeners = gateways.values_mut().flat_map(|it| &mut it.listeners);
+    listeners.for_each(|it| by_age(&mut it.http));
+    statuses
+}
+
+fn attach_one(
+    world: &World,
+    gateways: &mut BTreeMap<Named, GatewayState<'_>>,
+    services: &mut AtServices,
+    writer: &Writer<'_>,
+    route: &Route<'_>,
+) -> Option<(crate::model::Key, Value)> {
+    let mut compiled = [None, None];
+    let old = writer.old(route.object);
+    let mut entries: Vec<Value> = Vec::new();
+    for parent in &route.parents {
+        let mesh = (parent.group, parent.kind) == ("", "Service");
+        let gateway = (parent.group, parent.kind) == (GATEWAY_GROUP, "Gateway");
+        if !mesh && !gateway {
+            continue;
+        }
+        let named: Named = (parent.namespace.into(), parent.name.into());
+        if gateway && !gateways.contains_key(&named) && exists_elsewhere(world, &named) {
+            continue;
+        }
+        let slot = compiled.get_mut(usize::from(mesh))?;
+        let compiled = slot.get_or_insert_with(|| route.compile(world, mesh));
+        let attached = match compiled.all_dropped() {
+            Some(refusal) => Err(refusal),
+            None if mesh => at_service(world, services, route, parent, named, &compiled.rules),
+            None => match gateways.get_mut(&named) {
+                Some(state) => at_gateway(world, state, route, parent, &compiled.rules),
+                None => Err(Refusal::new(
+                    "NoMatchingParent",
+                    format!("Gateway {}/{} does not exist", named.0, named.1),
+                )),
+            },
+        };
+        let conditions = conditions(attached, compiled);
+        entries.push(entry(route, parent, &old, &conditions, writer));
+    }
+    let ours = |it: &Value| it.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER);
+    let before = old.get("parents").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if entries.is_empty() && !before.iter().any(ours) {
+        return None;
+    }
+    entries.extend(before.iter().filter(|it| !ours(it)).cloned());
+    Some((route.object.key.clone(), json!({"parents": entries})))
+}
+
+/// Whether there is such a gateway, of a class that others serve.
+fn exists_elsewhere(world: &World, named: &Named) -> bool {
+    world.get::<Gateway>(&named.0, &named.1).is_some()
+}
+
+fn entry(
+    route: &Route<'_>,
+    parent: &ParentRef<'_>,
+    old: &Value,
+    conditions: &[Condition],
+    writer: &Writer<'_>,
+) -> Value {
+    let mut before = old.get("parents").and_then(Value::as_array).into_iter().flatten();
+    let before = before.find(|it| {
+        it.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER)
+            && it.get("parentRef") == Some(&parent.written)
+    });
+    json!({
+        "parentRef": parent.written,
+        "controllerName": CONTROLLER,
+        "conditions": writer.conditions(
+            before.and_then(|it| it.get("conditions")), route.object, &OURS, conditions,
+        ),
+    })
+}
+
+/// What a route is told about one parent.
+fn conditions(attached: Result<String, Refusal>, compiled: &Compiled<Content>) -> Vec<Condition> {
+    let accepted = attached.is_ok();
+    let mut out = vec![
+        match attached {
+            Ok(message) => Condition::yes("Accepted", "Accepted", message),
+            Err(refusal) => Condition::no("Accepted", refusal.reason, refusal.message),
+        },
+        Condition::of("ResolvedRefs", compiled.unresolved.first(), "all references are resolved"),
+    ];
+    if let (true, Some((_, first))) = (accepted, compiled.dropped.first()) {
+        let rules: Vec<_> =
+            compiled.dropped.iter().map(|(index, why)| format!("{index} ({})", why.message)).collect();
+        let message = format!("Dropped Rule {}", rules.join(", "));
+        out.push(Condition::yes("PartiallyInvalid", first.reason, message));
+    }
+    out
+}
+
+impl Compiled<Content> {
+    /// Why there is nothing left of a route.
+    fn all_dropped(&self) -> Option<Refusal> {
+        let nothing = match &self.rules {
+            Content::Http(rules) => rules.is_empty(),
+            // Without a rule there is nothing to attach; a rule without backends refuses connections.
+            Content::Tcp(backends) => backends.is_empty(),
+        };
+        let (_, first) = self.dropped.first().filter(|_| nothing)?;
+        Some(first.clone())
+    }
+}
+
+impl<'w> Route<'w> {
+    fn of(object: &'w Arc<Object>) -> Option<Self> {
+        let namespace = &*object.key.namespace;
+        macro_rules! parents {
+            ($spec:expr) => {
+                $spec.parent_refs.iter().flatten().map(|it| ParentRef::from((namespace, it))).collect()
+            };
+        }
+        let none: &[String] = &[];
+        let (parents, hosts) = match &object.body {
+            Body::HttpRoute(it) => (parents!(it.spec), it.spec.hostnames.as_deref().unwrap_or_default()),
+            Body::GrpcRoute(it) => (parents!(it.spec), it.spec.hostnames.as_deref().unwrap_or_default()),
+            Body::TlsRoute(it) => (parents!(it.spec), it.spec.hostnames.as_slice()),
+            Body::TcpRoute(it) => (parents!(it.spec), none),
+            _ => return None,
+        };
+        let hostnames = hosts.iter().map(|name| hostnames::lower(name)).collect();
+        Some(Self { object, kind: object.key.kind, parents, hostnames })
+    }
+
+    fn compile(&self, world: &World, mesh: bool) -> Compiled<Content> {
+        let referrer = Referrer { world, kind: self.kind, namespace: &self.object.key.namespace, mesh };
+        fn wrap<R>(it: Compiled<R>, content: impl FnOnce(R) -> Content) -> Compiled<Content> {
+            Compiled { rules: content(it.rules), unresolved: it.unresolved, dropped: it.dropped }
+        }
+        match &self.object.body {
+            Body::HttpRoute(it) => wrap(http::compile(&referrer, &it.spec), Content::Http),
+            Body::GrpcRoute(it) => wrap(grpc::compile(&referrer, &it.spec), Content::Http),
+            Body::TlsRoute(it) => wrap(tcp::compile_tls(&referrer, &it.spec), Content::Tcp),
+            Body::TcpRoute(it) => wrap(tcp::compile_tcp(&referrer, &it.spec), Content::Tcp),
+            _ => wrap(Compiled::default(), Content::Tcp),
+        }
+    }
+
+    fn http(&self, hostnames: Vec<Arc<str>>, rules: &[HttpRule]) -> Arc<ir::HttpRoute> {
+        Arc::new(ir::HttpRoute {
+            key: self.object.key.clone(),
+            created: self.object.created(),
+            hostnames,
+            rules: rules.to_vec(),
+        })
+    }
+
+    fn tcp(&self, hostnames: Vec<Arc<str>>, backends: &[(Target, u32)]) -> Arc<ir::TcpRoute> {
+        Arc::new(ir::TcpRoute {
+            key: self.object.key.clone(),
+            created: self.object.created(),
+            hostnames,
+            backends: backends.to_vec(),
+        })
+    }
+}
+
+/// Attaches a route to the listeners of a gateway that take it.
+fn at_gateway(
+    world: &World,
+    state: &mut GatewayState<'_>,
+    route: &Route<'_>,
+    parent: &ParentRef<'_>,
+    content: &Content,
+) -> Result<String, Refusal> {
+    let own = Arc::clone(state.gateway.namespace());
+    let chosen: Vec<_> = state
+        .listeners
+        .iter_mut()
+        .filter(|it| parent.section.is_none_or(|name| name == it.spec.name))
+        .filter(|it| parent.port.is_none_or(|port| port == it.spec.port))
+        .collect();
+    if chosen.is_empty() {
+        let what = match (parent.section, parent.port) {
+            (Some(section), Some(port)) => format!("listener {section} at port {port}"),
+            (Some(section), None) => format!("listener {section}"),
+            (None, Some(port)) => format!("listener at port {port}"),
+            (None, None) => "listener".to_owned(),
+        };
+        return Err(Refusal::new("NoMatchingParent", format!("the Gateway has no {what}")));
+    }
+    let mut admitting: Vec<_> = chosen
+        .into_iter()
+        .filter(|it| it.kinds.contains(&route.kind) && it.admits(world, &own, &route.object.key.namespace))
+        .collect();
+    if admitting.is_empty() {
+        let why = format!(
+            "allowedRoutes of the listeners let in no {} from namespace {}",
+            route.kind, route.object.key.namespace
+        );
+        return Err(Refusal::new("NotAllowedByListeners", why));
+    }
+    let mut names = Vec::new();
+    for listener in &mut admitting {
+        let hosts = match route.kind {
+            Kind::TcpRoute => Some(Vec::new()),
+            _ => hostnames::at_listener(&route.hostnames, listener.hostname.as_ref()),
+        };
+        let Some(hosts) = hosts else { continue };
+        names.push(listener.spec.name.as_str());
+        if !listener.attached.insert(route.object.key.clone()) {
+            // A second reference of the same route to the same listener.
+            continue;
+        }
+        match content {
+            Content::Http(rules) => listener.http.push(route.http(hosts, rules)),
+            Content::Tcp(backends) => listener.tcp.push(route.tcp(hosts, backends)),
+        }
+    }
+    if names.is_empty() {
+        let why = "no listener has a host name in common with spec.hostnames";
+        return Err(Refusal::new("NoMatchingListenerHostname", why));
+    }
+    Ok(format!("attached to {}", names.join(", ")))
+}
+
+/// Attaches a route to ports of a service (GAMMA). Host names mean nothing there.
+/// <https://gateway-api.sigs.k8s.io/geps/gep-1294/>
+fn at_service(
+    world: &World,
+    services: &mut AtServices,
+    route: &Route<'_>,
+    parent: &ParentRef<'_>,
+    named: Named,
+    content: &Content,
+) -> Result<String, Refusal> {
+    let none =
+        |what: String| Refusal::new("NoMatchingParent", format!("Service {}/{} {what}", named.0, named.1));
+    let service =
+        world.get::<Service>(&named.0, &named.1).ok_or_else(|| none("does not exist".to_owned()))?;
+    let spec = service.spec.as_ref();
+    if spec.and_then(|it| it.type_.as_deref()) == Some("ExternalName") {
+        return Err(none("has type ExternalName; use an ExternalService instead".to_owned()));
+    }
+    let ports: BTreeSet<u16> = spec
+        .iter()
+        .flat_map(|it| it.ports.iter().flatten())
+        .filter(|it| it.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
+        .filter(|it| parent.port.is_none_or(|port| port == it.port))
+        .filter(|it| parent.section.is_none_or(|name| it.name.as_deref() == Some(name)))
+        .filter_map(|it| u16::try_from(it.port).ok().filter(|port| *port > 0))
+        .collect();
+    if ports.is_empty() {
+        return Err(none("has no such TCP port".to_owned()));
+    }
+    let mut lost = None;
+    let mut won = Vec::new();
+    for port in ports {
+        let who = (named.clone(), port, Arc::clone(&route.object.key.namespace));
+        let kind = *services.taken.entry(who).or_insert(route.kind);
+        if kind != route.kind {
+            lost = Some((port, kind));
+            continue;
+        }
+        won.push(port.to_string());
+        let at = services.routes.entry((named.clone(), Some(port))).or_default();
+        match content {
+            Content::Http(rules) => {
+                if !at.http.iter().any(|it| it.key == route.object.key) {
+                    at.http.push(route.http(Vec::new(), rules));
+                }
+            }
+            Content::Tcp(backends) => {
+                if !at.tcp.iter().any(|it| it.key == route.object.key) {
+                    at.tcp.push(route.tcp(Vec::new(), backends));
+                }
+            }
+        }
+    }
+    if let (true, Some((port, kind))) = (won.is_empty(), lost) {
+        let why = format!("port {port} is routed by {kind}s already, which go before {}s", route.kind);
+        return Err(Refusal::new("Conflicted", why));
+    }
+    let ignored = if route.hostnames.is_empty() {
+        ""
+    } else {
+        "; spec.hostnames mean nothing where the parent is a Service, match the header host instead"
+    };
+    Ok(format!("attached to port {}{ignored}", won.join(", ")))
+}

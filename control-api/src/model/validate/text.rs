@@ -1,0 +1,46 @@
+//! Texts with a form of their own: durations, regular expressions.
+
+use std::time::Duration;
+
+/// The longest regular expression that is looked at.
+const LONGEST_REGEX: usize = 4096;
+/// The most memory that a compiled expression may take, in bytes.
+const REGEX_SIZE: usize = 1 << 20;
+
+/// A duration by GEP-2257: up to four numbers of up to five digits with `h`, `m`, `s` or `ms`.
+///
+/// # Errors
+/// When it has another form, with the form in the text.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let form = || format!("{text:?} is no duration; write it as 1h, 30s or 1m500ms (units h, m, s, ms)");
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    for _ in 0..4 {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, after) = rest.split_at_checked(digits).filter(|_| digits <= 5).ok_or_else(form)?;
+        let number: u64 = number.parse().map_err(|_| form())?;
+        let units = [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+        let (unit, millis) = units.into_iter().find(|(unit, _)| after.starts_with(unit)).ok_or_else(form)?;
+        total += Duration::from_millis(number * millis);
+        rest = after.get(unit.len()..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(total);
+        }
+    }
+    Err(form())
+}
+
+/// Whether proxies could use this regular expression: it must be one by RE2's rules, which Envoy and gRPC follow.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn regex(text: &str) -> Result<(), String> {
+    if text.len() > LONGEST_REGEX {
+        return Err(format!("longer than {LONGEST_REGEX} bytes"));
+    }
+    regex::RegexBuilder::new(text).size_limit(REGEX_SIZE).build().map(drop).map_err(|error| {
+        let error = error.to_string();
+        let last = error.lines().last().unwrap_or_default().trim().trim_start_matches("error: ");
+        format!("{text:?} is no regular expression by RE2's rules: {last}")
+    })
+}
