@@ -243,7 +243,7 @@ fn mirror(referrer: &Referrer<'_>, it: &Mirror, field: &str, out: &mut Filters) 
             format!("{field}.requestMirror: percent or fraction: want one of them, between nothing and all"),
         ));
     };
-    let backend = it.backend_ref.from_namespace(referrer.namespace);
+    let backend = it.backend_ref.seen_from(referrer.namespace);
     let target =
         referrer.resolve(&backend, &format!("{field}.requestMirror.backendRef")).unwrap_or_else(|refusal| {
             out.unresolved.push(refusal);

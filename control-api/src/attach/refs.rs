@@ -95,7 +95,7 @@ pub(super) struct MirrorRef {
 
 impl MirrorRef {
     /// As a reference from an object of this namespace.
-    pub(super) fn from_namespace<'w>(&'w self, namespace: &'w str) -> BackendRef<'w> {
+    pub(super) fn seen_from<'w>(&'w self, namespace: &'w str) -> BackendRef<'w> {
         BackendRef {
             group: self.group.as_deref().unwrap_or_default(),
             kind: self.kind.as_deref().unwrap_or("Service"),

@@ -55,7 +55,7 @@ pub(super) fn attach(
     let kinds = [Kind::GrpcRoute, Kind::HttpRoute, Kind::TlsRoute, Kind::TcpRoute];
     let mut statuses = Vec::new();
     for kind in kinds {
-        let mut routes: Vec<_> = world.objects_of(kind).filter_map(|object| Route::of(object)).collect();
+        let mut routes: Vec<_> = world.objects_of(kind).filter_map(Route::of).collect();
         routes.sort_by_key(|route| (route.object.created(), &route.object.key));
         for route in routes {
             statuses.extend(attach_one(world, gateways, services, writer, &route));
