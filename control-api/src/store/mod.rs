@@ -1,6 +1,7 @@
 //! Where resources are kept: one trait, several homes.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,8 +9,30 @@ use futures_util::stream::BoxStream;
 
 use crate::model::Key;
 
+mod image;
 pub mod kubernetes;
 pub mod memory;
+pub mod redb;
+
+/// Where to keep what is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In memory: nothing survives a restart.
+    Memory,
+    /// In a directory of this machine (`--data-dir`), which is made when there is none.
+    Dir(PathBuf),
+}
+
+/// Opens a store.
+///
+/// # Errors
+/// When the store cannot be opened; what is damaged stays as it is.
+pub async fn open(place: &Place) -> Result<SharedStore, StoreError> {
+    Ok(match place {
+        Place::Memory => Arc::new(memory::Memory::default()),
+        Place::Dir(dir) => Arc::new(redb::Redb::open(dir).await?),
+    })
+}
 
 /// A place that keeps objects as JSON, with one revision that grows with each commit.
 ///
@@ -22,7 +45,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// One object.
     async fn get(&self, key: &Key) -> Result<Option<Record>, StoreError>;
 
-    /// Does all writes or none. Gives the revision that has them.
+    /// Does all writes or none. Gives the revision that has them. Deleting what does not exist is done already: a commit
+    /// with nothing left to do makes no revision.
     async fn commit(&self, writes: Vec<Write>) -> Result<u64, StoreError>;
 
     /// Changes after `revision`. The first item may be [`StoreError::Compacted`]; any error ends the stream: list anew.
@@ -120,12 +144,12 @@ pub enum StoreError {
         /// The outcome of a write is not known.
         unknown: bool,
     },
-    /// What is kept is damaged. It is never overwritten.
-    #[error("{place}: damaged: {reason}; restore a backup, or move it away to start anew")]
+    /// What is kept is damaged, or of a newer version. It is never overwritten.
+    #[error("{place}: {reason}")]
     Corrupt {
         /// Which file or key.
         place: String,
-        /// What is wrong with it.
+        /// What is wrong with it, and what to do.
         reason: String,
     },
     /// The store itself judges objects and refused one: nothing was written. (Kubernetes: schema, admission, access.)
@@ -146,6 +170,9 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// This store takes no such commit (too large, one object twice): nothing was written, and never would be.
+    #[error("{0}")]
+    Unfit(String),
     /// It keeps nothing that is written through it.
     #[error("{0}")]
     ReadOnly(String),

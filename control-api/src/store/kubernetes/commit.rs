@@ -228,7 +228,7 @@ impl Step {
 
     fn judge(&self, found: Option<u64>) -> Result<(), Failed> {
         let write = Write { key: self.key.clone(), expect: self.expect, json: None };
-        crate::store::memory::judge(&write, found).map_err(Failed::No)
+        crate::store::image::judge(&write, found).map_err(Failed::No)
     }
 
     fn refused(&self, reason: String) -> StoreError {
