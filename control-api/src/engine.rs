@@ -212,7 +212,8 @@ impl State {
         }
         let step = Step { generation: old.generation + 1, endpoints: changed.into(), addresses, rest: false };
         let context = Arc::new(old.context.with_endpoints(world));
-        let snapshot = old.next(step, context, Arc::new(set), old.all_shared());
+        let mut snapshot = old.next(step, context, Arc::new(set), old.all_shared());
+        snapshot.revision = self.layers.revision();
         // With something else waiting, the store's revision is not in what is served yet.
         let revision =
             if self.waiting.rest { *self.engine.revision.borrow() } else { self.layers.revision() };
@@ -243,7 +244,8 @@ impl State {
         };
         let generation = step.generation;
         let (objects, count) = (context.world.objects().count(), scopes.len());
-        let snapshot = old.next(step, context, Arc::new(set), scopes);
+        let mut snapshot = old.next(step, context, Arc::new(set), scopes);
+        snapshot.revision = self.layers.revision();
         self.engine.publish(snapshot, self.missing.is_empty(), self.layers.revision());
         let took = began.elapsed();
         tracing::info!(generation, objects, scopes = count, ?took, "a new configuration is published");

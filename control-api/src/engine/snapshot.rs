@@ -41,6 +41,8 @@ pub enum Since {
 pub struct Snapshot {
     /// Counts pictures; 0 is the empty one before the start.
     pub generation: u64,
+    /// The store's revision that the world has. Routes and policies may be of an earlier one: see [`super::Engine::applied`].
+    pub revision: u64,
     /// The world and what follows from it.
     pub context: Arc<Context>,
     /// All endpoints.
@@ -65,7 +67,7 @@ impl Snapshot {
         }
         let generation = step.generation;
         steps.push_back(step);
-        Self { generation, context, endpoints, scopes: Mutex::new(scopes), steps }
+        Self { generation, revision: self.revision, context, endpoints, scopes: Mutex::new(scopes), steps }
     }
 
     /// What a scope gets, if somebody worked it out.

@@ -1,0 +1,242 @@
+//! The audit log: who changed what, one JSON object in a line.
+//!
+//! A write leaves two lines with one `id`: `requested` before it is done, and `done` or `failed` after. If the first cannot be
+//! written, nothing is done. What is refused leaves one line. No content of objects is ever in it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+use tonic::Status;
+
+use super::auth::Identity;
+
+/// Where lines go.
+#[derive(Debug)]
+pub struct Audit {
+    sink: Mutex<Sink>,
+    /// Where that is, for people.
+    place: String,
+    next: AtomicU64,
+    /// Tells the lines of one run from those of another.
+    run: i64,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Stderr,
+    File {
+        path: PathBuf,
+        file: File,
+        /// The last write failed: half a line may be there.
+        torn: bool,
+    },
+    /// For tests.
+    Memory(Vec<u8>),
+    /// For tests: a full disk.
+    Broken,
+}
+
+/// One line.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    time: String,
+    id: String,
+    stage: &'static str,
+    verb: String,
+    who: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    how: Option<String>,
+    peer: Option<SocketAddr>,
+    dry_run: bool,
+    /// What it is about.
+    pub objects: Vec<Item>,
+    /// The store's revision after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource_version: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// One object in a line.
+#[derive(Clone, Debug, Serialize)]
+pub struct Item {
+    /// As in `HTTPRoute shop/web`.
+    pub object: String,
+    /// What becomes of it, or became.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<&'static str>,
+}
+
+/// How long a reason may be in a line.
+const LONGEST_REASON: usize = 2048;
+
+impl Entry {
+    /// A line about somebody who wants to do something.
+    pub fn new(who: Option<&Identity>, peer: Option<SocketAddr>, verb: &str) -> Self {
+        Self {
+            verb: verb.to_owned(),
+            who: who.map(|it| it.name.to_string()),
+            role: who.map(|it| it.role.name()),
+            how: who.map(|it| it.how.to_string()),
+            peer: who.and_then(|it| it.peer).or(peer),
+            ..Self::default()
+        }
+    }
+
+    /// Says that nothing is stored.
+    pub fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// The line of a request that was refused.
+    pub fn refused(&self, status: &Status) -> Self {
+        self.ended("refused", Some(status))
+    }
+
+    /// The line of the end of a write.
+    pub fn ended(&self, stage: &'static str, status: Option<&Status>) -> Self {
+        Self {
+            stage,
+            code: status.map(|it| format!("{:?}", it.code())),
+            reason: status.map(|it| it.message().chars().take(LONGEST_REASON).collect()),
+            ..self.clone()
+        }
+    }
+}
+
+impl Audit {
+    /// Lines to a file, which is made when there is none. It may be moved away at any time; a new one is made then.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn file(path: &Path) -> io::Result<Self> {
+        let sink = Sink::File { path: path.to_owned(), file: open(path)?, torn: false };
+        Ok(Self::of(sink, path.display().to_string()))
+    }
+
+    /// Lines to standard error.
+    pub fn stderr() -> Self {
+        Self::of(Sink::Stderr, "standard error".to_owned())
+    }
+
+    /// Lines to memory, for tests.
+    pub fn memory() -> Self {
+        Self::of(Sink::Memory(Vec::new()), "memory".to_owned())
+    }
+
+    /// A log that takes nothing, for tests.
+    pub fn broken() -> Self {
+        Self::of(Sink::Broken, "a full disk".to_owned())
+    }
+
+    fn of(sink: Sink, place: String) -> Self {
+        let run = chrono::Utc::now().timestamp_micros();
+        Self { sink: Mutex::new(sink), place, next: AtomicU64::new(1), run }
+    }
+
+    /// What was written to memory.
+    pub fn lines(&self) -> Vec<serde_json::Value> {
+        match &*self.sink.lock().unwrap_or_else(PoisonError::into_inner) {
+            Sink::Memory(bytes) => bytes
+                .split(|byte| *byte == b'\n')
+                .filter_map(|line| serde_json::from_slice(line).ok())
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Says that a write is about to be done. The entry that comes back is for [`Audit::end`].
+    ///
+    /// # Errors
+    /// When the line cannot be written: then nothing may be done.
+    pub async fn begin(self: &Arc<Self>, entry: &Entry) -> Result<Entry, Status> {
+        let id = format!("{:x}-{}", self.run, self.next.fetch_add(1, Ordering::Relaxed));
+        let entry = Entry { id, stage: "requested", ..entry.clone() };
+        self.write(entry.clone()).await.map_err(|error| {
+            Status::unavailable(format!(
+                "nothing was changed, because the audit log cannot be written ({}: {error}); make room or mend its \
+                 permissions, then repeat",
+                self.place
+            ))
+        })?;
+        Ok(entry)
+    }
+
+    /// Says how a write ended. It is done by now: that its line is lost can only be told in the log.
+    pub async fn end(self: &Arc<Self>, entry: &Entry, result: Result<(), &Status>) {
+        let stage = if result.is_ok() { "done" } else { "failed" };
+        self.note(entry.ended(stage, result.err())).await;
+    }
+
+    /// Says that something was refused before anything was done.
+    pub async fn refuse(self: &Arc<Self>, entry: &Entry, status: &Status) {
+        self.note(entry.refused(status)).await;
+    }
+
+    async fn note(self: &Arc<Self>, entry: Entry) {
+        if let Err(error) = self.write(entry).await {
+            tracing::error!(place = self.place, %error, "a line of the audit log is lost");
+        }
+    }
+
+    async fn write(self: &Arc<Self>, entry: Entry) -> io::Result<()> {
+        let this = Arc::clone(self);
+        let written = tokio::task::spawn_blocking(move || this.write_now(&entry)).await;
+        written.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+
+    /// Writes a line, and waits until the disk has it.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub fn write_now(&self, entry: &Entry) -> io::Result<()> {
+        let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+        let mut line = serde_json::to_vec(&Entry { time, ..entry.clone() })?;
+        line.push(b'\n');
+        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *sink {
+            Sink::Stderr => io::stderr().lock().write_all(&line),
+            Sink::Memory(bytes) => {
+                bytes.extend_from_slice(&line);
+                Ok(())
+            }
+            Sink::Broken => Err(io::Error::from(io::ErrorKind::StorageFull)),
+            Sink::File { path, file, torn } => {
+                if moved(path, file) {
+                    (*file, *torn) = (open(path)?, false);
+                }
+                if *torn {
+                    line.insert(0, b'\n');
+                }
+                let written = file.write_all(&line).and_then(|()| file.sync_data());
+                *torn = written.is_err();
+                written
+            }
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// Whether the file is no longer where it was opened.
+fn moved(path: &Path, file: &File) -> bool {
+    let place = |it: std::fs::Metadata| (it.dev(), it.ino());
+    match (std::fs::metadata(path), file.metadata()) {
+        (Ok(there), Ok(here)) => place(there) != place(here),
+        _ => true,
+    }
+}

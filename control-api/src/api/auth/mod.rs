@@ -1,0 +1,140 @@
+//! Who may do what: TLS, tokens and certificates, roles, and the layer that asks for them in front of a gRPC server. It
+//! guards the API and the xDS port alike.
+
+mod certificates;
+mod guard;
+mod incoming;
+mod roles;
+mod setup;
+mod tls;
+mod tokens;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+pub use guard::{Guard, Guarded};
+pub use incoming::{Connection, Peer, incoming};
+pub use roles::{Access, CertificateRule, Role, access_of};
+pub use setup::{AuthArgs, Security};
+pub use tls::{Tls, TlsFiles};
+pub use tokens::{NewToken, Tokens, new_token};
+use tonic::Status;
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The token's name, or the certificate's.
+    pub name: Arc<str>,
+    /// What they may do.
+    pub role: Role,
+    /// How that was shown.
+    pub how: How,
+    /// Where from.
+    pub peer: Option<SocketAddr>,
+}
+
+/// How somebody showed who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// A bearer token.
+    Token,
+    /// A client certificate.
+    Certificate,
+    /// Not at all: development on the loopback.
+    Loopback,
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Token => "token",
+            Self::Certificate => "certificate",
+            Self::Loopback => "insecure-loopback",
+        })
+    }
+}
+
+/// Tells who asks.
+#[derive(Debug)]
+pub struct Authenticator {
+    /// Nobody is asked: development on the loopback.
+    insecure: bool,
+    tokens: ArcSwap<Tokens>,
+    rules: Vec<CertificateRule>,
+}
+
+impl Authenticator {
+    /// One that believes these tokens, and certificates (which TLS verified) by these rules.
+    pub fn new(tokens: Tokens, rules: Vec<CertificateRule>) -> Self {
+        Self { insecure: false, tokens: ArcSwap::from_pointee(tokens), rules }
+    }
+
+    /// One that takes everybody for an admin. Only for sockets on the loopback.
+    pub fn insecure() -> Self {
+        Self { insecure: true, tokens: ArcSwap::default(), rules: Vec::new() }
+    }
+
+    /// Whether nobody is asked who they are.
+    pub fn is_insecure(&self) -> bool {
+        self.insecure
+    }
+
+    /// Believes other tokens from now on.
+    pub fn set_tokens(&self, tokens: Tokens) {
+        self.tokens.store(Arc::new(tokens));
+    }
+
+    /// Who asks. A token goes before a certificate; a token that is not known is refused even with a certificate.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED, with what to do.
+    pub fn identify(&self, authorization: Option<&[u8]>, peer: Option<&Peer>) -> Result<Identity, Status> {
+        let address = peer.and_then(|peer| peer.address);
+        let identity = |name: Arc<str>, role, how| Identity { name, role, how, peer: address };
+        if self.insecure {
+            return Ok(identity("anonymous".into(), Role::Admin, How::Loopback));
+        }
+        if let Some(header) = authorization {
+            let token = bearer(header).ok_or_else(|| {
+                Status::unauthenticated("the authorization metadata has another form than \"Bearer TOKEN\"")
+            })?;
+            return self.tokens.load().find(token).map_or_else(
+                || {
+                    Err(Status::unauthenticated(
+                        "this token is not known here; it was mistyped, revoked, or belongs to another control plane \
+                         (the first administrator's is in DATA-DIR/tokens/admin.token)",
+                    ))
+                },
+                |(name, role)| Ok(identity(name, role, How::Token)),
+            );
+        }
+        let Some(certificate) = peer.and_then(|peer| peer.certificate.as_deref()) else {
+            return Err(Status::unauthenticated(
+                "nobody may do this without saying who they are: send a token as `authorization: Bearer TOKEN` \
+                 (outriderctl: --token-file, or OUTRIDER_TOKEN_FILE), or a client certificate (--cert and --key)",
+            ));
+        };
+        let names = roles::Names::of(certificate).map_err(|reason| {
+            Status::unauthenticated(format!("the client certificate cannot be read: {reason}"))
+        })?;
+        match self.rules.iter().find_map(|rule| rule.matches(&names)) {
+            Some((name, role)) => Ok(identity(name, role, How::Certificate)),
+            None => Err(Status::unauthenticated(format!(
+                "the client certificate ({names}) has no role here; map one of its names with --client-role, \
+                 or send a token"
+            ))),
+        }
+    }
+}
+
+/// The token in `Bearer TOKEN`; the scheme in any case, as RFC 9110 (11.1) has it.
+fn bearer(header: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = header.split_at_checked(7)?;
+    let token = token.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
+}

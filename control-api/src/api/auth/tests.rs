@@ -1,0 +1,198 @@
+//! Tokens, certificates, roles, files.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, SanType};
+use tonic::Code;
+
+use super::roles::Names;
+use super::*;
+
+fn folder(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("outrider-auth-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&path);
+    path
+}
+
+fn certificate(change: impl FnOnce(&mut CertificateParams)) -> Peer {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    change(&mut params);
+    let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+    Peer { address: None, certificate: Some(certificate.der().as_ref().into()) }
+}
+
+#[test]
+fn the_first_start_makes_what_is_needed_for_its_owner_alone() {
+    let folder = folder("first");
+    let security = AuthArgs::default().build(Some(&folder), &[]).unwrap();
+    let names = [
+        "tls/ca.pem",
+        "tls/ca.key",
+        "tls/server.pem",
+        "tls/server.key",
+        "tokens/tokens",
+        "tokens/admin.token",
+    ];
+    for name in names {
+        let mode = std::fs::metadata(folder.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    let token = std::fs::read_to_string(folder.join("tokens/admin.token")).unwrap();
+    let header = format!("Bearer {}", token.trim());
+    let identity = security.authenticator.identify(Some(header.as_bytes()), None).unwrap();
+    assert_eq!((&*identity.name, identity.role), ("admin", Role::Admin));
+    let stored = std::fs::read_to_string(folder.join("tokens/tokens")).unwrap();
+    assert!(!stored.contains(token.trim()), "the file of tokens has hashes alone");
+
+    // The second start keeps all of it.
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let before = names.map(read);
+    AuthArgs::default().build(Some(&folder), &[]).unwrap();
+    assert_eq!(names.map(read), before);
+    // Another name makes another certificate of the same CA.
+    let args = AuthArgs { tls_name: vec!["control.test".into()], ..Default::default() };
+    args.build(Some(&folder), &[]).unwrap();
+    assert_ne!(read("tls/server.pem"), before[2]);
+    assert_eq!(read("tls/ca.pem"), before[0]);
+}
+
+#[test]
+fn without_a_place_for_them_flags_must_name_files() {
+    let error = AuthArgs::default().build(None, &[]).unwrap_err().to_string();
+    assert!(error.contains("--tls-cert") && error.contains("--insecure-loopback"), "{error}");
+}
+
+#[test]
+fn the_insecure_mode_ends_at_the_loopback() {
+    let args = AuthArgs { insecure_loopback: true, ..Default::default() };
+    let loopback = "127.0.0.1:15020".parse().unwrap();
+    assert!(args.build(None, &[loopback, "[::1]:15010".parse().unwrap()]).is_ok());
+    let error = args.build(None, &[loopback, "0.0.0.0:15010".parse().unwrap()]).unwrap_err().to_string();
+    assert!(error.contains("0.0.0.0:15010"), "{error}");
+}
+
+#[test]
+fn tls_files_that_change_are_taken_over_and_wrong_ones_are_not() {
+    let folder = folder("reload");
+    AuthArgs::default().build(Some(&folder), &[]).unwrap();
+    let at = |name: &str| folder.join("tls").join(name);
+    let files = TlsFiles { certificate: at("server.pem"), key: at("server.key"), client_ca: None };
+    let tls = Tls::load(files).unwrap();
+    let first = tls.config();
+    assert!(!tls.refresh().unwrap(), "nothing changed");
+    let touch = |path: &std::path::Path, seconds: u64| {
+        let time = std::time::SystemTime::now() + std::time::Duration::from_secs(seconds);
+        std::fs::File::options().append(true).open(path).unwrap().set_modified(time).unwrap();
+    };
+    std::fs::write(at("server.pem"), "rubbish").unwrap();
+    touch(&at("server.pem"), 10);
+    let error = format!("{:#}", tls.refresh().unwrap_err());
+    assert!(error.contains("server.pem"), "{error}");
+    assert!(Arc::ptr_eq(&first, &tls.config()), "what was in force stays");
+    std::fs::remove_file(at("server.pem")).unwrap();
+    AuthArgs::default().build(Some(&folder), &[]).unwrap();
+    touch(&at("server.pem"), 20);
+    assert!(tls.refresh().unwrap());
+    assert!(!Arc::ptr_eq(&first, &tls.config()));
+}
+
+#[test]
+fn certificates_have_roles_by_their_names() {
+    let authenticator = Authenticator::new(Tokens::default(), CertificateRule::defaults());
+    let workload = certificate(|it| {
+        let uri = "spiffe://cluster.local/ns/shop/sa/web".try_into().unwrap();
+        it.subject_alt_names.push(SanType::URI(uri));
+    });
+    let identity = authenticator.identify(None, Some(&workload)).unwrap();
+    assert_eq!((&*identity.name, identity.role), ("spiffe://cluster.local/ns/shop/sa/web", Role::Proxy));
+    let admin = certificate(|it| {
+        it.distinguished_name.push(DnType::CommonName, "jane");
+        it.distinguished_name.push(DnType::OrganizationName, "outrider:admin");
+    });
+    assert_eq!(authenticator.identify(None, Some(&admin)).unwrap().role, Role::Admin);
+    let stranger = certificate(|it| it.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    let status = authenticator.identify(None, Some(&stranger)).unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert!(status.message().contains("--client-role"), "{status}");
+    // A token that is wrong is no reason to look at the certificate.
+    assert!(authenticator.identify(Some(b"Bearer x"), Some(&admin)).is_err());
+    assert!(authenticator.identify(Some(b"Basic x"), Some(&admin)).is_err());
+}
+
+#[test]
+fn patterns_do_not_cross_slashes() {
+    let named = |uri: &str| {
+        let peer = certificate(|it| it.subject_alt_names.push(SanType::URI(uri.try_into().unwrap())));
+        Names::of(peer.certificate.as_deref().unwrap()).unwrap()
+    };
+    let rule: CertificateRule = "uri:spiffe://prod-*/ns/infra/sa/*=operator".parse().unwrap();
+    let yes = |uri: &str| rule.matches(&named(uri)).is_some();
+    assert!(yes("spiffe://prod-eu/ns/infra/sa/ci"));
+    assert!(!yes("spiffe://prod-eu/ns/shop/sa/ci"));
+    assert!(!yes("spiffe://prod-eu/ns/infra/sa/ci/more"));
+    assert!(!yes("spiffe://prod-eu/x/ns/infra/sa/ci"));
+    assert!(!yes("spiffe://prod-eu/ns/infra/sa/"));
+    for bad in ["spiffe://x=admin", "uri:x", "uri:*=admin", "cn:a=root", "dn:a=admin"] {
+        assert!(bad.parse::<CertificateRule>().is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn each_method_needs_its_role() {
+    use Access::{All, Open, Read, Write, Xds};
+    let table = [
+        ("/outrider.control.v1.Control/Apply", Write, "operator admin"),
+        ("/outrider.control.v1.Control/Delete", Write, "operator admin"),
+        ("/outrider.control.v1.Control/List", Read, "reader operator admin"),
+        ("/outrider.control.v1.Control/Explain", Read, "reader operator admin"),
+        ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Read, "reader operator admin"),
+        ("/grpc.health.v1.Health/Check", Open, "reader operator admin proxy"),
+        (
+            "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
+            Xds,
+            "admin proxy",
+        ),
+        ("/something.Else/Do", All, "admin"),
+    ];
+    for (path, access, roles) in table {
+        assert_eq!(access_of(path), access, "{path}");
+        let may: Vec<_> = Role::ALL.iter().filter(|role| role.may(access)).map(|role| role.name()).collect();
+        assert_eq!(may.join(" "), roles, "{path}");
+    }
+}
+
+#[test]
+fn lines_of_tokens_say_what_is_wrong_with_them() {
+    let hash = "0".repeat(64);
+    let bad = [
+        ("ci operator", "2 words"),
+        (&format!("ci root sha256:{hash}"), "\"root\" is no role"),
+        ("ci admin secret", "a token itself must not stand here"),
+        ("ci admin sha256:00", "64 hexadecimal digits"),
+        (&format!("a admin sha256:{hash}\nb admin sha256:{hash}"), "line 2: this token stands here twice"),
+    ];
+    for (text, reason) in bad {
+        let error = format!("{:#}", Tokens::parse(text).unwrap_err());
+        assert!(error.contains(reason), "{text}: {error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn tokens_never_panic(text in "[a-z0-9: #\\n]{0,200}") {
+        let _ = Tokens::parse(&text);
+    }
+
+    #[test]
+    fn only_the_token_itself_is_known(flip in 0usize..50) {
+        let token = new_token("ci", Role::Operator).unwrap();
+        let tokens = Tokens::parse(&token.line).unwrap();
+        prop_assert_eq!(tokens.find(token.secret.as_bytes()).map(|it| it.1), Some(Role::Operator));
+        let mut other = token.secret.into_bytes();
+        let at = flip % other.len();
+        other[at] ^= 1;
+        prop_assert!(tokens.find(&other).is_none());
+    }
+}

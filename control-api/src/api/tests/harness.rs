@@ -1,0 +1,152 @@
+//! A control plane in this process.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tonic::metadata::MetadataValue;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use crate::ads::Connected;
+use crate::api::audit::Audit;
+use crate::api::auth::{AuthArgs, Security};
+use crate::api::{ControlService, Parts, Served};
+use crate::engine::Engine;
+use crate::model::{Object, read_json};
+use crate::pb::{self, control_client::ControlClient};
+use crate::source::{Input, Inputs, Origin};
+use crate::store::{SharedStore, memory::Memory};
+
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(super) type Client = ControlClient<InterceptedService<Channel, Token>>;
+
+/// Sends a token, when there is one.
+#[derive(Clone, Debug)]
+pub(super) struct Token(Option<String>);
+
+impl tonic::service::Interceptor for Token {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            let value: MetadataValue<_> = format!("Bearer {token}").parse().expect("ASCII");
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
+}
+
+pub(super) struct Harness {
+    pub(super) address: SocketAddr,
+    pub(super) store: SharedStore,
+    pub(super) inputs: Inputs,
+    pub(super) audit: Arc<Audit>,
+    pub(super) security: Arc<Security>,
+}
+
+impl Harness {
+    /// In clear, everybody an admin.
+    pub(super) async fn start() -> Self {
+        let args = AuthArgs { insecure_loopback: true, ..Default::default() };
+        let security = args.build(None, &["127.0.0.1:1".parse().unwrap()]).unwrap();
+        Self::with(security, Audit::memory(), Vec::new()).await
+    }
+
+    pub(super) async fn with(security: Security, audit: Audit, manifests: Vec<Object>) -> Self {
+        let store: SharedStore = Arc::new(Memory::default());
+        let (engine, inputs) = Engine::start(BTreeSet::from([Origin::Store, Origin::Manifests]));
+        inputs
+            .send(Input::Reset { origin: Origin::Manifests, revision: 0, objects: manifests })
+            .await
+            .unwrap();
+        tokio::spawn(feed(Arc::clone(&store), inputs.clone()));
+        let (audit, security) = (Arc::new(audit), Arc::new(security));
+        let parts = Parts {
+            store: Arc::clone(&store),
+            engine: Arc::clone(&engine),
+            connected: Arc::new(Connected::default()),
+            audit: Arc::clone(&audit),
+            instance: "test".into(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = Served::new(ControlService::new(parts)).unwrap();
+        let guarding = Arc::clone(&security);
+        tokio::spawn(async move { served.serve(listener, &guarding, std::future::pending()).await });
+        engine.until_ready().await;
+        Self { address, store, inputs, audit, security }
+    }
+
+    pub(super) async fn client(&self) -> Client {
+        let channel = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
+        ControlClient::with_interceptor(channel.connect().await.unwrap(), Token(None))
+    }
+
+    /// Over TLS, verified by the CA that was made, with a token.
+    pub(super) async fn secure(&self, token: Option<&str>) -> Client {
+        ControlClient::with_interceptor(self.channel().await, Token(token.map(str::to_owned)))
+    }
+
+    pub(super) async fn channel(&self) -> Channel {
+        let ca = std::fs::read(self.security.ca().unwrap()).unwrap();
+        let tls = tonic::transport::ClientTlsConfig::new()
+            .ca_certificate(tonic::transport::Certificate::from_pem(ca))
+            .domain_name("localhost");
+        let endpoint = Endpoint::from_shared(format!("https://{}", self.address)).unwrap();
+        endpoint.tls_config(tls).unwrap().connect().await.unwrap()
+    }
+}
+
+/// What a source does: all that is stored, then what changes.
+async fn feed(store: SharedStore, inputs: Inputs) {
+    let read = |json: &[u8], revision| {
+        let object = read_json("", json, "default").unwrap().unwrap();
+        Object { revision, ..object }
+    };
+    let listing = store.list().await.unwrap();
+    let objects = listing.records.iter().map(|it| read(&it.json, it.revision)).collect();
+    let origin = Origin::Store;
+    inputs.send(Input::Reset { origin, revision: listing.revision, objects }).await.unwrap();
+    let mut changes = store.watch(listing.revision).await.unwrap();
+    let mut batch = Vec::new();
+    while let Some(Ok(change)) = changes.next().await {
+        let object = change.json.as_ref().map(|json| read(json, change.revision));
+        batch.push((change.key, object));
+        if !change.more {
+            let changes = std::mem::take(&mut batch);
+            if inputs.send(Input::Changes { origin, revision: change.revision, changes }).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+pub(super) fn service(name: &str, port: u16) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": name, "namespace": "shop", "labels": { "app": name } },
+        "spec": { "ports": [{ "name": "http", "port": port }], "selector": { "app": name } },
+    })
+}
+
+pub(super) fn apply(objects: &[Value]) -> pb::ApplyRequest {
+    let manifest = |(index, it): (usize, &Value)| pb::Manifest {
+        source: format!("file-{index}.yaml"),
+        json: it.to_string(),
+    };
+    pb::ApplyRequest { manifests: objects.iter().enumerate().map(manifest).collect(), dry_run: false }
+}
+
+pub(super) fn reference(kind: &str, name: &str) -> Option<pb::Ref> {
+    Some(pb::Ref { kind: kind.into(), namespace: "shop".into(), name: name.into(), ..Default::default() })
+}
+
+pub(super) async fn get(client: &mut Client, kind: &str, name: &str) -> Result<Value, Status> {
+    let answer = client.get(pb::GetRequest { r#ref: reference(kind, name) }).await?;
+    Ok(serde_json::from_str(&answer.into_inner().json).unwrap())
+}
