@@ -1,4 +1,4 @@
-//! The binary under test.
+//! The binaries under test.
 
 use std::{
     env,
@@ -19,19 +19,47 @@ use anyhow::{Context, Result, bail, ensure};
 pub fn outrider() -> Result<PathBuf> {
     // A build that failed fails again: all tests of a process share one verdict.
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    if let Some(path) = env::var_os("OUTRIDER_BIN").filter(|path| !path.is_empty()) {
-        return Ok(path.into());
-    }
-    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)
+    program(&BUILT, "OUTRIDER_BIN", "outrider", "outrider")
 }
 
-fn build() -> Result<PathBuf> {
+/// The `outrider-control` binary, likewise; `OUTRIDER_CONTROL_BIN` names another one.
+///
+/// # Errors
+/// As [`outrider`].
+pub fn control() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    program(&BUILT, "OUTRIDER_CONTROL_BIN", "outrider-control", "outrider-control")
+}
+
+/// The `outriderctl` binary, likewise; `OUTRIDERCTL_BIN` names another one.
+///
+/// # Errors
+/// As [`outrider`].
+pub fn outriderctl() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    program(&BUILT, "OUTRIDERCTL_BIN", "outrider-control", "outriderctl")
+}
+
+fn program(
+    built: &OnceLock<Result<PathBuf, String>>,
+    variable: &str,
+    package: &str,
+    name: &str,
+) -> Result<PathBuf> {
+    if let Some(path) = env::var_os(variable).filter(|path| !path.is_empty()) {
+        return Ok(path.into());
+    }
+    let build = || build(package, name).map_err(|error| format!("{error:#}"));
+    built.get_or_init(build).clone().map_err(anyhow::Error::msg)
+}
+
+fn build(package: &str, name: &str) -> Result<PathBuf> {
     let profile = profile_dir()?;
     let file = File::create(target_dir()?.join("outrider-tests.lock"))?;
     file.lock()?;
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--package", "outrider", "--bin", "outrider"]);
+    command.args(["build", "--quiet", "--package", package, "--bin", name]);
     command.arg("--target-dir").arg(target_dir()?);
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     match profile.file_name().and_then(|n| n.to_str()) {
@@ -40,8 +68,8 @@ fn build() -> Result<PathBuf> {
         None => bail!("a profile directory without a name: {}", profile.display()),
     }
     let output = command.output().context("running cargo")?;
-    ensure!(output.status.success(), "building outrider: {}", String::from_utf8_lossy(&output.stderr));
-    let path = profile.join("outrider");
+    ensure!(output.status.success(), "building {name}: {}", String::from_utf8_lossy(&output.stderr));
+    let path = profile.join(name);
     ensure!(path.is_file(), "cargo built no {}", path.display());
     Ok(path)
 }

@@ -7,6 +7,7 @@
 //! * [`proxy`] starts Outrider or Envoy on a bootstrap and watches it; [`bootstrap`] writes one tersely.
 //! * [`crowd`] are clients that ask all the time and count what they lose; [`churn`] is a configuration that changes all
 //!   the time.
+//! * [`control`] starts `outrider-control` on a folder of manifests, which it writes.
 //! * [`oracle`] installs the real Envoy, [`binary`] builds Outrider.
 //!
 //! Nothing here sleeps for luck: [`wait::until`] is the one place that polls, with a deadline.
@@ -16,6 +17,7 @@ pub mod bootstrap;
 pub mod ca;
 pub mod churn;
 pub mod client;
+pub mod control;
 pub mod control_plane;
 pub mod crowd;
 pub mod h1;

@@ -41,6 +41,35 @@ pub fn envoy() -> Result<PathBuf> {
     find(&venv).context("the wheel is installed but has no Envoy in it")
 }
 
+/// A Python with gRPC in it, installed under `target/grpc` on first use: gRPC's own xDS client.
+///
+/// `OUTRIDER_GRPC_PYTHON` names another one.
+///
+/// # Errors
+/// When it cannot be installed: no Python, no network.
+pub fn grpc_python() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("OUTRIDER_GRPC_PYTHON").filter(|path| !path.is_empty()) {
+        return Ok(path.into());
+    }
+    let dir = target_dir()?.join("grpc");
+    fs::create_dir_all(&dir)?;
+    let lock = File::create(dir.join("lock"))?;
+    lock.lock()?;
+    let (venv, stamp) = (dir.join("venv"), dir.join("installed"));
+    let python = venv.join("bin/python");
+    if !stamp.is_file() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        run(Command::new(venv.join("bin/pip")).args([
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "grpcio==1.76.0",
+        ]))?;
+        fs::write(&stamp, "")?;
+    }
+    Ok(python)
+}
+
 /// Whether a missing oracle fails the suite (`OUTRIDER_REQUIRE_ORACLE=1`, as the checks set it).
 #[must_use]
 pub fn required() -> bool {

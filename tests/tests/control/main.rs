@@ -1,0 +1,21 @@
+//! The control plane with everything real around it: Envoy, Outrider and gRPC's own clients, folders, stores.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod grpc;
+mod live;
+mod sidecar;
+
+use outrider_tests::oracle;
+use outrider_tests::proxy::Kind;
+
+/// The proxies that a test runs with: Outrider, and Envoy where it can be had.
+fn proxies() -> Vec<Kind> {
+    let mut kinds = vec![Kind::Outrider];
+    match oracle::envoy() {
+        Ok(_) => kinds.push(Kind::Envoy),
+        Err(error) if oracle::required() => panic!("no Envoy: {error:#}"),
+        Err(error) => eprintln!("left out: Envoy as the data plane: {error:#}"),
+    }
+    kinds
+}
