@@ -274,7 +274,9 @@ impl View {
                 self.endpoints.get(name)
             });
         }
-        self.own.of(kind).get(name).or_else(|| self.shared.of(kind).get(name))
+        let found = self.own.of(kind).get(name).or_else(|| self.shared.of(kind).get(name));
+        let on_demand = || self.shared.on_demand.get(name).filter(|_| kind == Type::Cluster);
+        found.or_else(on_demand)
     }
 
     /// All resources of a type that a wildcard means; not for endpoints.

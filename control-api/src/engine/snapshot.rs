@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::translate::{Context, Resources, Scope, TypeSet, shared};
 
@@ -36,6 +36,9 @@ pub enum Since {
     },
 }
 
+/// What a scope gets: worked out by the first that asks, while others wait for it and nobody else does.
+type Shared = Arc<OnceLock<Arc<Resources>>>;
+
 /// One consistent picture of everything.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -48,7 +51,7 @@ pub struct Snapshot {
     /// All endpoints.
     pub endpoints: Arc<TypeSet>,
     /// What scopes get, as far as it was worked out.
-    scopes: Mutex<HashMap<Scope, Arc<Resources>>>,
+    scopes: Mutex<HashMap<Scope, Shared>>,
     steps: VecDeque<Step>,
 }
 
@@ -67,24 +70,29 @@ impl Snapshot {
         }
         let generation = step.generation;
         steps.push_back(step);
+        let scopes = scopes.into_iter().map(|(scope, it)| (scope, Arc::new(OnceLock::from(it)))).collect();
         Self { generation, revision: self.revision, context, endpoints, scopes: Mutex::new(scopes), steps }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Scope, Shared>> {
+        self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a scope gets, if somebody worked it out.
     pub(super) fn known(&self, scope: &Scope) -> Option<Arc<Resources>> {
-        self.scopes.lock().unwrap_or_else(PoisonError::into_inner).get(scope).cloned()
+        self.lock().get(scope)?.get().cloned()
     }
 
     /// All that was worked out.
     pub(super) fn all_shared(&self) -> HashMap<Scope, Arc<Resources>> {
-        self.scopes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let scopes = self.lock();
+        scopes.iter().filter_map(|(scope, it)| Some((scope.clone(), Arc::clone(it.get()?)))).collect()
     }
 
-    /// What a scope gets. Several that ask at once wait for the one that works it out.
+    /// What a scope gets. May take long.
     pub fn shared(&self, scope: &Scope) -> Arc<Resources> {
-        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = || Arc::new(shared(&self.context, scope));
-        Arc::clone(scopes.entry(scope.clone()).or_insert_with(made))
+        let cell = Arc::clone(self.lock().entry(scope.clone()).or_default());
+        Arc::clone(cell.get_or_init(|| Arc::new(shared(&self.context, scope))))
     }
 
     /// What changed since a generation, as far as that is remembered.

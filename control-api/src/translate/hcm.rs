@@ -78,6 +78,13 @@ impl Hcm {
     }
 }
 
+/// Asks for a cluster that a route names and that is not here, while the request waits.
+pub fn on_demand() -> pb::HttpFilter {
+    use outrider_proto::pb::envoy::extensions::filters::http::on_demand::v3::{OnDemand, OnDemandCds};
+    let odcds = OnDemandCds { source: Some(ads()), ..Default::default() };
+    http_filter("envoy.filters.http.on_demand", &OnDemand { odcds: Some(odcds) })
+}
+
 /// An HTTP filter.
 pub fn http_filter<M: outrider_proto::prost::Message + outrider_proto::prost::Name>(
     name: &str,

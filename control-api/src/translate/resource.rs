@@ -180,6 +180,8 @@ fn mark(resource: &Resource) -> u64 {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
     sets: [TypeSet; Type::ALL.len()],
+    /// Clusters that are given by name, and not to those who want all.
+    pub on_demand: TypeSet,
 }
 
 impl Resources {
@@ -209,6 +211,7 @@ impl Resources {
         for kind in Type::ALL {
             other.of(kind).iter().for_each(|resource| self.add(kind, Arc::clone(resource)));
         }
+        other.on_demand.iter().for_each(|resource| self.on_demand.insert(Arc::clone(resource)));
     }
 
     /// See [`TypeSet::share_with`].
@@ -216,5 +219,6 @@ impl Resources {
         for kind in Type::ALL {
             self.of_mut(kind).share_with(old.of(kind));
         }
+        self.on_demand.share_with(&old.on_demand);
     }
 }

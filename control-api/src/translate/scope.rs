@@ -3,7 +3,8 @@
 //! - Annotation `outrider.dev/export-to` of a Service or ExternalService: the namespaces that see it, separated by commas; `.` is its
 //!   own, `*` all (the default).
 //! - Annotation `outrider.dev/depends-on` of a Namespace, or of a Pod, which goes before: what is asked for, as `namespace/name`,
-//!   `namespace/*`, `./name`, separated by commas. Without one, all that is visible.
+//!   `namespace/*`, `./name`, separated by commas. Without one, all that is visible. The word `observed`: HTTP services are sent
+//!   when a request first needs them (on-demand CDS, delta streams), so that a proxy has what its application really calls.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub struct Scope {
     pub grpc: bool,
     /// What it declared to depend on: namespace and name, `*` for all. `None`: everything.
     pub dependencies: Option<BTreeSet<Named>>,
+    /// The clusters of HTTP services come on demand.
+    pub observed: bool,
 }
 
 impl Scope {
@@ -44,7 +47,11 @@ impl Scope {
             namespace: Arc::clone(&proxy.namespace),
             gateway: proxy.gateway.clone(),
             grpc: proxy.grpc,
-            dependencies: declared.map(|text| dependencies(text, &proxy.namespace)),
+            dependencies: declared
+                .filter(|it| !observed(it))
+                .map(|text| dependencies(text, &proxy.namespace)),
+            // gRPC clients ask for all they want by name anyway.
+            observed: declared.is_some_and(observed) && proxy.role == Role::Sidecar && !proxy.grpc,
         }
     }
 
@@ -69,6 +76,10 @@ impl Scope {
     pub fn sees(&self, world: &World, service: &Named) -> bool {
         world.get::<core::Service>(&service.0, &service.1).is_some_and(|it| self.sees_object(it.object))
     }
+}
+
+fn observed(text: &str) -> bool {
+    text.trim() == "observed"
 }
 
 fn dependencies(text: &str, own: &Arc<str>) -> BTreeSet<Named> {

@@ -83,7 +83,7 @@ async fn run(kind: outrider_tests::proxy::Kind, delta: bool) -> Result<()> {
     let manifests = Manifests::new()?;
     let services = [("test", &one), ("one", &one), ("two", &two)];
     for (name, upstream) in services {
-        manifests.write(name, &service("shop", name, 80, "http", &[upstream.port()]))?;
+        manifests.write(name, &service("shop", name, 80, "http", &[upstream.address().port()]))?;
     }
     let control = Control::start(&["--manifests", &manifests.dir().to_string_lossy()]).await?;
     let follower = Follower::sidecar(kind, delta, &[control.xds()], "shop").await?;

@@ -32,7 +32,7 @@ async fn services_are_reached_by_their_names_and_follow_the_folder() -> Result<(
     for kind in proxies() {
         for delta in [false, true] {
             let manifests = Manifests::new()?;
-            manifests.write("web", &service("shop", "web", 80, "http", &[one.port()]))?;
+            manifests.write("web", &service("shop", "web", 80, "http", &[one.address().port()]))?;
             let control = Control::start(&["--manifests", &manifests.dir().to_string_lossy()]).await?;
             let follower = Follower::sidecar(kind, delta, &[control.xds()], "shop").await?;
             let port = follower.http.port();
@@ -42,11 +42,11 @@ async fn services_are_reached_by_their_names_and_follow_the_folder() -> Result<(
             ensure!(ask(port, "nobody", "/", "").await?.status == 404, "a host that no service has");
 
             // Another endpoint.
-            manifests.write("web", &service("shop", "web", 80, "http", &[two.port()]))?;
+            manifests.write("web", &service("shop", "web", 80, "http", &[two.address().port()]))?;
             comes(port, "web", |it| it.text() == "two").await?;
 
             // A second service, then the first one is gone.
-            manifests.write("api", &service("shop", "api", 8080, "http", &[one.port()]))?;
+            manifests.write("api", &service("shop", "api", 8080, "http", &[one.address().port()]))?;
             comes(port, "api:8080", |it| it.text() == "one").await?;
             manifests.remove("web")?;
             comes(port, "web", |it| it.status == 404).await?;

@@ -55,7 +55,13 @@ pub fn shared(context: &Context, scope: &Scope) -> Resources {
     let mut out = external::clusters(context, scope);
     let services = visible(context, scope);
     for it in &services {
-        out.add(Type::Cluster, cluster::of_port(context, &it.service, &it.port));
+        let cluster = cluster::of_port(context, &it.service, &it.port);
+        // TCP proxies cannot wait for a cluster.
+        if scope.observed && routes::spoken(context, it).is_http() {
+            out.on_demand.insert(cluster);
+        } else {
+            out.add(Type::Cluster, cluster);
+        }
     }
     for cluster in [cluster::original_destination(names::PASSTHROUGH, None), cluster::black_hole()] {
         out.add(Type::Cluster, Resource::new(&cluster.name, &cluster));

@@ -8,7 +8,9 @@ use outrider_proto::pb::envoy::config::listener::v3::{Filter, FilterChainMatch, 
 
 use super::Visible;
 use super::routes::{HTTP_PROXY, spoken};
-use crate::translate::hcm::{Hcm, Routes, bare_listener, chain, http_inspector, original_dst, tcp_proxy};
+use crate::translate::hcm::{
+    Hcm, Routes, bare_listener, chain, http_inspector, on_demand, original_dst, tcp_proxy,
+};
 use crate::translate::port::Spoken;
 use crate::translate::wire::{duration, truth, uint};
 use crate::translate::{Context, Scope, external, names, policy};
@@ -36,8 +38,12 @@ pub(super) fn listeners(context: &Context, scope: &Scope, services: &[Visible<'_
     for port in http {
         let mut listener = bare_listener(&format!("0.0.0.0_{port}"), "0.0.0.0", port, Outbound);
         listener.bind_to_port = Some(truth(false));
-        let filter =
-            manager(context, &scope.namespace, &format!("outbound_0.0.0.0_{port}"), &port.to_string());
+        let filter = manager(
+            context,
+            (&scope.namespace, scope.observed),
+            &format!("outbound_0.0.0.0_{port}"),
+            &port.to_string(),
+        );
         listener.filter_chains = vec![chain("http", None, vec![filter])];
         out.push(listener);
     }
@@ -76,7 +82,12 @@ fn at_address(context: &Context, scope: &Scope, it: &Visible<'_>, address: &str,
             ..Default::default()
         };
         let name = super::routes::table_of(it);
-        let filter = manager(context, &scope.namespace, &format!("outbound_{address}_{port}"), &name);
+        let filter = manager(
+            context,
+            (&scope.namespace, scope.observed),
+            &format!("outbound_{address}_{port}"),
+            &name,
+        );
         listener.filter_chains = vec![chain("http", Some(wanted), vec![filter])];
         listener.default_filter_chain = Some(tcp);
     } else {
@@ -88,16 +99,21 @@ fn at_address(context: &Context, scope: &Scope, it: &Visible<'_>, address: &str,
 /// The explicit HTTP listener: for applications that name their proxy instead of being captured.
 pub(super) fn http_proxy(context: &Context, proxy: &Proxy) -> Listener {
     let mut listener = bare_listener(HTTP_PROXY, "127.0.0.1", proxy.http_port, Outbound);
-    let filter = manager(context, &proxy.namespace, HTTP_PROXY, HTTP_PROXY);
+    let filter = manager(
+        context,
+        (&proxy.namespace, Scope::of(&context.world, proxy).observed),
+        HTTP_PROXY,
+        HTTP_PROXY,
+    );
     listener.filter_chains = vec![chain("http", None, vec![filter])];
     listener
 }
 
-fn manager(context: &Context, namespace: &str, stat_prefix: &str, table: &str) -> Filter {
+fn manager(context: &Context, (namespace, observed): (&str, bool), stat_prefix: &str, table: &str) -> Filter {
     Hcm {
         stat_prefix: stat_prefix.to_owned(),
         routes: Routes::Named(table.to_owned()),
-        filters: Vec::new(),
+        filters: if observed { vec![on_demand()] } else { Vec::new() },
         access_log: policy::telemetry::access_logs(context, namespace, None),
         edge: false,
         grpc: false,
