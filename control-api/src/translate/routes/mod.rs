@@ -1,11 +1,29 @@
 //! HTTP routes, in the order in which the Gateway API wants them tried.
 
+mod action;
+mod cors;
+mod headers;
+mod matches;
+mod order;
+mod path;
+mod redirect;
+mod weights;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use outrider_proto::pb::envoy::config::accesslog::v3::AccessLog;
+use outrider_proto::pb::envoy::config::listener::v3::Filter as NetworkFilter;
 use outrider_proto::pb::envoy::config::route::v3 as pb;
+use outrider_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_pb;
 
-use super::Context;
-use crate::attach::ir;
+use super::hcm::{network_filter, tcp_proxy};
+use super::wire::origin;
+use super::{Context, names};
+use crate::attach::ir::{self, Target};
 
 /// Where routes will stand.
 #[derive(Clone, Debug)]
@@ -21,17 +39,95 @@ pub struct Place<'p> {
 /// The routes of several HTTPRoutes and GRPCRoutes for one host, by precedence: an exact path first, then the longest prefix, a
 /// method, the most headers, the most query parameters, the oldest route, the first by name, the first rule.
 /// <https://gateway-api.sigs.k8s.io/reference/spec/#httprouterule>
+///
+/// Tables that hold them must set `most_specific_header_mutations_wins`: filters of a backend come after those of its rule.
 pub fn http(context: &Context, routes: &[Arc<ir::HttpRoute>], place: &Place<'_>) -> Vec<pb::Route> {
-    let _ = (context, routes, place);
-    Vec::new()
+    let mut all = Vec::new();
+    for route in routes {
+        for rule in &route.rules {
+            for (index, matched) in rule.matches.iter().enumerate() {
+                all.push((order::Rank::of(route, rule, index, matched), rule, index, matched, route));
+            }
+        }
+    }
+    all.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+    let mut out = Vec::with_capacity(all.len());
+    for (_, rule, index, matched, route) in all {
+        let Some(matches) = matches::route_match(matched) else { continue };
+        let key = &route.key;
+        let named = rule.name.as_deref().map_or_else(|| rule.index.to_string(), str::to_owned);
+        let base = pb::Route {
+            name: format!("{}/{}/{named}/{index}", key.namespace, key.name),
+            r#match: Some(matches),
+            metadata: Some(origin(key, &format!("rule {} match {index}", rule.index))),
+            ..Default::default()
+        };
+        out.extend(action::routes(context, rule, matched, &base, place));
+    }
+    out
 }
 
-/// A TCP proxy that goes where a TCPRoute or TLSRoute says.
-pub fn tcp(
-    route: &ir::TcpRoute,
-    stat_prefix: &str,
-    logs: Vec<outrider_proto::pb::envoy::config::accesslog::v3::AccessLog>,
-) -> outrider_proto::pb::envoy::config::listener::v3::Filter {
-    let _ = route;
-    super::hcm::tcp_proxy(stat_prefix, super::names::BLACK_HOLE, logs)
+/// A TCP proxy that goes where a TCPRoute or TLSRoute says. What leads nowhere is refused, in its share.
+pub fn tcp(route: &ir::TcpRoute, stat_prefix: &str, logs: Vec<AccessLog>) -> NetworkFilter {
+    use tcp_pb::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight};
+    let live: Vec<_> = route.backends.iter().filter(|(_, weight)| *weight > 0).collect();
+    let name = |target: &Target| cluster_of(target).unwrap_or_else(|| names::BLACK_HOLE.to_owned());
+    let weights: Vec<u64> = live.iter().map(|(_, weight)| u64::from(*weight)).collect();
+    match live.as_slice() {
+        [] => tcp_proxy(stat_prefix, names::BLACK_HOLE, logs),
+        [(only, _)] => tcp_proxy(stat_prefix, &name(only), logs),
+        several => {
+            let clusters = several
+                .iter()
+                .zip(weights::fit(&weights, 0))
+                .map(|((target, _), weight)| ClusterWeight {
+                    name: name(target),
+                    weight,
+                    ..Default::default()
+                })
+                .filter(|it| it.weight > 0)
+                .collect();
+            let proxy = tcp_pb::TcpProxy {
+                stat_prefix: stat_prefix.to_owned(),
+                cluster_specifier: Some(ClusterSpecifier::WeightedClusters(WeightedCluster { clusters })),
+                access_log: logs,
+                ..Default::default()
+            };
+            network_filter("envoy.filters.network.tcp_proxy", &proxy)
+        }
+    }
+}
+
+/// The cluster of a target; `None` when it leads nowhere.
+pub fn cluster_of(target: &Target) -> Option<String> {
+    match target {
+        Target::Service { service, port } => Some(names::outbound(service, *port)),
+        Target::External { service, port } => Some(names::external(service, *port)),
+        Target::Invalid => None,
+    }
+}
+
+/// All that routes reach, mirrors too.
+pub fn targets<'r>(
+    http: impl IntoIterator<Item = &'r Arc<ir::HttpRoute>>,
+    tcp: impl IntoIterator<Item = &'r Arc<ir::TcpRoute>>,
+) -> BTreeSet<Target> {
+    let mut out = BTreeSet::new();
+    let mirrors = |filters: &[ir::Filter], out: &mut BTreeSet<Target>| {
+        out.extend(filters.iter().filter_map(|filter| match filter {
+            ir::Filter::Mirror { target, per_million: 1.. } => Some(target.clone()),
+            _ => None,
+        }));
+    };
+    for rule in http.into_iter().flat_map(|route| &route.rules) {
+        mirrors(&rule.filters, &mut out);
+        for backend in rule.backends.iter().filter(|it| it.weight > 0) {
+            out.insert(backend.target.clone());
+            mirrors(&backend.filters, &mut out);
+        }
+    }
+    let backends = tcp.into_iter().flat_map(|route| &route.backends);
+    out.extend(backends.filter(|(_, weight)| *weight > 0).map(|(target, _)| target.clone()));
+    out.remove(&Target::Invalid);
+    out
 }
