@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Service;
 use outrider_proto::pb::envoy::config::cluster::v3 as pb;
 use outrider_proto::pb::envoy::config::core::v3 as core;
 use outrider_proto::pb::envoy::extensions::upstreams::http::v3 as http;
 
-use super::port::Port;
+use super::port::{Port, Spoken, ports};
 use super::wire::{ads, any, duration, origin};
 use super::{Context, Resource, names, policy};
 use crate::model::{Key, Kind};
@@ -20,11 +21,33 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The key under which a cluster says how it speaks HTTP.
 pub const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// The cluster of a service's port, with all policies in it.
+/// The cluster of a service's port, with all policies in it, for a client that speaks to it as applications do.
 pub fn of_port(context: &Context, service: &Named, port: &Port) -> Arc<Resource> {
-    let name = names::outbound(service, port.number);
+    resource(&message(context, service, port, false))
+}
+
+/// The cluster that a gateway's routes lead to; `None` when there is no such service, or it has no such port.
+pub fn for_gateway(context: &Context, service: &Named, number: u16) -> Option<Arc<Resource>> {
+    Some(resource(&message(context, service, &find(context, service, number)?, true)))
+}
+
+/// The port of a service that routes name by its number.
+pub fn find(context: &Context, service: &Named, number: u16) -> Option<Port> {
+    let object = context.world.get::<Service>(&service.0, &service.1)?;
+    ports(&object).into_iter().find(|port| port.number == number)
+}
+
+/// A cluster as it is served.
+pub fn resource(cluster: &pb::Cluster) -> Arc<Resource> {
+    Resource::new(&cluster.name, cluster)
+}
+
+/// The cluster of a service's port. At a `gateway` what comes is not encrypted any more, and a `BackendTLSPolicy` is in
+/// force at each port; elsewhere applications bring their own TLS to ports that are named so, which must not be
+/// wrapped in another.
+pub fn message(context: &Context, service: &Named, port: &Port, gateway: bool) -> pb::Cluster {
     let mut cluster = pb::Cluster {
-        name: name.clone(),
+        name: names::outbound(service, port.number),
         cluster_discovery_type: Some(pb::cluster::ClusterDiscoveryType::Type(
             pb::cluster::DiscoveryType::Eds as i32,
         )),
@@ -39,8 +62,10 @@ pub fn of_port(context: &Context, service: &Named, port: &Port) -> Arc<Resource>
         ..Default::default()
     };
     policy::traffic::apply_to_cluster(context, service, port, &mut cluster);
-    policy::backend_tls::apply_to_cluster(context, service, port, &mut cluster);
-    Resource::new(&name, &cluster)
+    if gateway || port.spoken != Spoken::Tls {
+        policy::backend_tls::apply_to_cluster(context, service, port, &mut cluster);
+    }
+    cluster
 }
 
 /// HTTP options as a cluster carries them.

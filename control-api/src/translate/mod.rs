@@ -18,6 +18,7 @@ pub mod scope;
 pub mod sidecar;
 pub mod wire;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use resource::{Resource, Resources, Type, TypeSet};
@@ -57,7 +58,10 @@ pub fn translate(context: &Context, proxy: &Proxy) -> Resources {
     let scope = Scope::of(&context.world, proxy);
     let mut all = shared(context, &scope);
     all.merge(&own(context, proxy));
-    *all.of_mut(Type::Endpoints) = endpoints::all(context, |service| scope.sees(&context.world, service));
+    // What the proxy will ask for: its clusters say it, those included that routes reach and its scope alone does not.
+    let clusters = all.of(Type::Cluster).iter();
+    let reached: BTreeSet<_> = clusters.filter_map(|it| names::parse_outbound(&it.name)).map(|it| it.0).collect();
+    *all.of_mut(Type::Endpoints) = endpoints::all(context, |service| reached.contains(service));
     all
 }
 

@@ -1,11 +1,107 @@
 //! `BackendTLSPolicy`: TLS towards a service, verified.
 
-use outrider_proto::pb::envoy::config::cluster::v3::Cluster;
+use std::sync::Arc;
 
-use crate::translate::{Context, port::Port};
+use outrider_proto::pb::envoy::config::cluster::v3::{Cluster, cluster};
+use outrider_proto::pb::envoy::config::core::v3::{
+    DataSource, TransportSocket, data_source::Specifier, transport_socket::ConfigType,
+};
+use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+use outrider_proto::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use pb::subject_alt_name_matcher::SanType;
+
+use crate::attach::{BackendTls, Roots, SubjectName};
+use crate::translate::wire::any;
+use crate::translate::{Context, port::Port, port::Spoken};
 use crate::world::Named;
+
+/// Where proxies find the authorities that their system knows. Envoy has no word for them, only a path, and this
+/// is where Debian, Alpine and the images made of them have the file; Outrider takes the path as Envoy does. A proxy without that
+/// file does not connect.
+pub const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Puts TLS into the cluster of a service that has a policy.
 pub fn apply_to_cluster(context: &Context, service: &Named, port: &Port, cluster: &mut Cluster) {
-    let _ = (context, service, port, cluster);
+    let Some(tls) = policy(context, service, port) else { return };
+    let Some(validation) = validation(tls) else {
+        fail(cluster);
+        return;
+    };
+    let message = pb::UpstreamTlsContext {
+        common_tls_context: Some(pb::CommonTlsContext {
+            alpn_protocols: protocols(port.spoken).iter().map(|it| (*it).to_owned()).collect(),
+            validation_context_type: Some(pb::common_tls_context::ValidationContextType::ValidationContext(
+                validation,
+            )),
+            ..Default::default()
+        }),
+        sni: tls.hostname.to_string(),
+        ..Default::default()
+    };
+    cluster.transport_socket = Some(TransportSocket {
+        name: "envoy.transport_sockets.tls".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(any(&message))),
+    });
+}
+
+/// The policy of a port: one for the port by name goes before one for the whole service.
+fn policy<'c>(context: &'c Context, service: &Named, port: &Port) -> Option<&'c BackendTls> {
+    let all = &context.attachments.backend_tls;
+    let named = || all.get(&(service.clone(), Some(Arc::clone(&port.name))));
+    (!port.name.is_empty()).then(named).flatten().or_else(|| all.get(&(service.clone(), None)))
+}
+
+/// What the peer's certificate must be; `None` when there is nothing to verify it by.
+///
+/// Only fields that Envoy and Outrider both have: `trusted_ca` (gRPC wants `system_root_certs` in its place, which Envoy
+/// ignores), and typed names. `auto_sni_san_validation` would do for the host name alone, but says nothing to gRPC.
+fn validation(tls: &BackendTls) -> Option<pb::CertificateValidationContext> {
+    let specifier = match &tls.roots {
+        Roots::System => Specifier::Filename(SYSTEM_ROOTS.to_owned()),
+        Roots::Pem(pem) => Specifier::InlineString(pem.to_string()),
+        Roots::Invalid => return None,
+    };
+    let host = [SubjectName::Dns(Arc::clone(&tls.hostname))];
+    let names = if tls.names.is_empty() { &host[..] } else { &tls.names };
+    Some(pb::CertificateValidationContext {
+        trusted_ca: Some(DataSource { specifier: Some(specifier), ..Default::default() }),
+        match_typed_subject_alt_names: names.iter().map(matcher).collect(),
+        ..Default::default()
+    })
+}
+
+/// A name in the certificate. For a DNS name Envoy reads a wildcard in the certificate as one.
+fn matcher(name: &SubjectName) -> pb::SubjectAltNameMatcher {
+    let (kind, text) = match name {
+        SubjectName::Dns(text) => (SanType::Dns, text),
+        SubjectName::Uri(text) => (SanType::Uri, text),
+    };
+    pb::SubjectAltNameMatcher {
+        san_type: kind as i32,
+        matcher: Some(StringMatcher {
+            match_pattern: Some(MatchPattern::Exact(text.to_string())),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// What is offered in the handshake: what is spoken behind it. Where nobody said what that is, nothing is, and HTTP/1.1 is
+/// understood without.
+fn protocols(spoken: Spoken) -> &'static [&'static str] {
+    match spoken {
+        Spoken::Http2 | Spoken::Grpc => &["h2"],
+        Spoken::Http => &["http/1.1"],
+        Spoken::Tls | Spoken::Tcp | Spoken::Unknown => &[],
+    }
+}
+
+/// A cluster without endpoints: requests get 503, connections are closed, and nothing goes out that nobody would verify. TLS
+/// settings that cannot succeed would do the same more slowly, and be one mistake away from succeeding.
+fn fail(cluster: &mut Cluster) {
+    cluster.cluster_discovery_type =
+        Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static as i32));
+    cluster.eds_cluster_config = None;
+    cluster.load_assignment = None;
+    cluster.transport_socket = None;
 }

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Service;
 
 use super::port::{Port, ports};
 use super::{Context, Resource, Resources, Scope, Type, cluster, external, names};
+use crate::attach::ir::Target;
 use crate::world::{Named, Proxy};
 
 /// One port of a visible service.
@@ -63,6 +64,9 @@ pub fn shared(context: &Context, scope: &Scope) -> Resources {
             out.add(Type::Cluster, cluster);
         }
     }
+    for cluster in beyond(context, scope, &services) {
+        out.add(Type::Cluster, cluster);
+    }
     for cluster in [cluster::original_destination(names::PASSTHROUGH, None), cluster::black_hole()] {
         out.add(Type::Cluster, Resource::new(&cluster.name, &cluster));
     }
@@ -73,6 +77,18 @@ pub fn shared(context: &Context, scope: &Scope) -> Resources {
         out.add(Type::Route, Resource::canonical(Type::Route, &table.name, &table));
     }
     out
+}
+
+/// The clusters that routes lead to and that the scope alone does not have: who wrote the route depends on them.
+pub fn beyond(context: &Context, scope: &Scope, services: &[Visible<'_>]) -> Vec<Arc<Resource>> {
+    let known: BTreeSet<(&Named, u16)> = services.iter().map(|it| (&it.service, it.port.number)).collect();
+    let targets = routes::reached(context, scope, services);
+    let further = targets.iter().filter_map(|target| match target {
+        Target::Service { service, port } if !known.contains(&(service, *port)) => Some((service, *port)),
+        _ => None,
+    });
+    let found = further.filter_map(|(service, number)| Some((service, cluster::find(context, service, number)?)));
+    found.map(|(service, port)| cluster::of_port(context, service, &port)).collect()
 }
 
 /// What one sidecar alone gets: its application's side, and the explicit HTTP listener, whose port is its own affair.

@@ -91,20 +91,40 @@ fn default_ports(context: &Context, services: &[Visible<'_>]) -> BTreeMap<crate:
 
 /// The routes of a service's port for clients of a scope.
 pub fn of_service(context: &Context, scope: &Scope, it: &Visible<'_>) -> Vec<pb::Route> {
-    // Routes in the client's own namespace (consumer routes) go before those of the service's namespace.
-    let mine = |namespace: &str| -> Vec<Arc<ir::HttpRoute>> {
+    let attached = http_routes(context, scope, it);
+    if attached.is_empty() {
+        return vec![default_route(context, it)];
+    }
+    let place = Place { port: it.port.number, tls: false, namespace: Some(&scope.namespace) };
+    http(context, &attached, &place)
+}
+
+/// The HTTPRoutes and GRPCRoutes that clients of a scope meet at a service's port: routes in the client's own namespace
+/// (consumer routes) go before those of the service's namespace.
+fn http_routes(context: &Context, scope: &Scope, it: &Visible<'_>) -> Vec<Arc<ir::HttpRoute>> {
+    let of = |namespace: &str| -> Vec<Arc<ir::HttpRoute>> {
         let all = attached(context, it).flat_map(|routes| &routes.http);
         all.filter(|route| *route.key.namespace == *namespace).cloned().collect()
     };
-    let place = Place { port: it.port.number, tls: false, namespace: Some(&scope.namespace) };
-    let mut attached = mine(&scope.namespace);
-    if attached.is_empty() {
-        attached = mine(&it.service.0);
-    }
-    if !attached.is_empty() {
-        return http(context, &attached, &place);
-    }
-    vec![default_route(context, it)]
+    let mine = of(&scope.namespace);
+    if mine.is_empty() { of(&it.service.0) } else { mine }
+}
+
+/// The TCPRoute or TLSRoute that they meet.
+fn tcp_route(context: &Context, scope: &Scope, it: &Visible<'_>) -> Option<Arc<ir::TcpRoute>> {
+    let seen = |namespace: &str| {
+        let routes = attached(context, it).flat_map(|routes| &routes.tcp);
+        let mine = routes.filter(|route| *route.key.namespace == *namespace);
+        mine.min_by_key(|route| (route.created, route.key.clone())).cloned()
+    };
+    seen(&scope.namespace).or_else(|| seen(&it.service.0))
+}
+
+/// What the routes of these services lead to.
+pub fn reached(context: &Context, scope: &Scope, services: &[Visible<'_>]) -> BTreeSet<ir::Target> {
+    let http: Vec<_> = services.iter().flat_map(|it| http_routes(context, scope, it)).collect();
+    let tcp: Vec<_> = services.iter().filter_map(|it| tcp_route(context, scope, it)).collect();
+    crate::translate::routes::targets(&http, &tcp)
 }
 
 /// All to the service itself.
@@ -118,13 +138,16 @@ fn default_route(context: &Context, it: &Visible<'_>) -> pb::Route {
         }),
         action: Some(pb::route::Action::Route(pb::RouteAction {
             cluster_specifier: Some(pb::route_action::ClusterSpecifier::Cluster(cluster)),
-            timeout: Some(duration(Duration::ZERO)),
             ..Default::default()
         })),
         metadata: Some(origin(&Key::new(Kind::Service, &it.service.0, &it.service.1), "")),
         ..Default::default()
     };
     policy::traffic::apply_to_route(context, &it.service, it.port.number, &mut route);
+    // Where no policy says how long a request may take, the client does.
+    if let Some(pb::route::Action::Route(action)) = &mut route.action {
+        action.timeout.get_or_insert_with(|| duration(Duration::ZERO));
+    }
     route
 }
 
@@ -143,11 +166,7 @@ pub fn tcp(
     cluster: &str,
     logs: Vec<AccessLog>,
 ) -> Vec<Filter> {
-    let seen = |namespace: &str| {
-        let mut routes = attached(context, it).flat_map(|routes| &routes.tcp);
-        routes.find(|route| *route.key.namespace == *namespace).cloned()
-    };
-    match seen(&scope.namespace).or_else(|| seen(&it.service.0)) {
+    match tcp_route(context, scope, it) {
         Some(route) => vec![crate::translate::routes::tcp(&route, cluster, logs)],
         None => vec![tcp_proxy(cluster, cluster, logs)],
     }

@@ -1,0 +1,132 @@
+//! The listeners of a gateway: one for each port, as Envoy has them.
+
+use std::sync::Arc;
+
+use outrider_proto::pb::envoy::config::core::v3::{
+    TrafficDirection, TransportSocket, transport_socket::ConfigType,
+};
+use outrider_proto::pb::envoy::config::listener::v3 as pb;
+use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3 as tls_pb;
+
+use super::{hosts, secrets, tables};
+use crate::attach::ir::TcpRoute;
+use crate::attach::{Listener, Protocol};
+use crate::translate::hcm::{Hcm, Routes, bare_listener, chain, tcp_proxy, tls_inspector};
+use crate::translate::wire::{ads, any};
+use crate::translate::{Context, names, policy, routes};
+use crate::world::Named;
+
+/// What both kinds of listeners need.
+pub(super) struct Frame<'c> {
+    pub(super) context: &'c Context,
+    pub(super) gateway: &'c Named,
+    pub(super) port: u16,
+}
+
+impl Frame<'_> {
+    /// A port without TLS.
+    pub(super) fn plain(&self, listeners: &[&Listener]) -> pb::Listener {
+        let mut out = self.bare();
+        let filter = match listeners {
+            [tcp, ..] if tcp.protocol == Protocol::Tcp => self.tcp(best(&tcp.tcp, hosts::ANY), &tcp.name),
+            _ => self.manager("http", tables::name(self.port, None)),
+        };
+        out.filter_chains = vec![chain("plain", None, vec![filter])];
+        out
+    }
+
+    /// A port with TLS, ended here or passed on: a chain for each server name. A name that nobody has finds no chain, and its
+    /// connection is closed.
+    pub(super) fn tls(&self, listeners: &[&Listener]) -> pb::Listener {
+        let mut out = self.bare();
+        out.listener_filters = vec![tls_inspector()];
+        for (host, listener) in hosts::owned(listeners) {
+            let (filter, socket) = match &listener.protocol {
+                Protocol::Https(secrets) => {
+                    // Routes tell hosts apart, so the listener's own name is the only one that counts for its chain.
+                    if hosts::of(listener) != host {
+                        continue;
+                    }
+                    let table = tables::name(self.port, Some(listener));
+                    (self.manager(&listener.name, table), Some(terminate(secrets, &["h2", "http/1.1"])))
+                }
+                Protocol::TlsTerminate(secrets) => {
+                    (self.tcp(best(&listener.tcp, &host), &listener.name), Some(terminate(secrets, &[])))
+                }
+                Protocol::TlsPassthrough => (self.tcp(best(&listener.tcp, &host), &listener.name), None),
+                Protocol::Http | Protocol::Tcp => continue,
+            };
+            let name = if hosts::of(listener) == host {
+                listener.name.to_string()
+            } else {
+                format!("{}/{host}", listener.name)
+            };
+            let mut found = chain(&name, Some(server_name(&host)), vec![filter]);
+            found.transport_socket = socket;
+            out.filter_chains.push(found);
+        }
+        out
+    }
+
+    fn bare(&self) -> pb::Listener {
+        let name = format!("0.0.0.0_{}", self.port);
+        bare_listener(&name, "0.0.0.0", self.port, TrafficDirection::Outbound)
+    }
+
+    fn manager(&self, what: &str, table: String) -> pb::Filter {
+        Hcm {
+            stat_prefix: format!("gateway_{}_{what}", self.port),
+            routes: Routes::Named(table),
+            filters: Vec::new(),
+            access_log: policy::telemetry::access_logs(self.context, &self.gateway.0, None),
+            edge: true,
+            grpc: false,
+        }
+        .filter()
+    }
+
+    fn tcp(&self, route: Option<&Arc<TcpRoute>>, what: &str) -> pb::Filter {
+        let prefix = format!("gateway_{}_{what}", self.port);
+        let logs = policy::telemetry::access_logs(self.context, &self.gateway.0, None);
+        match route {
+            Some(route) => routes::tcp(route, &prefix, logs),
+            None => tcp_proxy(&prefix, names::BLACK_HOLE, logs),
+        }
+    }
+}
+
+/// The route of a server name: the one that names it most exactly, then the oldest, then the first by name.
+fn best<'r>(routes: &'r [Arc<TcpRoute>], host: &str) -> Option<&'r Arc<TcpRoute>> {
+    routes
+        .iter()
+        .filter_map(|route| Some((hosts::fit(&route.hostnames, host)?, route)))
+        .min_by_key(|(fit, route)| (std::cmp::Reverse(*fit), route.created, route.key.clone()))
+        .map(|(_, route)| route)
+}
+
+fn server_name(host: &str) -> pb::FilterChainMatch {
+    pb::FilterChainMatch {
+        transport_protocol: "tls".to_owned(),
+        server_names: (host != hosts::ANY).then(|| host.to_owned()).into_iter().collect(),
+        ..Default::default()
+    }
+}
+
+fn terminate(certificates: &[Named], protocols: &[&str]) -> TransportSocket {
+    let named = certificates.iter().map(|secret| tls_pb::SdsSecretConfig {
+        name: secrets::name(secret),
+        sds_config: Some(ads()),
+    });
+    let context = tls_pb::DownstreamTlsContext {
+        common_tls_context: Some(tls_pb::CommonTlsContext {
+            tls_certificate_sds_secret_configs: named.collect(),
+            alpn_protocols: protocols.iter().map(|it| (*it).to_owned()).collect(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    TransportSocket {
+        name: "envoy.transport_sockets.tls".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(any(&context))),
+    }
+}

@@ -1,0 +1,105 @@
+//! What a router gets: the listeners of its Gateway, and only what their routes reach.
+
+mod hosts;
+mod listeners;
+mod secrets;
+mod tables;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use self::listeners::Frame;
+use super::{Context, Resource, Resources, Scope, Type, cluster, external, names, routes};
+use crate::attach::ir::Target;
+use crate::attach::{Gateway, Listener, Protocol};
+use crate::world::Named;
+
+/// Listeners, routes, clusters and secrets of the scope's Gateway. Without one, a cluster that leads nowhere.
+pub fn shared(context: &Context, scope: &Scope) -> Resources {
+    let mut out = Resources::default();
+    let hole = cluster::black_hole();
+    out.add(Type::Cluster, Resource::new(&hole.name, &hole));
+    let Some(named) = &scope.gateway else { return out };
+    let Some(gateway) = context.attachments.gateways.get(named) else { return out };
+    for (port, listeners) in by_port(gateway) {
+        at_port(context, named, port, &listeners, &mut out);
+    }
+    reached(context, scope, gateway, &mut out);
+    for secret in certificates(gateway) {
+        if let Some(secret) = secrets::certificate(&context.world, secret) {
+            out.add(Type::Secret, Resource::new(&secret.name, &secret));
+        }
+    }
+    out
+}
+
+fn by_port(gateway: &Gateway) -> BTreeMap<u16, Vec<&Listener>> {
+    let mut out: BTreeMap<u16, Vec<&Listener>> = BTreeMap::new();
+    for listener in &gateway.listeners {
+        out.entry(listener.port).or_default().push(listener);
+    }
+    out
+}
+
+/// One port. Protocols that cannot share one are in conflict, and only one of them is attached; here the first one counts.
+fn at_port(context: &Context, gateway: &Named, port: u16, listeners: &[&Listener], out: &mut Resources) {
+    let frame = Frame { context, gateway, port };
+    let class = |it: &Listener| match it.protocol {
+        Protocol::Http => 0,
+        Protocol::Tcp => 1,
+        Protocol::Https(_) | Protocol::TlsTerminate(_) | Protocol::TlsPassthrough => 2,
+    };
+    let Some(first) = listeners.first().map(|it| class(it)) else { return };
+    let listeners: Vec<&Listener> = listeners.iter().copied().filter(|it| class(it) == first).collect();
+    let mut route_tables = Vec::new();
+    let listener = if first == 2 {
+        let http = listeners.iter().filter(|it| matches!(it.protocol, Protocol::Https(_)));
+        route_tables.extend(http.map(|it| tables::tls(context, port, it, &listeners)));
+        frame.tls(&listeners)
+    } else {
+        if first == 0 {
+            route_tables.push(tables::plain(context, port, &listeners));
+        }
+        frame.plain(&listeners)
+    };
+    out.add(Type::Listener, Resource::new(&listener.name, &listener));
+    for table in route_tables {
+        out.add(Type::Route, Resource::canonical(Type::Route, &table.name, &table));
+    }
+}
+
+/// The clusters that routes lead to.
+fn reached(context: &Context, scope: &Scope, gateway: &Gateway, out: &mut Resources) {
+    let http = gateway.listeners.iter().flat_map(|it| &it.http);
+    let tcp = gateway.listeners.iter().flat_map(|it| &it.tcp);
+    let targets = routes::targets(http, tcp);
+    for target in &targets {
+        if let Target::Service { service, port } = target
+            && let Some(cluster) = cluster::for_gateway(context, service, *port)
+        {
+            out.add(Type::Cluster, cluster);
+        }
+    }
+    let wanted: BTreeSet<String> = targets
+        .iter()
+        .filter_map(|target| match target {
+            Target::External { service, port } => Some(names::external(service, *port)),
+            _ => None,
+        })
+        .collect();
+    if !wanted.is_empty() {
+        let all = external::clusters(context, scope);
+        for cluster in all.of(Type::Cluster).iter().filter(|it| wanted.contains(&*it.name)) {
+            out.add(Type::Cluster, cluster.clone());
+        }
+        // Which of them a cluster names is its own affair; those that none names are not asked for.
+        all.of(Type::Secret).iter().for_each(|secret| out.add(Type::Secret, secret.clone()));
+    }
+}
+
+fn certificates(gateway: &Gateway) -> BTreeSet<&Named> {
+    let listed = gateway.listeners.iter().filter_map(|it| match &it.protocol {
+        Protocol::Https(secrets) | Protocol::TlsTerminate(secrets) => Some(secrets),
+        _ => None,
+    });
+    listed.flatten().collect()
+}
