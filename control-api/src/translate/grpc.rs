@@ -1,6 +1,8 @@
 //! What a gRPC client gets that speaks xDS itself (`xds:///web.shop.svc.cluster.local:50051`): an API listener for each port that it
 //! could name, its table, its clusters.
 
+mod narrow;
+
 use outrider_proto::pb::envoy::config::listener::v3::{ApiListener, Listener};
 use outrider_proto::pb::envoy::config::route::v3 as route;
 
@@ -11,20 +13,26 @@ use super::{Context, Resource, Resources, Scope, Type, cluster, names, sidecar};
 /// Listeners, tables and clusters of all ports that a scope sees, under each name that a client may use.
 pub fn shared(context: &Context, scope: &Scope) -> Resources {
     let mut out = Resources::default();
-    for it in sidecar::visible(context, scope) {
-        out.add(Type::Cluster, cluster::of_port(context, &it.service, &it.port));
+    let services = sidecar::visible(context, scope);
+    let own = services.iter().map(|it| (it.service.clone(), it.port.clone()));
+    for (service, port) in own.chain(sidecar::beyond(context, scope, &services)) {
+        let cluster = narrow::cluster(cluster::message(context, &service, &port, false));
+        out.add(Type::Cluster, cluster::resource(&cluster));
+    }
+    for it in services {
         let table = sidecar::routes::table_of(&it);
         let hosts = names::domains(&it.service, &scope.namespace);
         for host in &hosts {
             let name = format!("{host}:{}", it.port.number);
             out.add(Type::Listener, Resource::new(&name, &listener(&name, &table)));
         }
+        let routes = sidecar::routes::of_service(context, scope, &it);
         let config = route::RouteConfiguration {
             name: table.clone(),
             virtual_hosts: vec![route::VirtualHost {
                 name: table.clone(),
                 domains: vec!["*".to_owned()],
-                routes: sidecar::routes::of_service(context, scope, &it),
+                routes: routes.into_iter().filter_map(narrow::route).collect(),
                 ..Default::default()
             }],
             ..Default::default()

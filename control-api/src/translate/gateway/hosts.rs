@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::attach::ir::HttpRoute;
 use crate::attach::Listener;
+use crate::attach::ir::HttpRoute;
 
 /// Any host.
 pub(super) const ANY: &str = "*";
@@ -98,6 +98,7 @@ mod tests {
             hostname: hostname.map(Into::into),
             http: Vec::new(),
             tcp: Vec::new(),
+            client_validation: None,
         };
         let all = [
             listener("any", None),

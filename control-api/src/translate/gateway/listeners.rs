@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use outrider_proto::pb::envoy::config::core::v3::{
-    TrafficDirection, TransportSocket, transport_socket::ConfigType,
+    DataSource, TrafficDirection, TransportSocket, data_source::Specifier, transport_socket::ConfigType,
 };
 use outrider_proto::pb::envoy::config::listener::v3 as pb;
 use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3 as tls_pb;
 
+use tls_pb::common_tls_context::ValidationContextType;
+
 use super::{hosts, secrets, tables};
 use crate::attach::ir::TcpRoute;
-use crate::attach::{Listener, Protocol};
+use crate::attach::{ClientValidation, Listener, Protocol};
 use crate::translate::hcm::{Hcm, Routes, bare_listener, chain, tcp_proxy, tls_inspector};
-use crate::translate::wire::{ads, any};
+use crate::translate::wire::{ads, any, truth};
 use crate::translate::{Context, names, policy, routes};
 use crate::world::Named;
 
@@ -48,10 +50,14 @@ impl Frame<'_> {
                         continue;
                     }
                     let table = tables::name(self.port, Some(listener));
-                    (self.manager(&listener.name, table), Some(terminate(secrets, &["h2", "http/1.1"])))
+                    (
+                        self.manager(&listener.name, table),
+                        Some(terminate(secrets, &["h2", "http/1.1"], clients(listener))),
+                    )
                 }
                 Protocol::TlsTerminate(secrets) => {
-                    (self.tcp(best(&listener.tcp, &host), &listener.name), Some(terminate(secrets, &[])))
+                    let socket = terminate(secrets, &[], clients(listener));
+                    (self.tcp(best(&listener.tcp, &host), &listener.name), Some(socket))
                 }
                 Protocol::TlsPassthrough => (self.tcp(best(&listener.tcp, &host), &listener.name), None),
                 Protocol::Http | Protocol::Tcp => continue,
@@ -112,17 +118,40 @@ fn server_name(host: &str) -> pb::FilterChainMatch {
     }
 }
 
-fn terminate(certificates: &[Named], protocols: &[&str]) -> TransportSocket {
-    let named = certificates.iter().map(|secret| tls_pb::SdsSecretConfig {
-        name: secrets::name(secret),
-        sds_config: Some(ads()),
-    });
+/// How the certificates of clients are verified. Where none is required, any is let in, but the backend may be told which.
+fn verified(clients: &ClientValidation) -> ValidationContextType {
+    use tls_pb::certificate_validation_context::TrustChainVerification::{AcceptUntrusted, VerifyTrustChain};
+    let verification = if clients.required { VerifyTrustChain } else { AcceptUntrusted };
+    ValidationContextType::ValidationContext(tls_pb::CertificateValidationContext {
+        trusted_ca: Some(DataSource {
+            specifier: Some(Specifier::InlineString(clients.roots.to_string())),
+            ..Default::default()
+        }),
+        trust_chain_verification: verification as i32,
+        ..Default::default()
+    })
+}
+
+fn clients(listener: &Listener) -> Option<&ClientValidation> {
+    listener.client_validation.as_ref()
+}
+
+fn terminate(
+    certificates: &[Named],
+    protocols: &[&str],
+    clients: Option<&ClientValidation>,
+) -> TransportSocket {
+    let named = certificates
+        .iter()
+        .map(|secret| tls_pb::SdsSecretConfig { name: secrets::name(secret), sds_config: Some(ads()) });
     let context = tls_pb::DownstreamTlsContext {
         common_tls_context: Some(tls_pb::CommonTlsContext {
             tls_certificate_sds_secret_configs: named.collect(),
             alpn_protocols: protocols.iter().map(|it| (*it).to_owned()).collect(),
+            validation_context_type: clients.map(verified),
             ..Default::default()
         }),
+        require_client_certificate: clients.filter(|it| it.required).map(|_| truth(true)),
         ..Default::default()
     };
     TransportSocket {

@@ -13,7 +13,8 @@ use crate::translate::wire::truth;
 pub(super) fn plain(context: &Context, port: u16, listeners: &[&Listener]) -> pb::RouteConfiguration {
     let place = Place { port, tls: false, namespace: None };
     let hosts = hosts::owned(listeners).into_iter();
-    let hosts = hosts.map(|(host, listener)| virtual_host(host.clone(), routes(context, listener, &host, &place)));
+    let hosts =
+        hosts.map(|(host, listener)| virtual_host(host.clone(), routes(context, listener, &host, &place)));
     table(&name(port, None), hosts.collect())
 }
 

@@ -64,8 +64,8 @@ pub fn shared(context: &Context, scope: &Scope) -> Resources {
             out.add(Type::Cluster, cluster);
         }
     }
-    for cluster in beyond(context, scope, &services) {
-        out.add(Type::Cluster, cluster);
+    for (service, port) in beyond(context, scope, &services) {
+        out.add(Type::Cluster, cluster::of_port(context, &service, &port));
     }
     for cluster in [cluster::original_destination(names::PASSTHROUGH, None), cluster::black_hole()] {
         out.add(Type::Cluster, Resource::new(&cluster.name, &cluster));
@@ -79,16 +79,17 @@ pub fn shared(context: &Context, scope: &Scope) -> Resources {
     out
 }
 
-/// The clusters that routes lead to and that the scope alone does not have: who wrote the route depends on them.
-pub fn beyond(context: &Context, scope: &Scope, services: &[Visible<'_>]) -> Vec<Arc<Resource>> {
+/// The ports that routes lead to and that the scope alone does not have: who wrote the route depends on them.
+pub fn beyond(context: &Context, scope: &Scope, services: &[Visible<'_>]) -> Vec<(Named, Port)> {
     let known: BTreeSet<(&Named, u16)> = services.iter().map(|it| (&it.service, it.port.number)).collect();
     let targets = routes::reached(context, scope, services);
     let further = targets.iter().filter_map(|target| match target {
         Target::Service { service, port } if !known.contains(&(service, *port)) => Some((service, *port)),
         _ => None,
     });
-    let found = further.filter_map(|(service, number)| Some((service, cluster::find(context, service, number)?)));
-    found.map(|(service, port)| cluster::of_port(context, service, &port)).collect()
+    let found =
+        |(service, number): (&Named, u16)| Some((service.clone(), cluster::find(context, service, number)?));
+    further.filter_map(found).collect()
 }
 
 /// What one sidecar alone gets: its application's side, and the explicit HTTP listener, whose port is its own affair.
