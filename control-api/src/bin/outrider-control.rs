@@ -10,6 +10,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if options.print_crds {
+        use std::io::Write as _;
+        let written = outrider_control::store::kubernetes::crds::yaml()
+            .map_err(std::io::Error::other)
+            .and_then(|text| std::io::stdout().write_all(text.as_bytes()));
+        return if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let filter = tracing_subscriber::EnvFilter::try_from_env("OUTRIDER_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();

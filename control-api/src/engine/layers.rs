@@ -28,6 +28,7 @@ impl Layers {
 
     /// Takes what a source told.
     pub(super) fn take(&mut self, input: Input) -> Touched {
+        let whole = matches!(input, Input::Reset { .. });
         let (origin, revision, changes) = match input {
             Input::Reset { origin, revision, objects } => {
                 let mut changes: Vec<_> =
@@ -41,7 +42,8 @@ impl Layers {
             Input::Changes { origin, revision, changes } => (origin, revision, changes),
         };
         if origin == Origin::Store {
-            self.revision = revision;
+            // Changes of different kinds may come out of order from Kubernetes; what was seen stays seen.
+            self.revision = if whole { revision } else { self.revision.max(revision) };
         }
         let mut touched = Touched::default();
         for (key, object) in changes {

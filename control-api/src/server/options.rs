@@ -30,4 +30,8 @@ pub struct Options {
     /// For development: no TLS and no authentication; both addresses must be loopback
     #[arg(long)]
     pub insecure_loopback: bool,
+
+    /// Print the CRDs of the kinds of our own, for `kubectl apply --server-side -f -`, and end
+    #[arg(long)]
+    pub print_crds: bool,
 }

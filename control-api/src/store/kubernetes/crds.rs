@@ -20,6 +20,20 @@ pub fn own() -> Vec<CustomResourceDefinition> {
     crds.into_iter().map(|(kind, crd)| complete(kind, crd)).collect()
 }
 
+/// Those of our own kinds as YAML.
+///
+/// # Errors
+/// Never, as far as is known: every definition can be written.
+pub fn yaml() -> Result<String, String> {
+    let mut text = String::new();
+    for crd in own() {
+        let value = serde_json::to_value(&crd).map_err(|error| error.to_string())?;
+        text.push_str("---\n");
+        text.push_str(&serde_saphyr::to_string(&value).map_err(|error| error.to_string())?);
+    }
+    Ok(text)
+}
+
 /// Those of the Gateway API as the Rust types know them: the standard channel, and TCPRoute of the experimental one. For tests
 /// and small clusters; they lack the validation rules (CEL) of the published ones, which belong to the project's releases.
 pub fn gateway_api() -> Vec<CustomResourceDefinition> {
@@ -65,6 +79,14 @@ fn complete(kind: Kind, mut crd: CustomResourceDefinition) -> CustomResourceDefi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_printed_is_read_back_the_same() {
+        let read = crate::model::documents("crds", &yaml().unwrap()).unwrap();
+        let made: Vec<_> = own().iter().map(|crd| serde_json::to_value(crd).unwrap()).collect();
+        assert_eq!(read, made);
+        assert_eq!(read[0]["apiVersion"], "apiextensions.k8s.io/v1");
+    }
 
     #[test]
     fn every_kind_of_ours_has_one_that_agrees_with_the_table() {
