@@ -6,9 +6,13 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=../outrider");
+    println!("cargo:rerun-if-changed=etcd");
     let set = protox::compile(["outrider/control/v1/control.proto"], [".."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("control.bin"), set.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds(set)?;
+    // Apart, as reflection shows the first alone.
+    let etcd = protox::compile(["etcd.proto"], ["etcd"])?;
+    tonic_prost_build::configure().build_server(false).bytes(".").compile_fds(etcd)?;
     Ok(())
 }

@@ -1,5 +1,12 @@
 //! Where objects come from: tasks that tell the engine what there is and what changes.
 
+mod backoff;
+pub mod manifests;
+mod problems;
+pub mod stored;
+
+pub use problems::Problems;
+
 use crate::model::{Key, Object};
 
 /// Who tells. Where two know the same object, manifests go before the store.

@@ -8,6 +8,12 @@ mod crash;
 mod damage;
 #[cfg(test)]
 mod embedded;
+#[cfg(test)]
+mod follow;
+#[cfg(test)]
+mod manifests;
+#[cfg(test)]
+mod stored;
 
 /// A runtime for one test.
 #[cfg(test)]
