@@ -1,6 +1,7 @@
 //! Which route belongs where, and what everybody is told about it: the Gateway API's rules of attachment, as pure functions
 //! from the world to routes at their parents and to status conditions.
 
+mod backend_tls;
 mod backends;
 mod certificates;
 mod filter;
@@ -154,13 +155,15 @@ impl Attachments {
         let mut statuses: BTreeMap<Key, Value> =
             gateways::class_statuses(world, &writer).into_iter().collect();
         statuses.extend(routes::attach(world, &mut gateways, &mut services, &writer));
+        let (policies, told) = backend_tls::of(world, &gateways, &writer);
+        statuses.extend(told);
         for state in gateways.values() {
             statuses.insert(state.gateway.object.key.clone(), state.status(world, &writer));
         }
         Self {
             gateways: gateways.iter().map(|(named, state)| (named.clone(), state.to_ir())).collect(),
             services: services.routes,
-            backend_tls: BTreeMap::new(),
+            backend_tls: policies,
             statuses,
         }
     }
