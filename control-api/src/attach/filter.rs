@@ -170,10 +170,12 @@ fn one(
     let read = match filter.r#type.as_str() {
         "RequestHeaderModifier" => Filter::RequestHeaders(headers(
             filter.request_header_modifier.as_ref().ok_or_else(|| missing("requestHeaderModifier"))?,
-        )),
+            field,
+        )?),
         "ResponseHeaderModifier" => Filter::ResponseHeaders(headers(
             filter.response_header_modifier.as_ref().ok_or_else(|| missing("responseHeaderModifier"))?,
-        )),
+            field,
+        )?),
         "RequestMirror" => {
             let it = filter.request_mirror.as_ref().ok_or_else(|| missing("requestMirror"))?;
             mirror(referrer, it, field, out)?
@@ -208,7 +210,15 @@ fn one(
     Ok(())
 }
 
-fn headers(it: &Modifier) -> HeaderChange {
+fn headers(it: &Modifier, field: &str) -> Result<HeaderChange, Refusal> {
+    // Proxies refuse to change it this way, and with it all else that they are told.
+    let named = it.set.iter().chain(&it.add).map(|header| &header.name).chain(&it.remove);
+    if let Some(name) =
+        named.into_iter().find(|name| name.eq_ignore_ascii_case("host") || name.starts_with(':'))
+    {
+        let why = format!("{field}: the header {name:?} cannot be changed; use a filter URLRewrite");
+        return Err(Refusal::new("UnsupportedValue", why));
+    }
     let pairs = |list: &[Header]| {
         let mut seen = std::collections::BTreeSet::new();
         // Of equal names the first one counts, by the Gateway API.
@@ -218,11 +228,11 @@ fn headers(it: &Modifier) -> HeaderChange {
             .map(|(name, value)| (name.into(), value.as_str().into()))
             .collect()
     };
-    HeaderChange {
+    Ok(HeaderChange {
         set: pairs(&it.set),
         add: pairs(&it.add),
         remove: it.remove.iter().map(|name| name.to_ascii_lowercase().into()).collect(),
-    }
+    })
 }
 
 fn mirror(referrer: &Referrer<'_>, it: &Mirror, field: &str, out: &mut Filters) -> Result<Filter, Refusal> {

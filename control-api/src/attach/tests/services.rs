@@ -8,7 +8,7 @@ const SERVICES: &str = "
 apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: shop}
-spec: {ports: [{port: 80}, {name: admin, port: 9000}]}
+spec: {ports: [{name: http, port: 80}, {name: admin, port: 9000}]}
 ---
 apiVersion: v1
 kind: Service
