@@ -16,6 +16,8 @@ mod resource;
 pub mod routes;
 pub mod scope;
 pub mod sidecar;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod wire;
 
 use std::collections::BTreeSet;

@@ -81,15 +81,7 @@ impl Resource {
 
     /// As [`Resource::new`], with the entries of maps sorted, which costs a walk by reflection.
     pub fn canonical(kind: Type, name: &str, message: &impl Message) -> Arc<Self> {
-        thread_local! { static DESCRIPTORS: Descriptors = Descriptors::load(); }
-        let bytes = message.encode_to_vec();
-        let sorted = DESCRIPTORS.with(|descriptors| {
-            let descriptor = descriptors.message(kind.message())?;
-            let message =
-                outrider_proto::prost_reflect::DynamicMessage::decode(descriptor, bytes.as_slice()).ok()?;
-            Some(encode::canonical(&message))
-        });
-        Self::of_bytes(name, sorted.unwrap_or(bytes))
+        Self::of_bytes(name, sorted(kind.message(), message.encode_to_vec()))
     }
 
     fn of_bytes(name: &str, body: Vec<u8>) -> Arc<Self> {
@@ -100,6 +92,18 @@ impl Resource {
     pub fn version_text(&self) -> String {
         format!("{:016x}", self.version)
     }
+}
+
+/// An encoded message with the entries of its maps sorted. What stands in an `Any` in it stays as it is.
+pub(super) fn sorted(name: &str, bytes: Vec<u8>) -> Vec<u8> {
+    thread_local! { static DESCRIPTORS: Descriptors = Descriptors::load(); }
+    let sorted = DESCRIPTORS.with(|descriptors| {
+        let descriptor = descriptors.message(name)?;
+        let message =
+            outrider_proto::prost_reflect::DynamicMessage::decode(descriptor, bytes.as_slice()).ok()?;
+        Some(encode::canonical(&message))
+    });
+    sorted.unwrap_or(bytes)
 }
 
 /// Resources of one type, by name.

@@ -14,7 +14,8 @@ use k8s_openapi::api::core::v1 as core;
 use crate::model::Object;
 use crate::world::{Named, Proxy, Role, World};
 
-const EXPORT_TO: &str = "outrider.dev/export-to";
+/// The annotation that says which namespaces see a Service or ExternalService.
+pub(super) const EXPORT_TO: &str = "outrider.dev/export-to";
 const DEPENDS_ON: &str = "outrider.dev/depends-on";
 
 /// What several proxies have in common. Proxies of equal scopes get equal shared resources.

@@ -17,6 +17,13 @@ pub fn any<M: Message + Name>(message: &M) -> wkt::Any {
     wkt::Any { type_url: format!("type.googleapis.com/{}", M::full_name()), value: message.encode_to_vec() }
 }
 
+/// As [`any`], for messages whose maps have more than one entry: the same message gives the same bytes each time.
+pub fn any_sorted<M: Message + Name>(message: &M) -> wkt::Any {
+    let name = M::full_name();
+    let value = super::resource::sorted(&name, message.encode_to_vec());
+    wkt::Any { type_url: format!("type.googleapis.com/{name}"), value }
+}
+
 /// A duration.
 pub fn duration(duration: Duration) -> wkt::Duration {
     wkt::Duration {

@@ -14,7 +14,7 @@ pub mod text;
 
 use node::{Node, Report};
 
-use super::{Kind, Object};
+use super::{Kind, Object, own};
 
 /// What is wrong with an object: fields and reasons. Empty: nothing.
 pub fn check(object: &Object) -> Vec<(String, String)> {
@@ -41,7 +41,7 @@ pub fn check(object: &Object) -> Vec<(String, String)> {
         | Kind::ExternalService
         | Kind::PeerPolicy
         | Kind::AuthorizationPolicy
-        | Kind::Telemetry => {}
+        | Kind::Telemetry => report.0.extend(own::check(&object.body)),
     }
     report.0
 }

@@ -83,7 +83,7 @@ impl Frame<'_> {
         Hcm {
             stat_prefix: format!("gateway_{}_{what}", self.port),
             routes: Routes::Named(table),
-            filters: Vec::new(),
+            filters: policy::traffic::gateway_filters(self.context, self.gateway),
             access_log: policy::telemetry::access_logs(self.context, &self.gateway.0, None),
             edge: true,
             grpc: false,

@@ -8,7 +8,7 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::listeners::Frame;
-use super::{Context, Resource, Resources, Scope, Type, cluster, external, names, routes};
+use super::{Context, Resource, Resources, Scope, Type, cluster, external, routes};
 use crate::attach::ir::Target;
 use crate::attach::{Gateway, Listener, Protocol};
 use crate::world::Named;
@@ -23,7 +23,7 @@ pub fn shared(context: &Context, scope: &Scope) -> Resources {
     for (port, listeners) in by_port(gateway) {
         at_port(context, named, port, &listeners, &mut out);
     }
-    reached(context, scope, gateway, &mut out);
+    reached(context, gateway, &mut out);
     for secret in certificates(gateway) {
         if let Some(secret) = secrets::certificate(&context.world, secret) {
             out.add(Type::Secret, Resource::new(&secret.name, &secret));
@@ -68,7 +68,7 @@ fn at_port(context: &Context, gateway: &Named, port: u16, listeners: &[&Listener
 }
 
 /// The clusters that routes lead to.
-fn reached(context: &Context, scope: &Scope, gateway: &Gateway, out: &mut Resources) {
+fn reached(context: &Context, gateway: &Gateway, out: &mut Resources) {
     let http = gateway.listeners.iter().flat_map(|it| &it.http);
     let tcp = gateway.listeners.iter().flat_map(|it| &it.tcp);
     let targets = routes::targets(http, tcp);
@@ -79,20 +79,10 @@ fn reached(context: &Context, scope: &Scope, gateway: &Gateway, out: &mut Resour
             out.add(Type::Cluster, cluster);
         }
     }
-    let wanted: BTreeSet<String> = targets
-        .iter()
-        .filter_map(|target| match target {
-            Target::External { service, port } => Some(names::external(service, *port)),
-            _ => None,
-        })
-        .collect();
-    if !wanted.is_empty() {
-        let all = external::clusters(context, scope);
-        for cluster in all.of(Type::Cluster).iter().filter(|it| wanted.contains(&*it.name)) {
-            out.add(Type::Cluster, cluster.clone());
+    for target in &targets {
+        if let Target::External { service, port } = target {
+            out.merge(&external::clusters_of(context, service, *port));
         }
-        // Which of them a cluster names is its own affair; those that none names are not asked for.
-        all.of(Type::Secret).iter().for_each(|secret| out.add(Type::Secret, secret.clone()));
     }
 }
 

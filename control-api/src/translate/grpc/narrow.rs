@@ -76,8 +76,9 @@ fn is_post(matcher: &pb::HeaderMatcher) -> bool {
 /// A cluster as a gRPC client understands it.
 pub(super) fn cluster(mut cluster: Cluster) -> Cluster {
     // It refuses policies that it does not have; this one all have.
-    if cluster.lb_policy == LbPolicy::LeastRequest as i32 {
+    if !matches!(cluster.lb_policy(), LbPolicy::RoundRobin | LbPolicy::RingHash) {
         cluster.lb_policy = LbPolicy::RoundRobin as i32;
+        cluster.lb_config = None;
     }
     if let Some(socket) = &mut cluster.transport_socket
         && let Some(ConfigType::TypedConfig(config)) = &mut socket.config_type

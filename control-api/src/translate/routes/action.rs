@@ -18,7 +18,7 @@ use crate::attach::ir::{
     Backend, Cors, Filter, HeaderChange, HttpMatch, HttpRule, PathChange, Target, TextMatch,
 };
 use crate::translate::wire::{any, duration, uint};
-use crate::translate::{Context, policy};
+use crate::translate::{Context, external, policy};
 
 /// The routes of one match: `base` has its name, match and metadata.
 pub(super) fn routes(
@@ -191,6 +191,7 @@ fn policies(context: &Context, rule: &HttpRule, live: &[(&Backend, u64)], route:
     if let Some((service, port)) = services.into_iter().next() {
         policy::traffic::apply_to_route(context, service, port, route);
     }
+    outside(context, live, route);
     let Some(pb::route::Action::Route(action)) = &mut route.action else { return };
     // Nobody said: as the Gateway API has it, that is for us to choose. Long calls and streams must not end by surprise.
     action.timeout.get_or_insert_with(|| duration(Duration::ZERO));
@@ -201,6 +202,27 @@ fn policies(context: &Context, rule: &HttpRule, live: &[(&Backend, u64)], route:
         && let Some(retries) = &mut action.retry_policy
     {
         retries.per_try_timeout = None;
+    }
+}
+
+/// What backends outside need: credentials, and the host that they know themselves by.
+fn outside(context: &Context, live: &[(&Backend, u64)], route: &mut pb::Route) {
+    if let [(Backend { target: Target::External { service, port }, .. }, _)] = live {
+        external::apply_to_route(context, service, *port, route);
+        return;
+    }
+    let Some(pb::route::Action::Route(action)) = &mut route.action else { return };
+    let Some(ClusterSpecifier::WeightedClusters(weighted)) = &mut action.cluster_specifier else { return };
+    let mut credentials = false;
+    for ((backend, _), share) in live.iter().zip(&mut weighted.clusters) {
+        if let Target::External { service, port } = &backend.target {
+            external::apply_to_share(context, service, *port, share);
+            credentials |= external::has_credentials(context, service, *port);
+        }
+    }
+    // A proxy copies a request after it has added the headers, and credentials are for one alone.
+    if credentials && !action.request_mirror_policies.is_empty() {
+        route.action = Some(external::not_mirrored());
     }
 }
 

@@ -67,6 +67,11 @@ pub fn shared(context: &Context, scope: &Scope) -> Resources {
     for (service, port) in beyond(context, scope, &services) {
         out.add(Type::Cluster, cluster::of_port(context, &service, &port));
     }
+    for target in routes::reached(context, scope, &services) {
+        if let Target::External { service, port } = target {
+            out.merge(&external::clusters_of(context, &service, port));
+        }
+    }
     for cluster in [cluster::original_destination(names::PASSTHROUGH, None), cluster::black_hole()] {
         out.add(Type::Cluster, Resource::new(&cluster.name, &cluster));
     }

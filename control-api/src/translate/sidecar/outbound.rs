@@ -35,15 +35,13 @@ pub(super) fn listeners(context: &Context, scope: &Scope, services: &[Visible<'_
                 .extend(it.addresses().iter().map(|address| at_address(context, scope, it, address, known))),
         }
     }
+    // Nobody takes a service's address away by claiming it for something outside.
+    let taken: BTreeSet<String> = out.iter().map(|it| it.name.clone()).collect();
+    out.extend(external::listeners(context, scope, &http).into_iter().filter(|it| !taken.contains(&it.name)));
     for port in http {
         let mut listener = bare_listener(&format!("0.0.0.0_{port}"), "0.0.0.0", port, Outbound);
         listener.bind_to_port = Some(truth(false));
-        let filter = manager(
-            context,
-            (&scope.namespace, scope.observed),
-            &format!("outbound_0.0.0.0_{port}"),
-            &port.to_string(),
-        );
+        let filter = manager(context, scope, &format!("outbound_0.0.0.0_{port}"), &port.to_string());
         listener.filter_chains = vec![chain("http", None, vec![filter])];
         out.push(listener);
     }
@@ -82,12 +80,7 @@ fn at_address(context: &Context, scope: &Scope, it: &Visible<'_>, address: &str,
             ..Default::default()
         };
         let name = super::routes::table_of(it);
-        let filter = manager(
-            context,
-            (&scope.namespace, scope.observed),
-            &format!("outbound_{address}_{port}"),
-            &name,
-        );
+        let filter = manager(context, scope, &format!("outbound_{address}_{port}"), &name);
         listener.filter_chains = vec![chain("http", Some(wanted), vec![filter])];
         listener.default_filter_chain = Some(tcp);
     } else {
@@ -99,22 +92,22 @@ fn at_address(context: &Context, scope: &Scope, it: &Visible<'_>, address: &str,
 /// The explicit HTTP listener: for applications that name their proxy instead of being captured.
 pub(super) fn http_proxy(context: &Context, proxy: &Proxy) -> Listener {
     let mut listener = bare_listener(HTTP_PROXY, "127.0.0.1", proxy.http_port, Outbound);
-    let filter = manager(
-        context,
-        (&proxy.namespace, Scope::of(&context.world, proxy).observed),
-        HTTP_PROXY,
-        HTTP_PROXY,
-    );
+    let scope = Scope::of(&context.world, proxy);
+    let filter = manager(context, &scope, HTTP_PROXY, HTTP_PROXY);
     listener.filter_chains = vec![chain("http", None, vec![filter])];
     listener
 }
 
-fn manager(context: &Context, (namespace, observed): (&str, bool), stat_prefix: &str, table: &str) -> Filter {
+fn manager(context: &Context, scope: &Scope, stat_prefix: &str, table: &str) -> Filter {
+    let mut filters = policy::traffic::http_filters(context, scope);
+    if scope.observed {
+        filters.push(on_demand());
+    }
     Hcm {
         stat_prefix: stat_prefix.to_owned(),
         routes: Routes::Named(table.to_owned()),
-        filters: if observed { vec![on_demand()] } else { Vec::new() },
-        access_log: policy::telemetry::access_logs(context, namespace, None),
+        filters,
+        access_log: policy::telemetry::access_logs(context, &scope.namespace, None),
         edge: false,
         grpc: false,
     }

@@ -37,10 +37,7 @@ pub fn table_of(it: &Visible<'_>) -> String {
 /// All tables of a scope.
 pub fn tables(context: &Context, scope: &Scope, services: &[Visible<'_>]) -> Vec<pb::RouteConfiguration> {
     let mut ports: BTreeMap<u16, Vec<pb::VirtualHost>> = BTreeMap::new();
-    for port in external::http_ports(context, scope) {
-        ports.entry(port).or_default().extend(external::virtual_hosts(context, scope, Some(port)));
-    }
-    let (mut explicit, mut out) = (external::virtual_hosts(context, scope, None), Vec::new());
+    let (mut explicit, mut out) = (Vec::new(), Vec::new());
     let defaults = default_ports(context, services);
     for it in services {
         let spoken = spoken(context, it);
@@ -64,6 +61,11 @@ pub fn tables(context: &Context, scope: &Scope, services: &[Visible<'_>]) -> Vec
             ports.entry(it.port.number).or_default().push(virtual_host(it, domains, routes));
         }
     }
+    // After the services: nobody takes a service's host away by claiming it for something outside.
+    for port in external::http_ports(context, scope) {
+        ports.entry(port).or_default().extend(external::virtual_hosts(context, scope, Some(port)));
+    }
+    explicit.extend(external::virtual_hosts(context, scope, None));
     for (port, mut hosts) in ports {
         unique(&mut hosts);
         hosts.push(allow_any());

@@ -1,0 +1,272 @@
+//! What proxies are told of services outside.
+
+use outrider_proto::pb::envoy::config::cluster::v3::Cluster;
+use outrider_proto::pb::envoy::config::listener::v3::Listener;
+use outrider_proto::pb::envoy::config::route::v3 as pb;
+use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+use outrider_proto::prost::Message as _;
+
+use crate::model::{Key, Kind};
+use crate::translate::testing::{
+    Running, Table, WEB, as_json, ask, conditions, context, envoy_takes, message, resources, sidecar,
+};
+use crate::translate::{Resources, Scope, Type, translate};
+use crate::world::Proxy;
+
+/// A world with Service `shop/web`, and an ExternalService `shop/pay` of this spec in flow style.
+fn with(spec: &str, more: &str) -> String {
+    format!(
+        "{WEB}---\napiVersion: outrider.dev/v1\nkind: ExternalService\nmetadata: {{name: pay, namespace: shop}}\nspec: {spec}\n---\n{more}"
+    )
+}
+
+const TOKEN: &str = "{apiVersion: v1, kind: Secret, metadata: {name: token, namespace: shop}, stringData: {token: \"s3c%ret\\n\", username: me, password: 'p:w'}}\n---\n";
+
+fn host<'t>(table: &'t Table, domain: &str) -> &'t pb::VirtualHost {
+    let domains: Vec<_> = table.virtual_hosts.iter().map(|it| &it.domains).collect();
+    let found = table.virtual_hosts.iter().find(|it| it.domains.iter().any(|it| it == domain));
+    found.unwrap_or_else(|| panic!("nobody has {domain}: {domains:?}"))
+}
+
+fn action(host: &pb::VirtualHost) -> &pb::route::Action {
+    host.routes[0].action.as_ref().unwrap()
+}
+
+fn upstream_tls(resources: &Resources, cluster: &str) -> tls::UpstreamTlsContext {
+    use outrider_proto::pb::envoy::config::core::v3::transport_socket::ConfigType;
+    let cluster: Cluster = message(resources, Type::Cluster, cluster);
+    let Some(ConfigType::TypedConfig(any)) = cluster.transport_socket.unwrap().config_type else { panic!() };
+    tls::UpstreamTlsContext::decode(any.value.as_slice()).unwrap()
+}
+
+#[test]
+fn a_host_outside_is_called_in_clear_and_the_proxy_speaks_tls() {
+    let context = context(&with("{hosts: [api.pay.example], ports: [{number: 443, protocol: HTTPS}]}", ""));
+    let all = resources(&context);
+    envoy_takes(&all);
+    let name = "external|443||pay.shop";
+    let context = upstream_tls(&all, name);
+    assert_eq!(context.sni, "api.pay.example");
+    let common = context.common_tls_context.unwrap();
+    assert_eq!(common.alpn_protocols, ["http/1.1"]);
+    let Some(tls::common_tls_context::ValidationContextType::ValidationContext(validation)) =
+        common.validation_context_type
+    else {
+        panic!("the certificate is not verified")
+    };
+    assert!(validation.trusted_ca.is_some(), "anybody's certificate would do");
+    assert_eq!(validation.match_typed_subject_alt_names.len(), 1, "any name would do");
+    // By its host at the explicit listener, with the port or without; captured, at port 80.
+    let explicit: Table = message(&all, Type::Route, "http_proxy");
+    let captured: Table = message(&all, Type::Route, "80");
+    for found in [
+        host(&explicit, "api.pay.example"),
+        host(&explicit, "api.pay.example:443"),
+        host(&captured, "api.pay.example"),
+    ] {
+        let pb::route::Action::Route(action) = action(found) else { panic!("not forwarded") };
+        assert_eq!(
+            action.cluster_specifier,
+            Some(pb::route_action::ClusterSpecifier::Cluster(name.to_owned()))
+        );
+        assert_eq!(
+            action.host_rewrite_specifier,
+            Some(pb::route_action::HostRewriteSpecifier::HostRewriteLiteral("api.pay.example".to_owned()))
+        );
+    }
+}
+
+#[test]
+fn credentials_go_in_place_of_what_the_client_sent() {
+    use outrider_proto::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+    let spec = "{hosts: [api.pay.example], ports: [{number: 443, protocol: HTTPS}], credentials: [
+        {type: Bearer, secretRef: {name: token}}, {type: Basic, header: x-basic, secretRef: {name: token}},
+        {type: Header, header: X-Api-Key, secretRef: {name: token, key: token}}]}";
+    let context = context(&with(spec, TOKEN));
+    let all = resources(&context);
+    envoy_takes(&all);
+    let table: Table = message(&all, Type::Route, "http_proxy");
+    let headers = &host(&table, "api.pay.example").routes[0].request_headers_to_add;
+    let found: Vec<_> = headers
+        .iter()
+        .map(|it| {
+            assert_eq!(it.append_action(), HeaderAppendAction::OverwriteIfExistsOrAdd);
+            let header = it.header.as_ref().unwrap();
+            (header.key.as_str(), header.value.as_str())
+        })
+        .collect();
+    // base64 of me:p:w; the line's end is gone, and the percent sign is no operator.
+    let want =
+        [("authorization", "Bearer s3c%%ret"), ("x-basic", "Basic bWU6cDp3"), ("x-api-key", "s3c%%ret")];
+    assert_eq!(found, want);
+}
+
+#[test]
+fn without_its_credential_nothing_is_sent() {
+    let spec = "{hosts: [api.pay.example], ports: [{number: 443, protocol: HTTPS}], credentials: [{type: Bearer, secretRef: {name: token, key: other}}]}";
+    for (more, reason) in [("", "there is no Secret shop/token"), (TOKEN, "has no entry \"other\"")] {
+        let context = context(&with(spec, more));
+        let all = resources(&context);
+        envoy_takes(&all);
+        let table: Table = message(&all, Type::Route, "http_proxy");
+        let pb::route::Action::DirectResponse(response) = action(host(&table, "api.pay.example")) else {
+            panic!("the request would be sent")
+        };
+        assert_eq!(response.status, 503);
+        assert!(format!("{:?}", response.body).contains(&reason.replace('"', "\\\"")), "{response:?}");
+        assert!(
+            all.of(Type::Cluster).get("external|443||pay.shop").is_none(),
+            "other routes could lead there"
+        );
+        let status = &context.policies.statuses[&Key::new(Kind::ExternalService, "shop", "pay")];
+        let said = conditions(status);
+        assert!(
+            said.iter().any(|it| it.starts_with("PartiallyInvalid=True") && it.contains(reason)),
+            "{said:?}"
+        );
+    }
+}
+
+#[test]
+fn whoever_has_credentials_is_seen_in_its_namespace_alone_unless_exported() {
+    let spec = "{hosts: [api.pay.example], ports: [{number: 443, protocol: HTTPS}], credentials: [{type: Bearer, secretRef: {name: token}}]}";
+    let open = "{hosts: [api.pay.example], ports: [{number: 443, protocol: HTTPS}]}";
+    let seen = |yaml: &str| {
+        let context = context(yaml);
+        let scope = Scope { namespace: "other".into(), ..Scope::of(&context.world, &sidecar()) };
+        super::virtual_hosts(&context, &scope, None).len()
+    };
+    assert_eq!(seen(&with(spec, TOKEN)), 0);
+    assert_eq!(seen(&with(open, TOKEN)), 1);
+    let exported = with(spec, TOKEN).replace(
+        "{name: pay, namespace: shop}",
+        "{name: pay, namespace: shop, annotations: {outrider.dev/export-to: '*'}}",
+    );
+    assert_eq!(seen(&exported), 1);
+}
+
+#[test]
+fn nobody_takes_the_host_of_a_service_away() {
+    let spec = "{hosts: [web.shop.svc.cluster.local], resolution: Static, addresses: [192.0.2.66], ports: [{number: 80, protocol: HTTP}]}";
+    let all = resources(&context(&with(spec, "")));
+    for table in ["http_proxy", "80"] {
+        let table: Table = message(&all, Type::Route, table);
+        assert!(host(&table, "web.shop.svc.cluster.local").name.starts_with("web.shop"), "{table:?}");
+    }
+}
+
+#[test]
+fn tcp_and_tls_have_listeners_of_their_own() {
+    let spec = "{hosts: [db.example, www.example], addresses: [db.example], ports: [
+        {number: 5433, name: db, protocol: TCP, targetPort: 5432}, {number: 443, name: tls, protocol: TLS}], tls: {sni: db.example}}";
+    let all = resources(&context(&with(spec, "")));
+    envoy_takes(&all);
+    let listener: Listener = message(&all, Type::Listener, "0.0.0.0_443");
+    let names = &listener.filter_chains[0].filter_chain_match.as_ref().unwrap().server_names;
+    assert_eq!(names, &["db.example", "www.example"]);
+    assert!(listener.default_filter_chain.is_some(), "other servers at the port were cut off");
+    let listener: Listener = message(&all, Type::Listener, "0.0.0.0_5433");
+    assert_eq!(listener.filter_chains.len(), 1);
+    assert_eq!(upstream_tls(&all, "external|5433||pay.shop").sni, "db.example");
+    let through: Cluster = message(&all, Type::Cluster, "external|443||pay.shop");
+    assert!(through.transport_socket.is_none(), "the application speaks TLS itself");
+}
+
+#[test]
+fn several_hosts_are_named_by_each_request() {
+    let spec = "{hosts: ['*.pay.example', pay.example], resolution: Static, addresses: [192.0.2.1, '2001:db8::1'], ports: [{number: 80, protocol: HTTP2, targetPort: 8443}], tls: {minVersion: TLSv1_3}}";
+    let all = resources(&context(&with(spec, "")));
+    envoy_takes(&all);
+    let context = upstream_tls(&all, "external|80||pay.shop");
+    assert_eq!(context.sni, "");
+    let cluster: Cluster = message(&all, Type::Cluster, "external|80||pay.shop");
+    let packed = cluster.typed_extension_protocol_options.values().next().unwrap();
+    let options = outrider_proto::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions::decode(
+        packed.value.as_slice(),
+    )
+    .unwrap();
+    let auto = options.upstream_http_protocol_options.unwrap();
+    assert!(
+        auto.auto_sni && auto.auto_san_validation,
+        "the certificate would not be verified against the host"
+    );
+    let table: Table = message(&all, Type::Route, "80");
+    let rewrite = |domain: &str| match action(host(&table, domain)) {
+        pb::route::Action::Route(action) => action.host_rewrite_specifier.clone(),
+        _ => panic!("not forwarded"),
+    };
+    assert_eq!(rewrite("*.pay.example"), None);
+    assert_eq!(
+        rewrite("pay.example"),
+        Some(pb::route_action::HostRewriteSpecifier::HostRewriteLiteral("pay.example:8443".to_owned()))
+    );
+}
+
+/// A server that speaks TLS with this certificate and answers with the head of the request.
+fn echo(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>) -> u16 {
+    use std::io::{Read as _, Write as _};
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = rustls_pki_types::PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.cert.der().clone()], key)
+        .unwrap();
+    let config = std::sync::Arc::new(config);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let connection = rustls::ServerConnection::new(std::sync::Arc::clone(&config)).unwrap();
+            let mut stream = rustls::StreamOwned::new(connection, stream.unwrap());
+            let (mut head, mut buffer) = (Vec::new(), [0; 4096]);
+            while !head.ends_with(b"\r\n\r\n") {
+                match stream.read(&mut buffer) {
+                    Ok(read @ 1..) => head.extend_from_slice(&buffer[..read]),
+                    _ => break,
+                }
+            }
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", head.len());
+            let _ = stream.write_all(answer.as_bytes()).and_then(|()| stream.write_all(&head));
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        }
+    });
+    port
+}
+
+#[test]
+fn a_real_proxy_calls_it_with_the_credential_alone_and_verifies_who_answers() {
+    let ours = rcgen::generate_simple_self_signed(vec!["api.pay.example".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(vec!["api.pay.example".to_owned()]).unwrap();
+    let port = echo(&ours);
+    for (trusted, want) in [(&ours, 200), (&other, 503)] {
+        let spec = format!(
+            "{{hosts: [api.pay.example], resolution: Static, addresses: [127.0.0.1], ports: [{{number: {port}, protocol: HTTPS}}],
+            tls: {{caCertificateRefs: [{{kind: ConfigMap, name: ca}}], minVersion: TLSv1_3}}, credentials: [{{type: Bearer, secretRef: {{name: token}}}}]}}"
+        );
+        let pem = trusted.cert.pem().replace(['\r', '\n'], "\\n").replace("\\n\\n", "\\n");
+        let ca = format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: ca, namespace: shop}}\ndata: {{ca.crt: \"{pem}\"}}\n"
+        );
+        let context = context(&with(&spec, &format!("{TOKEN}{ca}")));
+        let all = translate(&context, &Proxy { http_port: 0, ..sidecar() });
+        let Some(envoy) = Running::start(&serde_json::json!({
+            "listeners": as_json(&all, Type::Listener, |name| name == "http_proxy"),
+            "clusters": as_json(&all, Type::Cluster, |name| name.starts_with("external|")),
+        })) else {
+            return;
+        };
+        let headers = "Host: api.pay.example\r\nAuthorization: mine\r\nauthorization: mine-too\r\n";
+        let (status, head) = ask(envoy.listener("http_proxy"), "GET /charge", headers);
+        assert_eq!(status, want, "{head}");
+        if want == 200 {
+            let sent: Vec<_> =
+                head.lines().filter(|it| it.to_lowercase().starts_with("authorization:")).collect();
+            assert_eq!(sent, ["authorization: Bearer s3c%ret"], "{head}");
+            assert!(head.contains(&format!("host: api.pay.example:{port}\r\n")), "{head}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Who gets through, asked of the real Envoy where there is one.
+
+use outrider_proto::pb::envoy::config::listener::v3::Listener;
+use serde_json::{Value, json};
+
+use super::testing_filters;
+use crate::model::Kind;
+use crate::translate::testing::{
+    Running, WEB, ask, conditions, context, envoy_takes, message, resources, sidecar,
+};
+use crate::translate::{Context, Type};
+
+fn policy(name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: outrider.dev/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n"
+    )
+}
+
+fn world(policies: &[&str]) -> Context {
+    let all: String =
+        policies.iter().enumerate().map(|(index, spec)| policy(&format!("p{index}"), spec)).collect();
+    context(&format!("{WEB}{all}"))
+}
+
+/// An Envoy whose listener `http` has the filters for HTTP and whose listener `tcp` has those for connections that are not.
+fn envoy(context: &Context) -> Option<Running> {
+    let (http, tcp) = testing_filters(context, &sidecar());
+    let mut http_filters: Vec<Value> = http;
+    http_filters.push(json!({"name": "envoy.filters.http.router", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}));
+    let routes = json!({"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [
+        {"match": {"prefix": "/"}, "direct_response": {"status": 200}}]}]});
+    let manager = |filters: Vec<Value>| {
+        json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "test", "normalize_path": true, "route_config": routes, "http_filters": filters}})
+    };
+    let router = vec![http_filters.last().cloned().unwrap()];
+    let mut network: Vec<Value> = tcp;
+    network.push(manager(router));
+    let listener = |name: &str, filters: Vec<Value>| {
+        json!({"name": name, "filter_chains": [{"filters": filters}],
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}})
+    };
+    Running::start(
+        &json!({"listeners": [listener("http", vec![manager(http_filters)]), listener("tcp", network)]}),
+    )
+}
+
+/// Asks for each request (`GET /path` and header lines) and compares statuses.
+#[track_caller]
+fn answers(policies: &[&str], requests: &[(&str, &str, u16)]) {
+    let context = world(policies);
+    envoy_takes(&resources(&context));
+    let Some(envoy) = envoy(&context) else { return };
+    let address = envoy.listener("http");
+    for (request, headers, want) in requests {
+        assert_eq!(ask(address, request, headers).0, *want, "{request} {headers:?} with {policies:?}");
+    }
+}
+
+#[test]
+fn without_a_policy_everything_passes_and_no_filter_is_there() {
+    let context = world(&[]);
+    assert!(super::authorization::http_filters(&context, &sidecar(), 8080).is_empty());
+    assert!(super::authorization::network_filters(&context, &sidecar(), 5432).is_empty());
+}
+
+#[test]
+fn an_allow_without_rules_lets_nothing_through() {
+    answers(&["{}"], &[("GET /", "", 403)]);
+    answers(&["{rules: [{}]}"], &[("GET /", "", 200)]);
+    // Of several, any may allow it.
+    answers(&["{}", "{rules: [{to: [{methods: [GET]}]}]}"], &[("GET /", "", 200), ("POST /", "", 403)]);
+}
+
+#[test]
+fn a_selector_of_other_workloads_changes_nothing() {
+    answers(&["{selector: {matchLabels: {app: other}}}"], &[("GET /", "", 200)]);
+    answers(&["{selector: {matchLabels: {app: web}}}"], &[("GET /", "", 403)]);
+}
+
+#[test]
+fn what_a_pod_says_of_its_labels_counts_and_not_what_its_proxy_says() {
+    let yaml = format!(
+        "{WEB}{}---\n{{apiVersion: v1, kind: Pod, metadata: {{name: web-0, namespace: shop, labels: {{app: secret}}}}}}",
+        policy("p", "{selector: {matchLabels: {app: secret}}}")
+    );
+    assert_eq!(super::authorization::http_filters(&context(&yaml), &sidecar(), 8080).len(), 1);
+}
+
+#[test]
+fn a_deny_goes_before_any_allow() {
+    answers(
+        &["{rules: [{}]}", "{action: DENY, rules: [{to: [{paths: [/admin*]}]}]}"],
+        &[
+            ("GET /", "", 200),
+            ("GET /admin/x?y", "", 403),
+            ("GET /a/../admin", "", 403),
+            ("GET /x/admin", "", 200),
+        ],
+    );
+}
+
+#[test]
+fn a_log_refuses_nothing() {
+    answers(
+        &["{action: LOG, rules: [{to: [{methods: [DELETE]}]}]}"],
+        &[("GET /", "", 200), ("DELETE /", "", 200)],
+    );
+}
+
+#[test]
+fn a_host_is_known_however_it_is_written() {
+    answers(
+        &[
+            "{action: DENY, rules: [{to: [{hosts: [admin.example, '*.secret.example', 'api.example:8080']}]}]}",
+        ],
+        &[
+            ("GET /", "Host: admin.example\r\n", 403),
+            ("GET /", "Host: ADMIN.example:81\r\n", 403),
+            ("GET /", "Host: admin.example.\r\n", 403),
+            ("GET /", "Host: a.secret.example:1\r\n", 403),
+            ("GET /", "Host: api.example:8080\r\n", 403),
+            ("GET /", "Host: api.example\r\n", 200),
+            ("GET /", "Host: adminXexample\r\n", 200),
+            ("GET /", "Host: not-admin.example\r\n", 200),
+        ],
+    );
+}
+
+#[test]
+fn all_parts_of_a_rule_must_match() {
+    answers(
+        &[
+            "{rules: [{from: [{ipBlocks: [127.0.0.0/8], notIpBlocks: [127.0.0.9]}], to: [{methods: [GET, HEAD], paths: ['/a', '*.txt'], notPaths: [/x.txt]}], when: [{header: X-Role, values: [admin, 'ops-*'], notValues: [ops-junior]}]}]}",
+        ],
+        &[
+            ("GET /a", "X-Role: admin\r\n", 200),
+            ("GET /b.txt", "x-role: ops-1\r\n", 200),
+            ("GET /a", "", 403),
+            ("GET /a", "x-role: user\r\n", 403),
+            ("GET /a", "x-role: ops-junior\r\n", 403),
+            ("POST /a", "x-role: admin\r\n", 403),
+            ("GET /x.txt", "x-role: admin\r\n", 403),
+            ("GET /ab", "x-role: admin\r\n", 403),
+        ],
+    );
+    answers(&["{rules: [{from: [{ipBlocks: [10.0.0.0/8, '::/0']}]}]}"], &[("GET /", "", 403)]);
+    // Another port than that of the listener.
+    answers(&["{rules: [{to: [{ports: [1]}]}]}"], &[("GET /", "", 403)]);
+    answers(&["{rules: [{to: [{notPorts: [1]}]}]}"], &[("GET /", "", 200)]);
+}
+
+#[test]
+fn nobody_has_an_identity_without_mutual_tls() {
+    answers(&["{rules: [{from: [{principals: ['*']}]}]}"], &[("GET /", "", 403)]);
+    answers(&["{rules: [{from: [{namespaces: [shop]}]}]}"], &[("GET /", "", 403)]);
+    // Not to be mallory is no reason to be let in for one who is nobody; to be refused, it is.
+    answers(&["{rules: [{from: [{notPrincipals: [a/ns/b/sa/mallory]}]}]}"], &[("GET /", "", 403)]);
+    answers(&["{action: DENY, rules: [{from: [{notNamespaces: [shop]}]}]}"], &[("GET /", "", 403)]);
+    answers(
+        &["{action: DENY, rules: [{from: [{principals: ['cluster.local/*', '*/sa/x', a/ns/b/sa/c]}]}]}"],
+        &[("GET /", "", 200)],
+    );
+    let context = world(&["{rules: [{from: [{principals: ['*']}]}]}"]);
+    let status = &context.policies.statuses[&crate::model::Key::new(Kind::AuthorizationPolicy, "shop", "p0")];
+    let said = conditions(status);
+    assert!(said.iter().any(|it| it.contains("match nobody")), "{said:?}");
+}
+
+#[test]
+fn where_http_cannot_be_seen_a_deny_holds_and_an_allow_does_not_match() {
+    for (spec, passes) in [
+        ("{action: DENY, rules: [{to: [{paths: [/admin]}]}]}", false),
+        ("{action: DENY, rules: [{to: [{paths: [/admin], ports: [1]}]}]}", true),
+        (
+            "{action: DENY, rules: [{when: [{header: a, values: [b]}], from: [{ipBlocks: [10.0.0.0/8]}]}]}",
+            true,
+        ),
+        ("{rules: [{to: [{methods: ['*']}]}]}", false),
+        ("{rules: [{to: [{methods: [GET]}, {notPorts: [1]}]}]}", true),
+        ("{rules: [{from: [{ipBlocks: [127.0.0.1]}]}]}", true),
+        ("{action: LOG, rules: [{to: [{paths: [/a]}]}]}", true),
+    ] {
+        let context = world(&[spec]);
+        envoy_takes(&resources(&context));
+        let Some(envoy) = envoy(&context) else { return };
+        assert_eq!(ask(envoy.listener("tcp"), "GET /", "").0 == 200, passes, "{spec}");
+    }
+}
+
+#[test]
+fn rules_have_names_that_say_where_they_come_from() {
+    let all = resources(&world(&["{rules: [{}, {to: [{ports: [1]}]}]}"]));
+    let listener: Listener = message(&all, Type::Listener, "virtualInbound");
+    let text = format!("{listener:?}");
+    // The filters are packed; their bytes have the names as they are.
+    let bytes = all.of(Type::Listener).get("virtualInbound").unwrap().body.clone();
+    let raw = String::from_utf8_lossy(&bytes);
+    assert!(
+        raw.contains("ns[shop]-policy[p0]-rule[0]") && raw.contains("ns[shop]-policy[p0]-rule[1]"),
+        "{text}"
+    );
+}

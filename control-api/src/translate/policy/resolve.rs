@@ -1,0 +1,226 @@
+//! Which policy is in force where, and what each is told about it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
+use serde_json::{Value, json};
+
+use super::status::{Verdict, Writer};
+use super::{Policies, Target};
+use crate::model::own::{
+    AuthorizationPolicy, ExternalService, MtlsMode, PeerPolicy, Selector, TargetRef, Telemetry, TrafficPolicy,
+};
+use crate::model::{Kind, Object, Typed};
+use crate::translate::external;
+use crate::translate::port::ports;
+use crate::world::{Named, Of, World};
+
+pub(super) fn policies(world: &World, writer: &Writer<'_>) -> Policies {
+    let mut out = Policies::default();
+    traffic(world, writer, &mut out);
+    authorization(world, writer, &mut out);
+    telemetry(world, writer, &mut out);
+    peers(world, writer, &mut out);
+    for (key, left_out) in external::judge(world) {
+        if let Some(object) = world.object(&key) {
+            let status = writer.whole(object, &Verdict::Accepted(left_out), "in force");
+            out.statuses.insert(key, status);
+        }
+    }
+    out
+}
+
+/// All objects of a type, the oldest first, then by namespace and name.
+fn by_age<T: Typed>(world: &World) -> Vec<Of<'_, T>> {
+    let mut all: Vec<Of<'_, T>> = world.all::<T>().collect();
+    all.sort_by_cached_key(|it| (it.object.created(), it.object.key.clone()));
+    all
+}
+
+fn traffic(world: &World, writer: &Writer<'_>, out: &mut Policies) {
+    for policy in by_age::<TrafficPolicy>(world) {
+        let namespace = policy.namespace();
+        let mut verdicts = Vec::new();
+        for target in &policy.spec.target_refs {
+            let verdict = one_target(world, &policy, target, &mut out.traffic);
+            verdicts.push((ancestor(namespace, target), verdict));
+        }
+        out.statuses.insert(policy.object.key.clone(), writer.ancestors(policy.object, &verdicts));
+    }
+}
+
+fn ancestor(namespace: &str, target: &TargetRef) -> Value {
+    let mut out = json!({
+        "group": target.group, "kind": target.kind, "namespace": namespace, "name": target.name,
+    });
+    if let (Some(section), Some(map)) = (&target.section_name, out.as_object_mut()) {
+        map.insert("sectionName".to_owned(), section.as_str().into());
+    }
+    out
+}
+
+/// A port of a target, as far as policies care: name, whether it speaks HTTP (or may), whether it speaks HTTP/2.
+type PortFacts = (Arc<str>, bool, bool);
+
+fn one_target(
+    world: &World,
+    policy: &Of<'_, TrafficPolicy>,
+    target: &TargetRef,
+    in_force: &mut BTreeMap<Target, Arc<Object>>,
+) -> Verdict {
+    let namespace = policy.namespace();
+    let (kind, facts): (Kind, Option<Vec<PortFacts>>) = match target.kind.as_str() {
+        "Service" => {
+            let facts = world.get::<Service>(namespace, &target.name).map(|it| service_ports(&it));
+            (Kind::Service, facts)
+        }
+        "ExternalService" => {
+            let facts = world.get::<ExternalService>(namespace, &target.name).map(|it| {
+                let one = |port: &crate::model::own::ExternalPort| {
+                    let name = port.name.as_deref().unwrap_or_default();
+                    (name.into(), port.protocol.is_http(), port.protocol.is_http2())
+                };
+                it.spec.ports.iter().map(one).collect()
+            });
+            (Kind::ExternalService, facts)
+        }
+        other => return Verdict::Refused("Invalid", format!("{other} cannot be a target")),
+    };
+    let Some(mut facts) = facts else {
+        return Verdict::Refused(
+            "TargetNotFound",
+            format!("there is no {} {namespace}/{}", target.kind, target.name),
+        );
+    };
+    if let Some(section) = &target.section_name {
+        facts.retain(|(name, ..)| **name == **section);
+        if facts.is_empty() {
+            return Verdict::Refused(
+                "TargetNotFound",
+                format!("{} {namespace}/{} has no port named {section:?}", target.kind, target.name),
+            );
+        }
+    }
+    let service: Named = (Arc::clone(namespace), target.name.as_str().into());
+    let key = (kind, service, target.section_name.as_deref().map(Arc::from));
+    if let Some(first) = in_force.get(&key) {
+        return Verdict::Refused(
+            "Conflicted",
+            format!("{} is for the same target and goes first", first.key),
+        );
+    }
+    in_force.insert(key, Arc::clone(policy.object));
+    Verdict::Accepted(not_honoured(policy, &facts))
+}
+
+fn service_ports(service: &Service) -> Vec<PortFacts> {
+    let one = |port: crate::translate::port::Port| {
+        let http = port.spoken.is_http() || port.spoken == crate::translate::port::Spoken::Unknown;
+        (port.name, http, port.spoken.is_http2())
+    };
+    ports(service).into_iter().map(one).collect()
+}
+
+/// What of a policy cannot be honoured at these ports.
+fn not_honoured(policy: &TrafficPolicy, ports: &[PortFacts]) -> Vec<String> {
+    let spec = &policy.spec;
+    let mut out = Vec::new();
+    let http = ports.iter().any(|(_, http, _)| *http);
+    let http2 = ports.iter().any(|(_, _, http2)| *http2);
+    let only_http2 = ports.iter().all(|(_, _, http2)| *http2);
+    if !http {
+        for (field, given) in [
+            ("retries", spec.retries.is_some()),
+            ("timeouts.request", spec.timeouts.as_ref().is_some_and(|it| it.request.is_some())),
+            ("timeouts.idle", spec.timeouts.as_ref().is_some_and(|it| it.idle.is_some())),
+            ("rateLimit", spec.rate_limit.is_some()),
+        ] {
+            if given {
+                out.push(format!("spec.{field}: no port of the target speaks HTTP"));
+            }
+        }
+    }
+    if spec.health_check.as_ref().is_some_and(|it| it.grpc.is_some()) && !only_http2 {
+        out.push(
+            "spec.healthCheck.grpc: only ports that speak HTTP/2 (appProtocol grpc or kubernetes.io/h2c) can be asked by it; the others are not checked"
+                .to_owned(),
+        );
+    }
+    if spec.connection_pool.as_ref().is_some_and(|it| it.http2.is_some()) && !http2 {
+        out.push("spec.connectionPool.http2: no port of the target speaks HTTP/2".to_owned());
+    }
+    out
+}
+
+fn authorization(world: &World, writer: &Writer<'_>, out: &mut Policies) {
+    for policy in world.all::<AuthorizationPolicy>() {
+        out.authorization.entry(Arc::clone(policy.namespace())).or_default().push(Arc::clone(policy.object));
+        let principals = policy.spec.rules.iter().flat_map(|rule| &rule.from).any(|from| {
+            !(from.principals.is_empty()
+                && from.not_principals.is_empty()
+                && from.namespaces.is_empty()
+                && from.not_namespaces.is_empty())
+        });
+        // In force as they are, but their author should know.
+        let notes = if principals {
+            vec![
+                "spec.rules: workloads have no identities yet, so principals and namespaces match nobody"
+                    .to_owned(),
+            ]
+        } else {
+            Vec::new()
+        };
+        let status = writer.whole(policy.object, &Verdict::Accepted(notes), "in force");
+        out.statuses.insert(policy.object.key.clone(), status);
+    }
+}
+
+fn telemetry(world: &World, writer: &Writer<'_>, out: &mut Policies) {
+    let mut first: BTreeMap<(Arc<str>, Option<&Selector>), Arc<Object>> = BTreeMap::new();
+    for policy in by_age::<Telemetry>(world) {
+        let selector = policy.body().spec.selector.as_ref().filter(|it| !it.match_labels.is_empty());
+        let key = (Arc::clone(policy.namespace()), selector);
+        let verdict = match first.get(&key) {
+            Some(other) => Verdict::Refused(
+                "Conflicted",
+                format!("{} is for the same workloads and goes first", other.key),
+            ),
+            None => {
+                first.insert(key, Arc::clone(policy.object));
+                out.telemetry
+                    .entry(Arc::clone(policy.namespace()))
+                    .or_default()
+                    .push(Arc::clone(policy.object));
+                Verdict::fine()
+            }
+        };
+        out.statuses.insert(policy.object.key.clone(), writer.whole(policy.object, &verdict, "in force"));
+    }
+}
+
+fn peers(world: &World, writer: &Writer<'_>, out: &mut Policies) {
+    let mut first: BTreeMap<(Arc<str>, Option<&Selector>), Arc<Object>> = BTreeMap::new();
+    for policy in by_age::<PeerPolicy>(world) {
+        let spec = &policy.body().spec;
+        let selector = spec.selector.as_ref().filter(|it| !it.match_labels.is_empty());
+        let strict = spec.mtls.mode == MtlsMode::Strict
+            || spec.ports.iter().any(|it| it.mtls.mode == MtlsMode::Strict);
+        let verdict = match first.get(&(Arc::clone(policy.namespace()), selector)) {
+            _ if strict => Verdict::Refused(
+                "Invalid",
+                "Strict: workloads have no identities yet, so mutual TLS cannot be demanded".to_owned(),
+            ),
+            Some(other) => Verdict::Refused(
+                "Conflicted",
+                format!("{} is for the same workloads and goes first", other.key),
+            ),
+            None => {
+                first.insert((Arc::clone(policy.namespace()), selector), Arc::clone(policy.object));
+                Verdict::fine()
+            }
+        };
+        let message = "in force; workloads have no identities yet, so everything is spoken in clear text";
+        out.statuses.insert(policy.object.key.clone(), writer.whole(policy.object, &verdict, message));
+    }
+}
