@@ -1,24 +1,32 @@
-//! Puts it together: sources, engine, the two ports, and a graceful end.
+//! Puts it together: store, sources, engine, the two ports, and a graceful end.
 
 mod options;
+mod statuses;
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-pub use options::Options;
+use anyhow::Context as _;
+pub use options::{Command, Options};
 use outrider_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
 
 use crate::ads::{Ads, Connected, Limits};
+use crate::api::audit::Audit;
+use crate::api::auth::{Guard, Security, incoming};
+use crate::api::{ControlService, Parts, Served};
 use crate::engine::Engine;
-use crate::source::{Input, Origin};
+use crate::source::{Origin, Problems, manifests, stored};
+use crate::store::{self, Place, SharedStore, kubernetes};
 
 /// How often a silent client is asked whether it is there, and how long it may take to say so.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+
+/// How long connections may take to end once their streams were told to go elsewhere.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The name of this control plane, as proxies and operators see it.
 pub fn instance() -> &'static str {
@@ -33,64 +41,111 @@ pub fn instance() -> &'static str {
 /// Runs until a signal asks to end.
 ///
 /// # Errors
-/// What keeps it from starting: an address in use, a folder that cannot be read.
+/// What keeps it from starting: an address in use, a folder that cannot be read, a store that is damaged.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    if options.insecure_loopback {
-        if !options.xds.ip().is_loopback() || !options.api.ip().is_loopback() {
-            bail!(
-                "--insecure-loopback: --xds {} and --api {} must both be loopback addresses",
-                options.xds,
-                options.api
-            );
-        }
-        tracing::warn!(
-            "INSECURE: no TLS, no authentication; whoever is on this machine is admin. For development only"
-        );
-    }
-    let mut origins = BTreeSet::new();
-    if options.manifests.is_some() {
-        origins.insert(Origin::Manifests);
-    }
+    let security = Arc::new(options.auth.build(options.data_dir.as_deref(), &[options.xds, options.api])?);
+    let xds = TcpListener::bind(options.xds).await.with_context(|| format!("--xds {}", options.xds))?;
+    let api = TcpListener::bind(options.api).await.with_context(|| format!("--api {}", options.api))?;
+    let (store, writer) = open_store(&options).await?;
+    tracing::info!(store = store.describe(), "what is applied is kept in");
+    let audit = Arc::new(audit(&options)?);
+
+    let mut origins = BTreeSet::from([Origin::Store]);
+    origins.extend(options.manifests.as_ref().map(|_| Origin::Manifests));
     let (engine, inputs) = Engine::start(origins);
+    let problems = Problems::default();
     if let Some(dir) = &options.manifests {
-        let mut objects = Vec::new();
-        for entry in std::fs::read_dir(dir).with_context(|| format!("--manifests {}", dir.display()))? {
-            let path = entry?.path();
-            let name = path.display().to_string();
-            for value in crate::model::documents(&name, &std::fs::read_to_string(&path)?)? {
-                match crate::model::read_value(&name, value, "default") {
-                    Ok(object) => objects.extend(object),
-                    Err(problems) => problems.iter().for_each(|problem| tracing::error!("{problem}")),
-                }
-            }
-        }
-        inputs.send(Input::Reset { origin: Origin::Manifests, revision: 0, objects }).await?;
+        manifests::start(dir, inputs.clone(), problems.clone())
+            .await
+            .with_context(|| format!("--manifests {}", dir.display()))?;
     }
-    let (leave, leaving) = watch::channel(false);
+    stored::start(Arc::clone(&store), inputs, problems);
+    if let Some(writer) = writer {
+        tokio::spawn(writer.run(statuses::follow(Arc::clone(&engine))));
+    }
+    tokio::spawn(Arc::clone(&security).watch());
+
     let connected = Arc::new(Connected::default());
-    let ads = Ads::new(Arc::clone(&engine), Arc::clone(&connected), Limits::default(), leaving);
-    let listener = TcpListener::bind(options.xds).await.with_context(|| format!("--xds {}", options.xds))?;
-    tracing::info!(xds = %listener.local_addr()?, api = %options.api, "serving");
-    let server = tonic::transport::Server::builder()
+    let service = ControlService::new(Parts {
+        store,
+        engine: Arc::clone(&engine),
+        connected: Arc::clone(&connected),
+        audit,
+        instance: instance().into(),
+    });
+    let (leave, leaving) = watch::channel(false);
+    let limits = Limits { streams: options.max_proxies };
+    let ads = Ads::new(engine, connected, limits, leaving.clone());
+    tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, instance = instance(), "listening");
+    tokio::spawn(async move {
+        end_signal().await;
+        tracing::info!("leaving: proxies go to another control plane");
+        leave.send_replace(true);
+    });
+    let served = Served::new(service)?;
+    let both = async {
+        tokio::try_join!(
+            serve_xds(ads, xds, &security, gone(leaving.clone())),
+            served.serve(api, &security, gone(leaving.clone())),
+        )
+    };
+    tokio::select! {
+        ended = both => ended.map(drop),
+        () = async { gone(leaving.clone()).await; tokio::time::sleep(FAREWELL).await } => Ok(()),
+    }
+}
+
+/// Serves xDS until `shutdown` resolves, and then until the streams are done.
+async fn serve_xds(
+    ads: Ads,
+    listener: TcpListener,
+    security: &Security,
+    shutdown: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
+    // Several proxies may share a connection, seldom do.
+    let connections = incoming(listener, security.tls.clone(), ads.limits().streams);
+    tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
-        .tcp_nodelay(true)
+        .layer(Guard::new(Arc::clone(&security.authenticator), None))
         .add_service(AggregatedDiscoveryServiceServer::new(ads))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
-            end_signal().await;
-            tracing::info!("leaving: proxies go to another control plane");
-            leave.send_replace(true);
-        });
-    server.await.context("the xDS port")?;
-    drop(inputs);
-    Ok(())
+        .serve_with_incoming_shutdown(connections, shutdown)
+        .await
+        .context("the xDS port")
+}
+
+/// The store, and what writes statuses into it where the store is somebody else's API.
+async fn open_store(options: &Options) -> anyhow::Result<(SharedStore, Option<kubernetes::status::Writer>)> {
+    if let Some(text) = options.store.as_deref().filter(|text| text.starts_with("kubernetes")) {
+        let at = kubernetes::Options::parse(text).with_context(|| format!("--store {text}"))?;
+        let store = kubernetes::Kubernetes::open(&at).await.with_context(|| format!("--store {text}"))?;
+        let writer = store.status_writer();
+        return Ok((Arc::new(store), Some(writer)));
+    }
+    let place = match (&options.store, &options.data_dir) {
+        (Some(text), _) => Place::parse(text).with_context(|| format!("--store {text}"))?,
+        (None, Some(dir)) => Place::Dir(dir.clone()),
+        (None, None) => Place::Memory,
+    };
+    Ok((store::open(&place).await?, None))
+}
+
+fn audit(options: &Options) -> anyhow::Result<Audit> {
+    let file = options.audit_log.clone().or_else(|| Some(options.data_dir.as_ref()?.join("audit.log")));
+    match file {
+        Some(path) => Audit::file(&path).with_context(|| format!("--audit-log {}", path.display())),
+        None => Ok(Audit::stderr()),
+    }
+}
+
+async fn gone(mut leaving: watch::Receiver<bool>) {
+    let _ = leaving.wait_for(|leaving| *leaving).await;
 }
 
 /// Waits for SIGTERM or SIGINT.
 async fn end_signal() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
         return std::future::pending().await;
     };
     tokio::select! {

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::connected::{Connected, Limits, Listed, Stream};
 use super::session::{Due, Session, Wish};
+use crate::api::auth::Peer;
 use crate::engine::{Engine, ScopeKey, Since, View};
 use crate::translate::{Resources, Scope, Type, own};
 use crate::world::Proxy;
@@ -140,6 +141,11 @@ impl Ads {
         leaving: watch::Receiver<bool>,
     ) -> Self {
         Self { engine, connected, limits, leaving }
+    }
+
+    /// What bounds its streams.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     fn open<P: Protocol>(&self, peer: Option<SocketAddr>, incoming: Streaming<P::In>) -> Answers<P::Out> {
@@ -318,7 +324,7 @@ impl AggregatedDiscoveryService for Ads {
         &self,
         request: Request<Streaming<xds::DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let peer = request.remote_addr();
+        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
         Ok(Response::new(self.open::<Whole>(peer, request.into_inner())))
     }
 
@@ -326,7 +332,7 @@ impl AggregatedDiscoveryService for Ads {
         &self,
         request: Request<Streaming<xds::DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let peer = request.remote_addr();
+        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
         Ok(Response::new(self.open::<Delta>(peer, request.into_inner())))
     }
 }

@@ -8,15 +8,15 @@ use outrider_control::server::{self, Options};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Prints the definitions of our kinds.
+fn crds() -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let text = outrider_control::store::kubernetes::crds::yaml().map_err(anyhow::Error::msg)?;
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
 fn main() -> ExitCode {
     let options = Options::parse();
-    if options.print_crds {
-        use std::io::Write as _;
-        let written = outrider_control::store::kubernetes::crds::yaml()
-            .map_err(std::io::Error::other)
-            .and_then(|text| std::io::stdout().write_all(text.as_bytes()));
-        return if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    }
     let filter = tracing_subscriber::EnvFilter::try_from_env("OUTRIDER_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -27,7 +27,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(server::run(options)) {
+    let ended = match options.command {
+        Some(server::Command::Crds) => crds(),
+        None => runtime.block_on(server::run(options)),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

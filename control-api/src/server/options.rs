@@ -3,10 +3,19 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::api::auth::AuthArgs;
+
 /// The control plane of Outrider: services, routes and policies in Kubernetes shape, served as xDS.
+///
+/// Proxies connect to the xDS port and say who they are by their node id (sidecar~IP~POD.NAMESPACE~DOMAIN or router~...).
+/// Operators connect to the API port with outriderctl.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = "outrider-control", version)]
+#[command(name = "outrider-control", version, args_conflicts_with_subcommands = true)]
 pub struct Options {
+    /// Something else than serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Where proxies connect (xDS over gRPC)
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15010")]
     pub xds: SocketAddr,
@@ -19,19 +28,32 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
 
-    /// Keep what is applied in this folder (an embedded database)
-    #[arg(long, value_name = "DIR", conflicts_with = "store")]
+    /// Keep what is applied in this folder (an embedded database), and what belongs to this control plane: its
+    /// certificate, tokens, the audit log. Without it and without --store, what is applied is gone with the process
+    #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 
-    /// Keep what is applied elsewhere: etcd://HOST:PORT[,HOST:PORT...][/PREFIX], kubernetes, or memory
+    /// Keep what is applied elsewhere: etcd://HOST:PORT[,HOST:PORT...][/PREFIX][?ca=FILE&cert=FILE&key=FILE],
+    /// kubernetes[?context=NAME&kubeconfig=FILE], or memory
     #[arg(long, value_name = "STORE")]
     pub store: Option<String>,
 
-    /// For development: no TLS and no authentication; both addresses must be loopback
-    #[arg(long)]
-    pub insecure_loopback: bool,
+    /// Where every write is written down, a line of JSON each [default: DATA-DIR/audit.log, else standard error]
+    #[arg(long, value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
 
-    /// Print the CRDs of the kinds of our own, for `kubectl apply --server-side -f -`, and end
-    #[arg(long)]
-    pub print_crds: bool,
+    /// Proxies that may be connected at a time
+    #[arg(long, value_name = "NUMBER", default_value_t = 20_000)]
+    pub max_proxies: usize,
+
+    /// TLS, tokens and roles.
+    #[command(flatten)]
+    pub auth: AuthArgs,
+}
+
+/// What it can do besides serving.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Command {
+    /// Print the definitions of our kinds for Kubernetes (YAML)
+    Crds,
 }
