@@ -123,11 +123,18 @@ async fn open_store(options: &Options) -> anyhow::Result<(SharedStore, Option<ku
         return Ok((Arc::new(store), Some(writer)));
     }
     let place = match (&options.store, &options.data_dir) {
-        (Some(text), _) => Place::parse(text).with_context(|| format!("--store {text}"))?,
+        (Some(text), _) => place(text)?,
         (None, Some(dir)) => Place::Dir(dir.clone()),
         (None, None) => Place::Memory,
     };
     Ok((store::open(&place).await?, None))
+}
+
+fn place(text: &str) -> anyhow::Result<Place> {
+    match text {
+        "memory" => Ok(Place::Memory),
+        _ => anyhow::bail!("--store {text}: not known; use kubernetes, or memory"),
+    }
 }
 
 fn audit(options: &Options) -> anyhow::Result<Audit> {

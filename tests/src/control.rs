@@ -57,7 +57,7 @@ impl Control {
     }
 
     async fn serves(&self) -> Result<()> {
-        for port in [self.xds.port()] {
+        for port in [self.xds.port(), self.api.port()] {
             let what = format!("the control plane to listen at {port}");
             wait::until(&what, START, async || {
                 Ok(TcpStream::connect(("127.0.0.1", port)).await.ok().map(drop))

@@ -10,12 +10,12 @@ use crate::engine::{Engine, Snapshot};
 use crate::model::Key;
 
 /// The statuses that a snapshot comes to.
-pub fn of(snapshot: &Snapshot) -> BTreeMap<Key, Value> {
+pub(super) fn of(snapshot: &Snapshot) -> BTreeMap<Key, Value> {
     snapshot.context.attachments.statuses.clone()
 }
 
 /// Follows an engine.
-pub fn follow(engine: Arc<Engine>) -> watch::Receiver<Arc<BTreeMap<Key, Value>>> {
+pub(super) fn follow(engine: Arc<Engine>) -> watch::Receiver<Arc<BTreeMap<Key, Value>>> {
     let (sender, receiver) = watch::channel(Arc::default());
     tokio::spawn(async move {
         let mut news = engine.news();
