@@ -1,3 +1,5 @@
-//! The command line of the control plane.
+//! The control plane's API on the command line.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    outrider_control::ctl::main()
+}
