@@ -9,6 +9,7 @@ use futures_util::stream::BoxStream;
 
 use crate::model::Key;
 
+pub mod etcd;
 mod image;
 pub mod kubernetes;
 pub mod memory;
@@ -21,6 +22,23 @@ pub enum Place {
     Memory,
     /// In a directory of this machine (`--data-dir`), which is made when there is none.
     Dir(PathBuf),
+    /// In etcd, which others may share.
+    Etcd(etcd::Spec),
+}
+
+impl Place {
+    /// Reads what `--store` says: `memory`, or `etcd://...` (see [`etcd::Spec::parse`]). Kubernetes is opened by itself
+    /// ([`kubernetes`]), as more is to be said about it.
+    ///
+    /// # Errors
+    /// What is wrong with it, without the password in it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "memory" => Ok(Self::Memory),
+            _ if text.starts_with("etcd:") => Ok(Self::Etcd(etcd::Spec::parse(text)?)),
+            _ => Err("want etcd://HOST:PORT[,HOST:PORT...][/PREFIX], kubernetes, or memory".into()),
+        }
+    }
 }
 
 /// Opens a store.
@@ -31,6 +49,7 @@ pub async fn open(place: &Place) -> Result<SharedStore, StoreError> {
     Ok(match place {
         Place::Memory => Arc::new(memory::Memory::default()),
         Place::Dir(dir) => Arc::new(redb::Redb::open(dir).await?),
+        Place::Etcd(spec) => Arc::new(etcd::Etcd::new(spec.clone())?),
     })
 }
 

@@ -64,7 +64,19 @@ pub(crate) fn service(name: &str) -> Key {
     Key::new(Kind::Service, "default", name)
 }
 
-/// A manifest of a Service with a label `v`.
+/// A manifest of a Service with a label `v`; lines after it are of its `spec`.
 pub(crate) fn manifest(name: &str, version: &str) -> String {
-    format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  labels:\n    v: \"{version}\"\n")
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  labels:\n    v: \"{version}\"\n\
+         spec:\n  clusterIP: None\n"
+    )
+}
+
+/// The same as JSON.
+pub(crate) fn json(name: &str, version: &str) -> bytes::Bytes {
+    format!(
+        "{{\"apiVersion\":\"v1\",\"kind\":\"Service\",\"metadata\":{{\"name\":\"{name}\",\"labels\":{{\"v\":\"{version}\"}}}},\
+         \"spec\":{{\"clusterIP\":\"None\"}}}}"
+    )
+    .into()
 }

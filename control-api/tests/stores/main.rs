@@ -9,6 +9,8 @@ mod damage;
 #[cfg(test)]
 mod embedded;
 #[cfg(test)]
+mod etcd;
+#[cfg(test)]
 mod follow;
 #[cfg(test)]
 mod manifests;

@@ -103,7 +103,7 @@ fn what_is_bad_is_told_and_its_last_good_version_stays() {
     runtime().block_on(async {
         let (mut known, problems) = follow(dir.path()).await;
         // One object of the file is bad: the other changes, and the other file too.
-        let bad = format!("{}spec:\n  prots: []\n---\n{}", manifest("one", "2"), manifest("two", "2"));
+        let bad = format!("{}  prots: []\n---\n{}", manifest("one", "2"), manifest("two", "2"));
         fs::write(at("a.yaml"), bad).unwrap();
         fs::write(at("b.yaml"), manifest("three", "2")).unwrap();
         known

@@ -11,7 +11,7 @@ use outrider_control::store::memory::Memory;
 use outrider_control::store::{Change, Expect, Listing, Record, Store, StoreError, Write};
 use tokio::sync::Notify;
 
-use crate::follow::{Follower, service};
+use crate::follow::{Follower, json, service};
 use crate::runtime;
 
 /// A store that can be cut off.
@@ -84,13 +84,6 @@ impl Store for Shared {
     fn describe(&self) -> String {
         "a store that can be cut off".into()
     }
-}
-
-fn json(name: &str, version: &str) -> Bytes {
-    format!(
-        "{{\"apiVersion\":\"v1\",\"kind\":\"Service\",\"metadata\":{{\"name\":\"{name}\",\"labels\":{{\"v\":\"{version}\"}}}}}}"
-    )
-    .into()
 }
 
 fn write(name: &str, json: impl Into<Option<Bytes>>) -> Write {

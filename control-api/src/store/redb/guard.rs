@@ -196,3 +196,73 @@ impl StorageBackend for Guard {
         self.0.file.query_lock_range(start, end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What redb does to its file, and a model of it: bytes.
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let op = prop_oneof![
+            4 => (0..200_u64, prop::collection::vec(any::<u8>(), 1..40)).prop_map(|(at, data)| Op::Write(at, data)),
+            2 => (0..240_u64).prop_map(Op::SetLen),
+            1 => Just(Op::Sync),
+        ];
+        prop::collection::vec(op, 0..20)
+    }
+
+    fn apply(guard: &Guard, model: &mut Vec<u8>, op: &Op) {
+        match op {
+            Op::Write(at, data) => {
+                let at_model = usize::try_from(*at).unwrap();
+                model.resize(model.len().max(at_model + data.len()), 0);
+                model[at_model..at_model + data.len()].copy_from_slice(data);
+                guard.write(*at, data).unwrap();
+            }
+            Op::SetLen(len) => {
+                model.resize(usize::try_from(*len).unwrap(), 0);
+                guard.set_len(*len).unwrap();
+            }
+            Op::Sync => guard.sync_data().unwrap(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_held_back_reads_as_if_written_and_is_written_when_released(
+            before in prop::collection::vec(any::<u8>(), 0..150),
+            held in ops(),
+            through in ops(),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("file");
+            std::fs::write(&path, &before).unwrap();
+            let file = File::options().read(true).write(true).open(&path).unwrap();
+            let guard = Guard::new(file).unwrap();
+            let mut model = before.clone();
+            let same = |model: &[u8]| {
+                assert_eq!(guard.len().unwrap(), model.len() as u64);
+                for (offset, len) in [(0, model.len()), (model.len() / 3, model.len() / 2)] {
+                    let mut read = vec![1; len];
+                    guard.read(offset as u64, &mut read).unwrap();
+                    assert_eq!(read, model[offset..offset + len]);
+                }
+                assert!(guard.read(model.len() as u64, &mut [0]).is_err());
+            };
+            for op in &held {
+                apply(&guard, &mut model, op);
+                same(&model);
+            }
+            prop_assert_eq!(std::fs::read(&path).unwrap(), before, "nothing is written before it is released");
+            guard.release().unwrap();
+            prop_assert_eq!(&std::fs::read(&path).unwrap(), &model);
+            for op in &through {
+                apply(&guard, &mut model, op);
+                same(&model);
+            }
+            prop_assert_eq!(&std::fs::read(&path).unwrap(), &model);
+        }
+    }
+}
