@@ -70,8 +70,11 @@ pub(super) fn of(world: &World) -> BTreeMap<Named, GatewayState<'_>> {
 
 fn read<'w>(world: &'w World, gateway: Of<'w, api::Gateway>, class: Option<&Refusal>) -> GatewayState<'w> {
     let (spec, namespace) = (&gateway.body().spec, &**gateway.namespace());
+    // Names are unique where somebody validated; the first one of a name counts where nobody did.
+    let mut names = BTreeSet::new();
+    let listeners = spec.listeners.iter().filter(|listener| names.insert(listener.name.as_str()));
     let mut listeners: Vec<_> =
-        spec.listeners.iter().map(|listener| ListenerState::new(world, namespace, listener)).collect();
+        listeners.map(|listener| ListenerState::new(world, namespace, listener)).collect();
     find_conflicts(&mut listeners);
     for listener in &mut listeners {
         validate_clients(world, namespace, spec, listener);

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 pub use kind::{Body, Kind, Typed};
+#[cfg(test)]
+pub(crate) use read::unjudged;
 pub use read::{ReadError, documents, read_json, read_value};
 use serde_json::Value;
 

@@ -70,6 +70,28 @@ pub fn read_value(
     value: Value,
     default_namespace: &str,
 ) -> Result<Option<Object>, Vec<Problem>> {
+    let Some(object) = unjudged(source, value, default_namespace)? else { return Ok(None) };
+    let problems: Vec<_> = validate::check(&object)
+        .into_iter()
+        .map(|(field, reason)| Problem {
+            source: Arc::clone(&object.source),
+            object: object.key.to_string(),
+            field,
+            reason,
+        })
+        .collect();
+    if problems.is_empty() { Ok(Some(object)) } else { Err(problems) }
+}
+
+/// Reads one object whose every field is known; nobody looked at the values.
+///
+/// # Errors
+/// As [`read_value`].
+pub(crate) fn unjudged(
+    source: &str,
+    value: Value,
+    default_namespace: &str,
+) -> Result<Option<Object>, Vec<Problem>> {
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (api_version, kind_name) = (text("/apiVersion"), text("/kind"));
     let (name, namespace) = (text("/metadata/name"), text("/metadata/namespace"));
@@ -100,14 +122,13 @@ pub fn read_value(
     let mut unknown = Vec::new();
     let mut body =
         Body::read(kind, value, &mut unknown).map_err(|(field, reason)| vec![problem(&field, reason)])?;
-    let mut problems: Vec<Problem> = unknown
+    let problems: Vec<Problem> = unknown
         .into_iter()
         .map(|field| problem(&field, "unknown field; remove it or mend its name".into()))
         .collect();
     let key = Key::new(kind, if namespace.is_empty() { default_namespace } else { &namespace }, &name);
     body.meta_mut().namespace = kind.namespaced().then(|| key.namespace.to_string());
     let object = Object { key, body, revision: 0, source: Arc::clone(&source) };
-    problems.extend(validate::check(&object).into_iter().map(|(field, reason)| problem(&field, reason)));
     if problems.is_empty() { Ok(Some(object)) } else { Err(problems) }
 }
 

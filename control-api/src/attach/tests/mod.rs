@@ -1,5 +1,9 @@
 //! Worlds in YAML, and what becomes of them.
 
+mod backend_tls;
+mod backends;
+mod gateways;
+mod properties;
 mod services;
 
 use serde_json::Value;
@@ -43,3 +47,58 @@ fn message(all: &Attachments, kind: Kind, name: &str, pointer: &str, condition: 
     let found = list.iter().find(|it| it["type"] == condition).cloned().unwrap_or_default();
     found["message"].as_str().unwrap_or_default().to_owned()
 }
+
+/// A certificate and its key, in PEM, indented to stand in a block of YAML.
+fn certificate(indent: usize) -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["web.example.com".to_owned()]).expect("a certificate");
+    let indented = |pem: &str| {
+        let pad = " ".repeat(indent);
+        pem.lines().map(|line| format!("{pad}{line}\n")).collect()
+    };
+    (indented(&made.cert.pem()), indented(&made.signing_key.serialize_pem()))
+}
+
+/// A Secret for TLS.
+fn tls_secret(name: &str, namespace: &str) -> String {
+    let (chain, key) = certificate(4);
+    format!(
+        "---
+apiVersion: v1
+kind: Secret
+metadata: {{name: {name}, namespace: {namespace}}}
+type: kubernetes.io/tls
+stringData:
+  tls.crt: |
+{chain}  tls.key: |
+{key}---
+"
+    )
+}
+
+/// A class of ours.
+const CLASS: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: outrider}
+spec: {controllerName: outrider.dev/gateway-controller}
+---
+";
+
+/// A gateway with a route to the Service `web`.
+const CLASS_AND_EDGE: &str = "
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: outrider}
+spec: {controllerName: outrider.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec: {gatewayClassName: outrider, listeners: [{name: web, port: 80, protocol: HTTP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec: {parentRefs: [{name: edge}], rules: [{backendRefs: [{name: web, port: 443}]}]}
+";

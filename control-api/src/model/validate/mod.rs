@@ -7,6 +7,7 @@ mod forms;
 mod gateway;
 mod meta;
 mod node;
+mod re2;
 mod routes;
 #[cfg(test)]
 mod tests;

@@ -359,6 +359,32 @@ fn expressions_that_a_proxy_cannot_use_are_told_with_their_place() {
     assert_eq!(fields, ["spec.rules[0].matches[0].path.value", "spec.rules[0].matches[0].headers[1].value"]);
 }
 
+#[test]
+fn an_expression_is_one_that_re2_reads_in_the_same_way() {
+    for good in
+        ["/a/[0-9]+", "(?i)x|y", "[[:alpha:]_]*", "a{2,1000}", "(?P<n>a)\\b", "\\pL\\p{Greek}", "(a*)*"]
+    {
+        assert_eq!(text::regex(good), Ok(()), "{good}");
+    }
+    for bad in [
+        "(",
+        "(?=a)",
+        "(?x)a",
+        "[a&&b]",
+        "[a[b]]",
+        "\\u0041",
+        "a**",
+        "a{1001}",
+        "(a{100}){100}",
+        "\\b{start}a",
+        "\\1",
+        "\\p{script=Greek}",
+        "\\p{alphabetic}",
+    ] {
+        assert!(text::regex(bad).is_err(), "{bad}");
+    }
+}
+
 proptest! {
     #[test]
     fn a_duration_is_what_its_parts_are(parts in proptest::collection::vec((0_u64..100_000, 0_usize..4), 1..5)) {
