@@ -89,7 +89,11 @@ pub(super) fn now() -> String {
     chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
 }
 
-/// What is wrong with what a status says, in words: conditions that are not met.
+/// The conditions of the Gateway API that hold when something is wrong.
+const WHEN_WRONG: [&str; 4] =
+    ["Conflicted", "PartiallyInvalid", "OverlappingTLSConfig", "InsecureFrontendValidationMode"];
+
+/// What is wrong with what a status says, in words: conditions that are not as they should be.
 pub(super) fn unmet(status: &Value) -> Vec<String> {
     let mut out = Vec::new();
     walk(status, "", &mut out);
@@ -117,11 +121,14 @@ fn walk(value: &Value, place: &str, out: &mut Vec<String>) {
                     }
                     _ => place.to_owned(),
                 };
-            if fields.get("status").and_then(Value::as_str) == Some("False")
-                && let Some(kind) = fields.get("type").and_then(Value::as_str)
+            if let Some(kind) = fields.get("type").and_then(Value::as_str)
+                && let Some(status @ ("True" | "False")) = fields.get("status").and_then(Value::as_str)
             {
-                let (reason, message) = (text(fields.get("reason")), text(fields.get("message")));
-                out.push(format!("{place}{kind} is False ({reason}): {message}"));
+                let good = if WHEN_WRONG.contains(&kind) { "False" } else { "True" };
+                if status != good {
+                    let (reason, message) = (text(fields.get("reason")), text(fields.get("message")));
+                    out.push(format!("{place}{kind} is {status} ({reason}): {message}"));
+                }
                 return;
             }
             fields.values().for_each(|value| walk(value, &place, out));

@@ -89,8 +89,11 @@ impl Referrer<'_> {
             .world
             .get::<ExternalService>(it.namespace, it.name)
             .ok_or_else(|| "does not exist".to_owned())?;
-        let _ = (found, port);
-        Ok(())
+        if found.spec.ports.iter().any(|it| it.number == port) {
+            Ok(())
+        } else {
+            Err(format!("has no port {port}"))
+        }
     }
 }
 

@@ -46,13 +46,3 @@ pub fn check(object: &Object) -> Vec<(String, String)> {
     }
     report.0
 }
-
-/// What of an object will not be done although it is accepted, because the API server of Kubernetes accepts it and the Gateway
-/// API answers it by a status condition: rules with regular expressions that proxies cannot use. Fields and reasons.
-pub fn warnings(object: &Object) -> Vec<(String, String)> {
-    let mut report = Report::default();
-    if matches!(object.key.kind, Kind::HttpRoute | Kind::GrpcRoute) {
-        routes::regexes(&mut report, &Node::root(&object.body.to_json()));
-    }
-    report.0
-}

@@ -228,28 +228,3 @@ fn timeouts(report: &mut Report, rule: &Node<'_>) {
         );
     }
 }
-
-/// Regular expressions that proxies could not use. The API server takes them, and so do we: the rule is left out, and the
-/// route's status says so.
-pub(super) fn regexes(report: &mut Report, root: &Node<'_>) {
-    let mut judge = |it: &Node<'_>, name: &str| {
-        if it.text("type") == Some("RegularExpression")
-            && let Some(pattern) = it.text(name)
-            && let Err(why) = text::regex(pattern)
-        {
-            report.say(it.at(name), why);
-        }
-    };
-    for it in root.items("spec.rules").iter().flat_map(|rule| rule.items("matches")) {
-        if let Some(path) = it.get("path") {
-            judge(&path, "value");
-        }
-        if let Some(method) = it.get("method") {
-            judge(&method, "service");
-            judge(&method, "method");
-        }
-        for named in it.items("headers").iter().chain(&it.items("queryParams")) {
-            judge(named, "value");
-        }
-    }
-}

@@ -351,15 +351,6 @@ fn names_labels_and_data_have_the_forms_of_kubernetes() {
 }
 
 #[test]
-fn expressions_that_a_proxy_cannot_use_are_told_with_their_place() {
-    let yaml = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: web}, spec: {rules: [{matches: [{path: {type: RegularExpression, value: '/('}, headers: [{name: a, value: '('}, {name: b, type: RegularExpression, value: '(?=x)'}]}]}]}}";
-    let value = documents("test.yaml", yaml).unwrap().remove(0);
-    let object = read_value("test.yaml", value, "shop").unwrap().unwrap();
-    let fields: Vec<_> = super::warnings(&object).into_iter().map(|it| it.0).collect();
-    assert_eq!(fields, ["spec.rules[0].matches[0].path.value", "spec.rules[0].matches[0].headers[1].value"]);
-}
-
-#[test]
 fn an_expression_is_one_that_re2_reads_in_the_same_way() {
     for good in
         ["/a/[0-9]+", "(?i)x|y", "[[:alpha:]_]*", "a{2,1000}", "(?P<n>a)\\b", "\\pL\\p{Greek}", "(a*)*"]
@@ -405,8 +396,6 @@ proptest! {
                 "filters": [{"type": "CORS", "cors": {"allowOrigins": [text]}}],
             }]},
         });
-        if let Ok(Some(object)) = read_value("test.yaml", object, "shop") {
-            super::warnings(&object);
-        }
+        let _ = read_value("test.yaml", object, "shop");
     }
 }

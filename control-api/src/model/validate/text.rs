@@ -16,22 +16,7 @@ const NESTING: u32 = 100;
 /// # Errors
 /// When it has another form, with the form in the text.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let form = || format!("{text:?} is no duration; write it as 1h, 30s or 1m500ms (units h, m, s, ms)");
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    for _ in 0..4 {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, after) = rest.split_at_checked(digits).filter(|_| digits <= 5).ok_or_else(form)?;
-        let number: u64 = number.parse().map_err(|_| form())?;
-        let units = [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
-        let (unit, millis) = units.into_iter().find(|(unit, _)| after.starts_with(unit)).ok_or_else(form)?;
-        total += Duration::from_millis(number * millis);
-        rest = after.get(unit.len()..).unwrap_or_default();
-        if rest.is_empty() {
-            return Ok(total);
-        }
-    }
-    Err(form())
+    text.parse::<crate::model::own::Duration>().map(crate::model::own::Duration::std)
 }
 
 /// Whether proxies could use this regular expression: it must be one by RE2's rules, which Envoy and gRPC follow.
