@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Soak(SoakArgs),
     /// Push configuration at Outrider and Envoy and print what it costs them and their clients.
     Push(PushArgs),
+    /// Run the control plane with a thousand services and a thousand simulated proxies and print what they wait for.
+    Control(ControlArgs),
     /// Upstreams and clients that `load` starts as processes of their own.
     #[command(subcommand, hide = true)]
     Helper(Helper),
@@ -121,6 +123,38 @@ pub(crate) struct PushArgs {
     /// `eds`: seconds of a hundred updates each.
     #[arg(long, default_value_t = 10)]
     pub(crate) seconds: u64,
+}
+
+/// Arguments of `control`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ControlArgs {
+    /// The outrider-control binary; without it, `cargo build --release -p outrider-control` builds one.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+    /// Where results, data and logs go.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Run only these scenarios (comma-separated): all (every proxy sees every service), scoped (those of its namespace).
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub(crate) only: Vec<String>,
+    /// Services, a hundred in each namespace.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) services: usize,
+    /// Endpoints of each service.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) endpoints: usize,
+    /// Proxies: each is the first endpoint of a service.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) proxies: usize,
+    /// Connections that the proxies' streams are spread over.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) connections: usize,
+    /// Changes of one endpoint.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) changes: usize,
+    /// Milliseconds between a change that is everywhere and the next one.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) pause: u64,
 }
 
 /// Arguments of `soak`.

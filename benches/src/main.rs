@@ -1,12 +1,13 @@
 //! Benchmarks that need whole processes: `load` runs Outrider, Envoy and HAProxy side by side on the same
 //! work, `soak` keeps one Outrider busy for minutes and watches its memory, `push` changes the configuration of Outrider and
-//! Envoy under load. The micro benchmarks are
+//! Envoy under load, `control` has the control plane serve many proxies. The micro benchmarks are
 //! criterion targets under `benches/`. README.md beside this crate says what each figure means.
 
 mod callgrind;
 mod certs;
 mod cli;
 mod config;
+mod control;
 mod drivers;
 mod helpers;
 mod instructions;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         cli::Command::Load(args) => load::run(&args),
         cli::Command::Soak(args) => soak::run(&args),
         cli::Command::Push(args) => push::run(&args),
+        cli::Command::Control(args) => control::run(&args),
         cli::Command::Helper(helper) => helpers::run(helper),
     };
     match result {
