@@ -130,11 +130,10 @@ impl Cluster {
             "--authorization-mode=RBAC".into(),
             "--service-cluster-ip-range=10.96.0.0/16".into(),
             "--service-account-issuer=https://kubernetes.default.svc".into(),
-            format!("--service-account-key-file={}", file("account.key")),
+            format!("--service-account-key-file={}", file("account.pub")),
             format!("--service-account-signing-key-file={}", file("account.key")),
             // There are no controllers here that would make accounts' tokens or judge priorities.
             "--disable-admission-plugins=ServiceAccount,Priority".into(),
-            "--watch-cache-sizes=".into(),
             "--v=1".into(),
         ];
         self.server = Some(spawn(&self.program, &args, &self.dir.join("kube-apiserver.log"))?);
@@ -294,7 +293,9 @@ fn certificates(dir: &Path) -> Result {
     let server = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()])?;
     fs::write(dir.join("server.crt"), server.signed_by(&key, &issuer)?.pem())?;
     fs::write(dir.join("server.key"), key.serialize_pem())?;
-    fs::write(dir.join("account.key"), KeyPair::generate()?.serialize_pem())?;
+    let account = KeyPair::generate()?;
+    fs::write(dir.join("account.key"), account.serialize_pem())?;
+    fs::write(dir.join("account.pub"), account.public_key_pem())?;
     Ok(())
 }
 

@@ -155,8 +155,12 @@ pub(crate) async fn a_commit_that_stops_half_way_tells_what_was_written(cluster:
     cluster.apply(quota.clone()).await?;
     cluster.apply_status(quota).await?;
     let writes = ["a", "b", "c"].map(|name| put(&route("quota", name, "x"), Expect::Any));
-    // The quota is enforced as soon as its cache has it.
-    let error = refused(store.commit(writes.to_vec()).await)?;
+    // Until its cache has the quota's status, admission refuses everything.
+    let error = eventually("the quota is known", async || match store.commit(writes.to_vec()).await {
+        Err(StoreError::Refused { reason, .. }) if reason.contains("status unknown") => Ok(None),
+        outcome => Ok(Some(refused(outcome)?)),
+    })
+    .await?;
     let StoreError::Partial { written, failed, reason } = &error else { anyhow::bail!("{error:?}") };
     ensure!(
         *written == [key("quota", "a")] && **failed == key("quota", "b") && reason.contains("quota"),

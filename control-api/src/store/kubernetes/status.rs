@@ -73,8 +73,12 @@ impl Writer {
 
     /// Keeps the statuses in Kubernetes as `statuses` says, until its sender is gone.
     ///
-    /// Only objects in the map, and those that carry an entry of ours from before, are touched.
+    /// Only objects in the map, and those that carry an entry of ours from before, are touched. A map that is empty at first is
+    /// one that nobody has filled yet: nothing is taken away before the first change.
     pub async fn run(mut self, mut statuses: watch::Receiver<Statuses>) {
+        if statuses.borrow().is_empty() && statuses.changed().await.is_err() {
+            return;
+        }
         let mut news = self.kubernetes.shared.mirror.news();
         let mut all = true;
         loop {
