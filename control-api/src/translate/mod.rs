@@ -61,7 +61,7 @@ pub fn translate(context: &Context, proxy: &Proxy) -> Resources {
     let mut all = shared(context, &scope);
     all.merge(&own(context, proxy));
     // What the proxy will ask for: its clusters say it, those included that routes reach and its scope alone does not.
-    let clusters = all.of(Type::Cluster).iter();
+    let clusters = all.of(Type::Cluster).iter().chain(all.on_demand.iter());
     let reached: BTreeSet<_> =
         clusters.filter_map(|it| names::parse_outbound(&it.name)).map(|it| it.0).collect();
     *all.of_mut(Type::Endpoints) = endpoints::all(context, |service| reached.contains(service));

@@ -82,8 +82,6 @@ fn table(name: &str, virtual_hosts: Vec<pb::VirtualHost>) -> pb::RouteConfigurat
         validate_clusters: Some(truth(false)),
         // A Host's port is not the gateway's concern.
         ignore_port_in_host_matching: true,
-        // Filters of a backend come after those of its rule.
-        most_specific_header_mutations_wins: true,
         ..Default::default()
     }
 }

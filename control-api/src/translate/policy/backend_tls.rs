@@ -105,3 +105,99 @@ fn fail(cluster: &mut Cluster) {
     cluster.load_assignment = None;
     cluster.transport_socket = None;
 }
+
+#[cfg(test)]
+mod tests {
+    use outrider_proto::any::unpack;
+
+    use super::*;
+    use crate::attach::Attachments;
+    use crate::model::{Key, Kind};
+    use crate::translate::{cluster as clusters, names};
+
+    fn port(name: &str, spoken: Spoken) -> Port {
+        Port { number: 443, name: name.into(), spoken, target: None }
+    }
+
+    fn service() -> Named {
+        ("shop".into(), "web".into())
+    }
+
+    fn context(at: Option<&str>, names: Vec<SubjectName>, roots: Roots) -> Context {
+        let tls = BackendTls {
+            policy: Key::new(Kind::BackendTlsPolicy, "shop", "web"),
+            hostname: "web.example.com".into(),
+            names,
+            roots,
+        };
+        let mut attachments = Attachments::default();
+        attachments.backend_tls.insert((service(), at.map(Into::into)), tls);
+        Context { attachments: Arc::new(attachments), ..Context::default() }
+    }
+
+    fn tls(cluster: &Cluster) -> Option<pb::UpstreamTlsContext> {
+        match cluster.transport_socket.as_ref()?.config_type.as_ref()? {
+            ConfigType::TypedConfig(config) => Some(unpack(config).unwrap()),
+        }
+    }
+
+    fn names_of(context: &pb::UpstreamTlsContext) -> Vec<(SanType, String)> {
+        let Some(pb::common_tls_context::ValidationContextType::ValidationContext(validation)) =
+            &context.common_tls_context.as_ref().unwrap().validation_context_type
+        else {
+            panic!("{context:?}")
+        };
+        assert!(validation.trusted_ca.is_some());
+        let text = |it: &StringMatcher| match it.match_pattern.clone() {
+            Some(MatchPattern::Exact(text)) => text,
+            other => panic!("{other:?}"),
+        };
+        let names = validation.match_typed_subject_alt_names.iter();
+        names.map(|it| (it.san_type(), text(it.matcher.as_ref().unwrap()))).collect()
+    }
+
+    #[test]
+    fn the_host_is_sent_and_verified() {
+        let context = context(None, Vec::new(), Roots::System);
+        let found = tls(&clusters::message(&context, &service(), &port("http", Spoken::Http), true)).unwrap();
+        assert_eq!(found.sni, "web.example.com");
+        assert_eq!(names_of(&found), [(SanType::Dns, "web.example.com".to_owned())]);
+        assert_eq!(found.common_tls_context.unwrap().alpn_protocols, ["http/1.1"]);
+    }
+
+    #[test]
+    fn names_are_verified_instead_of_the_host() {
+        let names = vec![SubjectName::Uri("spiffe://a/b".into()), SubjectName::Dns("other.example.com".into())];
+        let context = context(None, names, Roots::Pem("pem".into()));
+        let found = tls(&clusters::message(&context, &service(), &port("grpc", Spoken::Grpc), true)).unwrap();
+        assert_eq!(found.sni, "web.example.com");
+        let want = [(SanType::Uri, "spiffe://a/b"), (SanType::Dns, "other.example.com")];
+        assert_eq!(names_of(&found), want.map(|(kind, name)| (kind, name.to_owned())));
+        assert_eq!(found.common_tls_context.unwrap().alpn_protocols, ["h2"]);
+    }
+
+    #[test]
+    fn a_policy_for_one_port_is_for_that_port() {
+        let context = context(Some("https"), Vec::new(), Roots::System);
+        let at = |name| clusters::message(&context, &service(), &port(name, Spoken::Http), true);
+        assert!(tls(&at("https")).is_some());
+        assert!(tls(&at("http")).is_none());
+    }
+
+    #[test]
+    fn without_authorities_nothing_goes_out() {
+        let context = context(None, Vec::new(), Roots::Invalid);
+        let cluster = clusters::message(&context, &service(), &port("http", Spoken::Http), true);
+        assert_eq!(cluster.name, names::outbound(&service(), 443));
+        assert_eq!(cluster.r#type(), cluster::DiscoveryType::Static);
+        assert_eq!((cluster.load_assignment, cluster.eds_cluster_config), (None, None));
+    }
+
+    #[test]
+    fn tls_of_the_application_is_not_wrapped_in_another() {
+        let context = context(None, Vec::new(), Roots::System);
+        let port = port("https", Spoken::Tls);
+        assert!(tls(&clusters::message(&context, &service(), &port, false)).is_none());
+        assert!(tls(&clusters::message(&context, &service(), &port, true)).is_some());
+    }
+}

@@ -47,6 +47,12 @@ pub(super) fn routes(
     let Some(action) = forward(rule, &filters, matched, &live, share) else { return vec![error(base)] };
     let mut route = filters.on(base);
     route.action = Some(pb::route::Action::Route(action));
+    if by_backend(&live) {
+        route.request_headers_to_add.clear();
+        route.request_headers_to_remove.clear();
+        route.response_headers_to_add.clear();
+        route.response_headers_to_remove.clear();
+    }
     policies(context, rule, &live, &mut route);
     // Exactly the share of what leads nowhere gets 500. A weighted cluster without endpoints would answer 503, and one that is
     // not there makes gRPC clients wait for it; a fraction before the others is understood by all.
@@ -133,7 +139,7 @@ fn forward(
     rejected: u32,
 ) -> Option<pb::RouteAction> {
     let mut action = pb::RouteAction {
-        cluster_specifier: Some(clusters(live, rejected)?),
+        cluster_specifier: Some(clusters(rule, live, rejected)?),
         request_mirror_policies: filters.mirrors.clone(),
         host_rewrite_specifier: filters
             .host
@@ -158,22 +164,31 @@ fn timeout(rule: &HttpRule) -> Option<Duration> {
     rule.request_timeout
 }
 
-fn clusters(live: &[(&Backend, u64)], rejected: u32) -> Option<ClusterSpecifier> {
+/// Whether headers are changed for each backend by itself. Envoy changes those of a weighted cluster first and those of the route
+/// then, whatever a table says of their order, while filters of a backend come after those of its rule: in this case
+/// the clusters have both, in one.
+fn by_backend(live: &[(&Backend, u64)]) -> bool {
+    live.len() > 1 && live.iter().any(|(backend, _)| !backend.filters.is_empty())
+}
+
+fn clusters(rule: &HttpRule, live: &[(&Backend, u64)], rejected: u32) -> Option<ClusterSpecifier> {
     if let [(only, _)] = live {
         return Some(ClusterSpecifier::Cluster(cluster_of(&only.target)?));
     }
     let weights: Vec<u64> = live.iter().map(|(_, weight)| *weight).collect();
     let clusters = live.iter().zip(fit(&weights, rejected)).map(|((backend, _), weight)| {
         use pb::weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral;
-        let filters = Filters::of(&backend.filters).ok()?;
+        let shared = if by_backend(live) { rule.filters.as_slice() } else { &[] };
+        let headers = Filters::of(shared.iter().chain(&backend.filters)).ok()?;
+        let host = Filters::of(&backend.filters).ok()?.host;
         Some(pb::weighted_cluster::ClusterWeight {
             name: cluster_of(&backend.target)?,
             weight: Some(uint(weight)),
-            request_headers_to_add: filters.request.add(),
-            request_headers_to_remove: filters.request.remove(),
-            response_headers_to_add: filters.response.add(),
-            response_headers_to_remove: filters.response.remove(),
-            host_rewrite_specifier: filters.host.map(HostRewriteLiteral),
+            request_headers_to_add: headers.request.add(),
+            request_headers_to_remove: headers.request.remove(),
+            response_headers_to_add: headers.response.add(),
+            response_headers_to_remove: headers.response.remove(),
+            host_rewrite_specifier: host.map(HostRewriteLiteral),
             ..Default::default()
         })
     });

@@ -39,8 +39,6 @@ pub struct Place<'p> {
 /// The routes of several HTTPRoutes and GRPCRoutes for one host, by precedence: an exact path first, then the longest prefix, a
 /// method, the most headers, the most query parameters, the oldest route, the first by name, the first rule.
 /// <https://gateway-api.sigs.k8s.io/reference/spec/#httprouterule>
-///
-/// Tables that hold them must set `most_specific_header_mutations_wins`: filters of a backend come after those of its rule.
 pub fn http(context: &Context, routes: &[Arc<ir::HttpRoute>], place: &Place<'_>) -> Vec<pb::Route> {
     let mut all = Vec::new();
     for route in routes {

@@ -78,6 +78,26 @@ fn what_leads_nowhere_gets_500_in_its_share_alone() {
 }
 
 #[test]
+fn filters_of_a_backend_come_after_those_of_its_rule() {
+    let set = |value: &str| {
+        let set = vec![("x".into(), value.into())];
+        Filter::RequestHeaders(HeaderChange { set, ..HeaderChange::default() })
+    };
+    let own = Backend { filters: vec![set("backend")], ..backend(service("a"), 1) };
+    let values = |list: &[outrider_proto::pb::envoy::config::core::v3::HeaderValueOption]| -> Vec<String> {
+        list.iter().map(|it| it.header.as_ref().unwrap().value.clone()).collect()
+    };
+    // Envoy has the cluster's changes before the route's.
+    let two = routes(rule(vec![set("rule")], vec![own.clone(), backend(service("b"), 1)]));
+    assert!(two[0].request_headers_to_add.is_empty());
+    let Some(ClusterSpecifier::WeightedClusters(clusters)) = &action(&two[0]).cluster_specifier else { panic!() };
+    let found: Vec<_> = clusters.clusters.iter().map(|it| values(&it.request_headers_to_add)).collect();
+    assert_eq!(found, [["backend"], ["rule"]]);
+    let one = routes(rule(vec![set("rule")], vec![own]));
+    assert_eq!(values(&one[0].request_headers_to_add), ["backend"]);
+}
+
+#[test]
 fn a_filter_that_cannot_be_done_is_not_skipped() {
     let bad =
         Filter::RequestHeaders(HeaderChange { remove: vec![":path".into()], ..HeaderChange::default() });

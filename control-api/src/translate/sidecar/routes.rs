@@ -222,8 +222,6 @@ fn table(name: &str, virtual_hosts: Vec<pb::VirtualHost>) -> pb::RouteConfigurat
         virtual_hosts,
         validate_clusters: Some(truth(false)),
         ignore_port_in_host_matching: true,
-        // Filters of a backend come after those of its rule.
-        most_specific_header_mutations_wins: true,
         ..Default::default()
     }
 }
