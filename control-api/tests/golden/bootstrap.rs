@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 type Named = BTreeMap<String, Value>;
 
 /// A bootstrap that a proxy can judge without a control plane.
-pub fn of(mut resources: Value) -> Value {
+pub(crate) fn of(mut resources: Value) -> Value {
     let mut take = |kind: &str| match resources.get_mut(kind).map(Value::take) {
         Some(Value::Array(items)) => items,
         _ => Vec::new(),

@@ -6,7 +6,7 @@ use std::{env, fs};
 
 /// The real Envoy: `OUTRIDER_ORACLE`, else where the conformance tests install it. `None` when it is not there, unless
 /// `OUTRIDER_REQUIRE_ORACLE=1`.
-pub fn envoy() -> Option<PathBuf> {
+pub(crate) fn envoy() -> Option<PathBuf> {
     let venv = target().join("oracle/venv-1.40.0/lib");
     let installed = || {
         let versions = fs::read_dir(&venv).ok()?;
@@ -23,7 +23,7 @@ pub fn envoy() -> Option<PathBuf> {
 }
 
 /// The proxy: `OUTRIDER_BIN`, else that of this build's profile, where it was built.
-pub fn outrider() -> Option<PathBuf> {
+pub(crate) fn outrider() -> Option<PathBuf> {
     let built = || env::current_exe().ok()?.parent()?.parent().map(|it| it.join("outrider"));
     let found = given("OUTRIDER_BIN").or_else(|| built().filter(|path| path.is_file()));
     if found.is_none() {
@@ -41,7 +41,7 @@ fn target() -> PathBuf {
 }
 
 /// Runs a judge; what it says when it refuses.
-pub fn run(command: &mut Command) -> Result<(), String> {
+pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     let output = command.output().map_err(|error| error.to_string())?;
     if output.status.success() {
         return Ok(());
@@ -54,7 +54,7 @@ pub fn run(command: &mut Command) -> Result<(), String> {
 }
 
 /// A file for one bootstrap.
-pub fn scratch(name: &str, text: &str) -> PathBuf {
+pub(crate) fn scratch(name: &str, text: &str) -> PathBuf {
     let who = std::thread::current().name().unwrap_or("test").replace(':', "_");
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("golden-{name}-{who}.json"));
     fs::write(&path, text).unwrap();

@@ -167,7 +167,8 @@ mod tests {
 
     #[test]
     fn names_are_verified_instead_of_the_host() {
-        let names = vec![SubjectName::Uri("spiffe://a/b".into()), SubjectName::Dns("other.example.com".into())];
+        let names =
+            vec![SubjectName::Uri("spiffe://a/b".into()), SubjectName::Dns("other.example.com".into())];
         let context = context(None, names, Roots::Pem("pem".into()));
         let found = tls(&clusters::message(&context, &service(), &port("grpc", Spoken::Grpc), true)).unwrap();
         assert_eq!(found.sni, "web.example.com");

@@ -90,7 +90,9 @@ fn filters_of_a_backend_come_after_those_of_its_rule() {
     // Envoy has the cluster's changes before the route's.
     let two = routes(rule(vec![set("rule")], vec![own.clone(), backend(service("b"), 1)]));
     assert!(two[0].request_headers_to_add.is_empty());
-    let Some(ClusterSpecifier::WeightedClusters(clusters)) = &action(&two[0]).cluster_specifier else { panic!() };
+    let Some(ClusterSpecifier::WeightedClusters(clusters)) = &action(&two[0]).cluster_specifier else {
+        panic!()
+    };
     let found: Vec<_> = clusters.clusters.iter().map(|it| values(&it.request_headers_to_add)).collect();
     assert_eq!(found, [["backend"], ["rule"]]);
     let one = routes(rule(vec![set("rule")], vec![own]));
