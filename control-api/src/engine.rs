@@ -225,7 +225,8 @@ impl State {
         let began = std::time::Instant::now();
         self.waiting = Touched::default();
         let old = self.engine.snapshot();
-        let context = Arc::new(Context::of(self.layers.world()));
+        let now = chrono::Utc::now().timestamp();
+        let context = Arc::new(old.context.after(self.layers.world(), now));
         let mut set = endpoints::all(&context, |_| true);
         set.share_with(&old.endpoints);
         let mut scopes = HashMap::new();

@@ -48,6 +48,15 @@ impl Context {
         Self { world, attachments, policies }
     }
 
+    /// Works out what follows from the world that comes after this one, at `now` (seconds since 1970): status conditions that
+    /// are as they were keep their time.
+    #[must_use]
+    pub fn after(&self, world: Arc<World>, now: i64) -> Self {
+        let attachments = Arc::new(Attachments::after(&world, now, Some(&self.attachments)));
+        let policies = Arc::new(policy::Policies::of(&world));
+        Self { world, attachments, policies }
+    }
+
     /// The same for a world in which endpoints alone are other ones: neither routes nor policies depend on them.
     #[must_use]
     pub fn with_endpoints(&self, world: Arc<World>) -> Self {

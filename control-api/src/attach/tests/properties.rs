@@ -124,6 +124,8 @@ fn object() -> impl Strategy<Value = Object> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn any_world_is_judged_the_same_in_any_order(objects in proptest::collection::vec(object(), 0..24), seed in any::<u64>()) {
         // Of two with one key the last one counts, so that keys are made unique before they are mixed.
