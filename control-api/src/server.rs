@@ -131,10 +131,8 @@ async fn open_store(options: &Options) -> anyhow::Result<(SharedStore, Option<ku
 }
 
 fn place(text: &str) -> anyhow::Result<Place> {
-    match text {
-        "memory" => Ok(Place::Memory),
-        _ => anyhow::bail!("--store {text}: not known; use kubernetes, or memory"),
-    }
+    // Without the text, as there may be a password in it.
+    Place::parse(text).map_err(|reason| anyhow::anyhow!("--store: {reason}"))
 }
 
 fn audit(options: &Options) -> anyhow::Result<Audit> {
