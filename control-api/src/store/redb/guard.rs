@@ -32,7 +32,7 @@ enum Mode {
     Dead,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Op {
     Write(u64, Vec<u8>),
     SetLen(u64),
