@@ -11,10 +11,11 @@ use super::audit::{Entry, Item};
 use super::auth::Identity;
 use super::{ControlService, DEFAULT_NAMESPACE, error, identity, key_of, manifest, may_write, owned, owner};
 use super::{ref_of, revision_of, server};
-use crate::attach::Attachments;
+
 use crate::model::{Key, Object, Problem, read_json};
 use crate::pb::{self, Outcome};
 use crate::store::{Expect, StoreError, Write};
+use crate::translate::Context;
 use crate::world::World;
 
 /// Objects in one request.
@@ -265,7 +266,8 @@ impl ControlService {
             for object in &objects {
                 world.put(Arc::clone(object));
             }
-            let statuses = Attachments::of(&world).statuses;
+            let context = Context::of(Arc::new(world));
+            let statuses = &context.attachments.statuses;
             let told = |object: Arc<Object>| {
                 let unmet = statuses.get(&object.key).map(manifest::unmet).unwrap_or_default();
                 (object.key.clone(), unmet)

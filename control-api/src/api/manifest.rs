@@ -131,6 +131,11 @@ fn walk(value: &Value, place: &str, out: &mut Vec<String>) {
                 }
                 return;
             }
+            // The one condition that is better not there.
+            if fields.get("type").and_then(Value::as_str) == Some("PartiallyInvalid") {
+                out.push(format!("{place}in force but for a part: {}", text(fields.get("message"))));
+                return;
+            }
             fields.values().for_each(|value| walk(value, &place, out));
         }
         _ => {}

@@ -34,7 +34,7 @@ use crate::world::{Proxy, Role, World};
 pub struct Context {
     /// All objects.
     pub world: Arc<World>,
-    /// Routes at their parents.
+    /// Routes at their parents, and the statuses of everything, policies too.
     pub attachments: Arc<Attachments>,
     /// Which policy is in force where.
     pub policies: Arc<policy::Policies>,
@@ -43,18 +43,23 @@ pub struct Context {
 impl Context {
     /// Works out what follows from a world.
     pub fn of(world: Arc<World>) -> Self {
-        let attachments = Arc::new(Attachments::of(&world));
-        let policies = Arc::new(policy::Policies::of(&world));
-        Self { world, attachments, policies }
+        let (attachments, policies) = (Attachments::of(&world), policy::Policies::of(&world));
+        Self::with(world, attachments, policies)
+    }
+
+    /// Together, with all statuses in one place for who shows or writes them.
+    fn with(world: Arc<World>, mut attachments: Attachments, policies: policy::Policies) -> Self {
+        attachments.statuses.extend(policies.statuses.clone());
+        Self { world, attachments: Arc::new(attachments), policies: Arc::new(policies) }
     }
 
     /// Works out what follows from the world that comes after this one, at `now` (seconds since 1970): status conditions that
     /// are as they were keep their time.
     #[must_use]
     pub fn after(&self, world: Arc<World>, now: i64) -> Self {
-        let attachments = Arc::new(Attachments::after(&world, now, Some(&self.attachments)));
-        let policies = Arc::new(policy::Policies::of(&world));
-        Self { world, attachments, policies }
+        let attachments = Attachments::after(&world, now, Some(&self.attachments));
+        let policies = policy::Policies::after(&world, now, Some(&self.policies));
+        Self::with(world, attachments, policies)
     }
 
     /// The same for a world in which endpoints alone are other ones: neither routes nor policies depend on them.

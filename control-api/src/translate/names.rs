@@ -45,6 +45,14 @@ pub fn external(service: &Named, port: u16) -> String {
     format!("external|{port}||{}.{}", service.1, service.0)
 }
 
+/// The service and port of a cluster that [`external`] named.
+pub fn parse_external(name: &str) -> Option<(Named, u16)> {
+    let (port, service) = name.strip_prefix("external|")?.split_once("||")?;
+    // Names may have dots, namespaces cannot.
+    let (name, namespace) = service.rsplit_once('.')?;
+    Some(((namespace.into(), name.into()), port.parse().ok()?))
+}
+
 /// Host names under which clients of a namespace call a service, without ports.
 pub fn domains(service: &Named, from: &str) -> Vec<String> {
     let (namespace, name) = service;

@@ -8,8 +8,6 @@
 
 mod grpc;
 mod live;
-mod planes;
-mod power;
 mod sidecar;
 
 use outrider_tests::oracle;

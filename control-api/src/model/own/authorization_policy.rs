@@ -18,6 +18,7 @@ use super::common::{ConditionsStatus, Selector};
     kind = "AuthorizationPolicy",
     plural = "authorizationpolicies",
     shortname = "ap",
+    category = "outrider",
     namespaced,
     status = "ConditionsStatus",
     doc = "Who may do what at a workload. It is enforced by the workload's sidecar, on what arrives there."

@@ -3,7 +3,9 @@
 mod authorization_policy;
 mod check;
 mod common;
+mod external_check;
 mod external_service;
+mod health_check;
 mod peer_policy;
 mod settings;
 mod settings_check;
@@ -22,14 +24,14 @@ pub use external_service::{
     CaCertificateRef, CaKind, Credential, CredentialType, ExternalPort, ExternalProtocol, ExternalService,
     ExternalServiceSpec, ExternalTls, Resolution, SecretRef, TlsVersion,
 };
+pub use health_check::{GrpcHealthCheck, HealthCheck, HttpHealthCheck, StatusRange, TcpHealthCheck};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 pub use peer_policy::{Mtls, MtlsMode, PeerPolicy, PeerPolicySpec, PeerPort};
 pub use settings::{
-    Backoff, CircuitBreakers, ConnectionPool, FailurePercentage, GrpcHealthCheck, HashCookie, HashOn,
-    HealthCheck, Http2Settings, HttpHealthCheck, LoadBalancing, LoadBalancingPolicy, OutlierDetection,
-    RateLimit, RateLimitHeader, RateLimitRule, Retries, RetryBudget, SlowStart, StatusRange, SuccessRate,
-    TcpHealthCheck, TcpKeepalive, Timeouts,
+    Backoff, CircuitBreakers, ConnectionPool, FailurePercentage, HashCookie, HashOn, Http2Settings,
+    LoadBalancing, LoadBalancingPolicy, OutlierDetection, RateLimit, RateLimitHeader, RateLimitRule, Retries,
+    RetryBudget, SlowStart, SuccessRate, TcpKeepalive, Timeouts,
 };
 pub use telemetry::{AccessLog, AccessLogFilter, MESH_NAMESPACE, Telemetry, TelemetrySpec};
 pub use traffic_policy::{TrafficPolicy, TrafficPolicySpec};
@@ -40,7 +42,7 @@ use super::Body;
 pub fn check(body: &Body) -> Vec<(String, String)> {
     match body {
         Body::TrafficPolicy(it) => traffic_policy::check(it),
-        Body::ExternalService(it) => external_service::check(it),
+        Body::ExternalService(it) => external_check::check(it),
         Body::PeerPolicy(it) => peer_policy::check(it),
         Body::AuthorizationPolicy(it) => authorization_policy::check(it),
         Body::Telemetry(it) => telemetry::check(it),

@@ -15,6 +15,7 @@ use super::common::{ConditionsStatus, Selector};
     kind = "PeerPolicy",
     plural = "peerpolicies",
     shortname = "pp",
+    category = "outrider",
     namespaced,
     status = "ConditionsStatus",
     doc = "How workloads are spoken to by other workloads: in clear or in TLS with a certificate on both sides."

@@ -2,9 +2,10 @@
 
 use super::check::Check;
 use super::common::Duration;
+use super::health_check::HealthCheck;
 use super::settings::{
-    CircuitBreakers, ConnectionPool, HealthCheck, LoadBalancing, LoadBalancingPolicy, OutlierDetection,
-    RateLimit, Retries, Timeouts,
+    CircuitBreakers, ConnectionPool, LoadBalancing, LoadBalancingPolicy, OutlierDetection, RateLimit,
+    Retries, Timeouts,
 };
 
 /// After what a request can be sent again.

@@ -22,6 +22,7 @@ pub const MESH_NAMESPACE: &str = "outrider-system";
     kind = "Telemetry",
     plural = "telemetries",
     shortname = "tel",
+    category = "outrider",
     namespaced,
     status = "ConditionsStatus",
     doc = "What proxies write down."

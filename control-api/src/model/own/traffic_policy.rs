@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use super::common::{PolicyStatus, TargetRef};
+use super::health_check::HealthCheck;
 use super::settings::{
-    CircuitBreakers, ConnectionPool, HealthCheck, LoadBalancing, OutlierDetection, RateLimit, Retries,
-    Timeouts,
+    CircuitBreakers, ConnectionPool, LoadBalancing, OutlierDetection, RateLimit, Retries, Timeouts,
 };
 use super::settings_check as check_of;
 
@@ -21,6 +21,7 @@ use super::settings_check as check_of;
     kind = "TrafficPolicy",
     plural = "trafficpolicies",
     shortname = "tp",
+    category = "outrider",
     namespaced,
     status = "PolicyStatus",
     doc = "How a service is called by the proxies of its clients: balancing, retries, timeouts, breakers, outliers, health checks, rate limits, connections."

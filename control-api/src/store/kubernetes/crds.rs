@@ -1,23 +1,14 @@
 //! Custom resource definitions, made from the Rust types.
 
 use gateway_api::apis::{experimental, standard};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, CustomResourceSubresources, JSONSchemaProps,
-};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 
-use crate::model::{Kind, own};
+use crate::model::own;
 
 /// Those of our own kinds: what `kubectl apply -f` needs before the control plane finds them.
 pub fn own() -> Vec<CustomResourceDefinition> {
-    let crds = [
-        (Kind::TrafficPolicy, own::TrafficPolicy::crd()),
-        (Kind::ExternalService, own::ExternalService::crd()),
-        (Kind::PeerPolicy, own::PeerPolicy::crd()),
-        (Kind::AuthorizationPolicy, own::AuthorizationPolicy::crd()),
-        (Kind::Telemetry, own::Telemetry::crd()),
-    ];
-    crds.into_iter().map(|(kind, crd)| complete(kind, crd)).collect()
+    own::crds()
 }
 
 /// Those of our own kinds as YAML.
@@ -56,29 +47,10 @@ pub fn gateway_api() -> Vec<CustomResourceDefinition> {
     crds.into_iter().map(approve).collect()
 }
 
-/// Adds what the derivation does not know: short names, a category, and a `status` that the control plane writes.
-fn complete(kind: Kind, mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
-    let short = kind.short_names().iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-    crd.spec.names.short_names = (!short.is_empty()).then_some(short);
-    crd.spec.names.categories = Some(vec!["outrider".into()]);
-    for version in &mut crd.spec.versions {
-        let subresources = version.subresources.get_or_insert_default();
-        let CustomResourceSubresources { status, .. } = subresources;
-        status.get_or_insert_default();
-        let schema = version.schema.get_or_insert_default().open_api_v3_schema.get_or_insert_default();
-        schema.properties.get_or_insert_default().entry("status".into()).or_insert_with(|| JSONSchemaProps {
-            type_: Some("object".into()),
-            description: Some("What the control plane says about it.".into()),
-            x_kubernetes_preserve_unknown_fields: Some(true),
-            ..JSONSchemaProps::default()
-        });
-    }
-    crd
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Kind;
 
     #[test]
     fn what_is_printed_is_read_back_the_same() {

@@ -11,6 +11,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Service;
 pub use listeners::listeners;
 use outrider_proto::pb::envoy::config::route::v3::{
     Route, VirtualHost, route::Action, weighted_cluster::ClusterWeight,
@@ -18,6 +19,7 @@ use outrider_proto::pb::envoy::config::route::v3::{
 
 use self::material::Material;
 use super::policy::upstream::Settings;
+use super::port::ports;
 use super::{Context, Resource, Resources, Scope, Type, names};
 use crate::model::own::{ExternalPort, ExternalProtocol, ExternalService, ExternalServiceSpec, Resolution};
 use crate::model::{Key, Kind, Object};
@@ -116,6 +118,11 @@ pub fn has_credentials(context: &Context, service: &Named, port: u16) -> bool {
         .is_ok_and(|(it, port)| port.protocol.is_http() && !it.body().spec.credentials.is_empty())
 }
 
+/// As [`has_credentials`], by the name of a cluster.
+pub fn needs_credentials(context: &Context, cluster: &str) -> bool {
+    names::parse_external(cluster).is_some_and(|(service, port)| has_credentials(context, &service, port))
+}
+
 /// The answer of a route that would copy a request with credentials.
 pub fn not_mirrored() -> Action {
     routes::unavailable("a request that gets credentials is not mirrored; take the mirror out of the route")
@@ -126,7 +133,11 @@ pub(super) fn judge(world: &World) -> Vec<(Key, Vec<String>)> {
     let mut hosts: BTreeMap<(&str, u16), Key> = BTreeMap::new();
     let mut tcp: BTreeMap<u16, Key> = BTreeMap::new();
     let mut all: Vec<Of<'_, ExternalService>> = world.all::<ExternalService>().collect();
+    if all.is_empty() {
+        return Vec::new();
+    }
     all.sort_by_cached_key(|it| age(it.object));
+    let http = http_of_services(world);
     all.iter()
         .map(|it| {
             let (key, spec) = (&it.object.key, &it.body().spec);
@@ -141,6 +152,17 @@ pub(super) fn judge(world: &World) -> Vec<(Key, Vec<String>)> {
                         ));
                     }
                 }
+                let anywhere = match port.protocol {
+                    ExternalProtocol::TLS => true,
+                    ExternalProtocol::TCP => spec.resolution != Resolution::Static,
+                    _ => false,
+                };
+                if let Some((namespace, name)) = http.get(&port.number).filter(|_| anywhere) {
+                    out.push(format!(
+                        "spec.ports: captured connections to port {} are HTTP where Service {namespace}/{name} is visible; use another number",
+                        port.number
+                    ));
+                }
                 if port.protocol == ExternalProtocol::TCP && spec.resolution != Resolution::Static {
                     let first = tcp.entry(port.number).or_insert_with(|| key.clone());
                     if first != key {
@@ -154,6 +176,18 @@ pub(super) fn judge(world: &World) -> Vec<(Key, Vec<String>)> {
             (key.clone(), out)
         })
         .collect()
+}
+
+/// The ports at which some service speaks HTTP for certain, with one that does.
+fn http_of_services(world: &World) -> BTreeMap<u16, Named> {
+    let mut out = BTreeMap::new();
+    for service in world.all::<Service>() {
+        for port in ports(&service).into_iter().filter(|port| port.spoken.is_http()) {
+            out.entry(port.number)
+                .or_insert_with(|| (Arc::clone(service.namespace()), Arc::clone(service.name())));
+        }
+    }
+    out
 }
 
 /// Those that a scope sees: its own namespace first, then what is older. Who claims a host first has it.

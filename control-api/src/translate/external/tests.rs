@@ -270,3 +270,92 @@ fn a_real_proxy_calls_it_with_the_credential_alone_and_verifies_who_answers() {
         }
     }
 }
+
+/// A route `web` for Service `shop/web` with these backends and filters in flow style.
+fn http_route(backends: &str, filters: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: web, namespace: shop}}\nspec: {{parentRefs: [{{group: '', kind: Service, name: web, port: 80}}], rules: [{{backendRefs: [{backends}], filters: [{filters}]}}]}}\n---\n"
+    )
+}
+
+const SECRETIVE: &str = "{hosts: [api.pay.example], ports: [{number: 443, protocol: HTTPS}], credentials: [{type: Bearer, secretRef: {name: token}}]}";
+const TO_PAY: &str = "{group: outrider.dev, kind: ExternalService, name: pay, port: 443, weight: 1}";
+const TO_WEB: &str = "{name: web, port: 9000, weight: 3}";
+const MIRROR: &str = "{type: RequestMirror, requestMirror: {backendRef: {name: web, port: 9000}}}";
+
+#[test]
+fn a_route_to_a_service_outside_takes_its_credentials_along() {
+    let route = |yaml: &str| {
+        let all = resources(&context(yaml));
+        envoy_takes(&all);
+        let table: Table = message(&all, Type::Route, "80");
+        host(&table, "web.shop").routes[0].clone()
+    };
+    let found = route(&with(SECRETIVE, &format!("{TOKEN}{}", http_route(TO_PAY, ""))));
+    assert!(
+        format!("{found:?}").contains("Bearer s3c%%ret")
+            && format!("{found:?}").contains("HostRewriteLiteral(\"api.pay.example\")"),
+        "{found:?}"
+    );
+    // One of two: its share alone has them.
+    let found =
+        route(&with(SECRETIVE, &format!("{TOKEN}{}", http_route(&format!("{TO_PAY}, {TO_WEB}"), ""))));
+    assert!(found.request_headers_to_add.is_empty(), "the other backend would get them");
+    let Some(pb::route::Action::Route(action)) = found.action else { panic!("not forwarded") };
+    let Some(pb::route_action::ClusterSpecifier::WeightedClusters(weighted)) = action.cluster_specifier
+    else {
+        panic!("no shares")
+    };
+    let with_credentials = |it: &pb::weighted_cluster::ClusterWeight| !it.request_headers_to_add.is_empty();
+    let shares: Vec<_> =
+        weighted.clusters.iter().map(|it| (it.name.as_str(), with_credentials(it))).collect();
+    assert_eq!(
+        shares,
+        [("external|443||pay.shop", true), ("outbound|9000||web.shop.svc.cluster.local", false)]
+    );
+    // Without the Secret nothing is sent.
+    let found = route(&with(SECRETIVE, &http_route(TO_PAY, "")));
+    assert!(format!("{found:?}").contains("there is no Secret shop/token"), "{found:?}");
+}
+
+#[test]
+fn credentials_are_for_one_alone() {
+    for backends in [TO_PAY.to_owned(), format!("{TO_PAY}, {TO_WEB}")] {
+        let all = resources(&context(&with(SECRETIVE, &format!("{TOKEN}{}", http_route(&backends, MIRROR)))));
+        let table: Table = message(&all, Type::Route, "80");
+        let found = &host(&table, "web.shop").routes[0];
+        assert!(
+            matches!(&found.action, Some(pb::route::Action::DirectResponse(it)) if it.status == 503),
+            "the copy would have them: {found:?}"
+        );
+    }
+    let mirror = format!(
+        "{{type: RequestMirror, requestMirror: {{backendRef: {}}}}}",
+        TO_PAY.replace(", weight: 1", "")
+    );
+    let all = resources(&context(&with(SECRETIVE, &format!("{TOKEN}{}", http_route(TO_WEB, &mirror)))));
+    let table: Table = message(&all, Type::Route, "80");
+    let pb::route::Action::Route(action) = action(host(&table, "web.shop")) else { panic!("not forwarded") };
+    assert!(action.request_mirror_policies.is_empty(), "the copy would come without credentials");
+}
+
+#[test]
+fn ports_that_cannot_be_told_apart_are_told() {
+    let spec = "{hosts: [a.example], ports: [{number: 80, name: a, protocol: TCP}, {number: 443, name: b, protocol: TCP}]}";
+    let other = "apiVersion: outrider.dev/v1\nkind: ExternalService\nmetadata: {name: zoo, namespace: shop}\nspec: {hosts: [b.example], ports: [{number: 443, protocol: TCP}]}\n";
+    let context = context(&with(spec, other));
+    envoy_takes(&resources(&context));
+    let said = |name: &str| {
+        conditions(&context.policies.statuses[&Key::new(Kind::ExternalService, "shop", name)]).join("\n")
+    };
+    assert!(said("pay").contains("port 80 are HTTP where Service shop/web is visible"), "{}", said("pay"));
+    assert!(said("zoo").contains("port 443 are those of ExternalService shop/pay"), "{}", said("zoo"));
+    assert_eq!(
+        context
+            .attachments
+            .statuses
+            .get(&Key::new(Kind::ExternalService, "shop", "zoo"))
+            .map(|it| conditions(it).join("\n")),
+        Some(said("zoo"))
+    );
+}

@@ -326,3 +326,23 @@ fn text(value: &str) -> StringMatcher {
     };
     StringMatcher { match_pattern: Some(pattern), ..Default::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_pattern_is_an_expression_that_matches_what_it_says(inner in "[ -~&&[^*]]{1,12}", extra in "[a-z]{0,4}") {
+            let full = |regex: String| regex::Regex::new(&format!("^(?:{regex})$")).unwrap();
+            let (longer, before) = (format!("{inner}{extra}"), format!("{extra}{inner}"));
+            let (front, back) = (format!("*{inner}"), format!("{inner}*"));
+            prop_assert!(full(glob(&inner, ".")).is_match(&inner));
+            prop_assert_eq!(full(glob(&inner, ".")).is_match(&longer), extra.is_empty());
+            prop_assert!(full(glob(&back, ".")).is_match(&longer));
+            prop_assert!(full(glob(&front, ".")).is_match(&before));
+        }
+    }
+}

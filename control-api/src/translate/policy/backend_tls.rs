@@ -190,7 +190,8 @@ mod tests {
         let context = context(None, Vec::new(), Roots::Invalid);
         let cluster = clusters::message(&context, &service(), &port("http", Spoken::Http), true);
         assert_eq!(cluster.name, names::outbound(&service(), 443));
-        assert_eq!(cluster.r#type(), cluster::DiscoveryType::Static);
+        let fixed = cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static as i32);
+        assert_eq!(cluster.cluster_discovery_type, Some(fixed));
         assert_eq!((cluster.load_assignment, cluster.eds_cluster_config), (None, None));
     }
 

@@ -227,6 +227,8 @@ fn outside(context: &Context, live: &[(&Backend, u64)], route: &mut pb::Route) {
         return;
     }
     let Some(pb::route::Action::Route(action)) = &mut route.action else { return };
+    // A copy would come without the credentials that the service needs.
+    action.request_mirror_policies.retain(|it| !external::needs_credentials(context, &it.cluster));
     let Some(ClusterSpecifier::WeightedClusters(weighted)) = &mut action.cluster_specifier else { return };
     let mut credentials = false;
     for ((backend, _), share) in live.iter().zip(&mut weighted.clusters) {
