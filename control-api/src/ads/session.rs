@@ -13,6 +13,7 @@ use xxhash_rust::xxh64::xxh64;
 
 use super::subscription::{Difference, Look, Outstanding, Subscription};
 use crate::engine::{Since, View};
+use crate::translate::names::endpoints_of;
 use crate::translate::{Resource, Type};
 
 /// How long listeners and routes wait for the client to take its clusters. A client that warms clusters answers late.
@@ -276,7 +277,7 @@ impl Session {
         let more = delta && chunk(&mut difference);
         if kind == Type::Cluster {
             // A cluster that changed is warmed anew, and the client waits for its endpoints again.
-            let again: BTreeSet<_> = difference.changed.iter().map(|it| Arc::clone(&it.name)).collect();
+            let again: BTreeSet<_> = difference.changed.iter().map(|it| endpoints_of(&it.name)).collect();
             let endpoints = self.of(Type::Endpoints);
             endpoints.sent.retain(|name, _| !again.contains(name));
             endpoints.look.at(again);

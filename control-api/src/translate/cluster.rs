@@ -21,14 +21,25 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The key under which a cluster says how it speaks HTTP.
 pub const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
+/// How a service's port is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// As applications call it: where they bring TLS of their own, at ports that are named so, it must not be wrapped in another.
+    Mesh,
+    /// From a gateway at which TLS ended, if there was any: a `BackendTLSPolicy` is in force at each port.
+    Gateway,
+    /// From a gateway that passes TLS on as it comes.
+    Passthrough,
+}
+
 /// The cluster of a service's port, with all policies in it, for a client that speaks to it as applications do.
 pub fn of_port(context: &Context, service: &Named, port: &Port) -> Arc<Resource> {
-    resource(&message(context, service, port, false))
+    resource(&message(context, service, port, Way::Mesh))
 }
 
 /// The cluster that a gateway's routes lead to; `None` when there is no such service, or it has no such port.
-pub fn for_gateway(context: &Context, service: &Named, number: u16) -> Option<Arc<Resource>> {
-    Some(resource(&message(context, service, &find(context, service, number)?, true)))
+pub fn for_gateway(context: &Context, service: &Named, number: u16, way: Way) -> Option<Arc<Resource>> {
+    Some(resource(&message(context, service, &find(context, service, number)?, way)))
 }
 
 /// The port of a service that routes name by its number.
@@ -42,12 +53,11 @@ pub fn resource(cluster: &pb::Cluster) -> Arc<Resource> {
     Resource::new(&cluster.name, cluster)
 }
 
-/// The cluster of a service's port. At a `gateway` what comes is not encrypted any more, and a `BackendTLSPolicy` is in
-/// force at each port; elsewhere applications bring their own TLS to ports that are named so, which must not be
-/// wrapped in another.
-pub fn message(context: &Context, service: &Named, port: &Port, gateway: bool) -> pb::Cluster {
+/// The cluster of a service's port.
+pub fn message(context: &Context, service: &Named, port: &Port, way: Way) -> pb::Cluster {
+    let name = names::outbound(service, port.number);
     let mut cluster = pb::Cluster {
-        name: names::outbound(service, port.number),
+        name: name.clone(),
         cluster_discovery_type: Some(pb::cluster::ClusterDiscoveryType::Type(
             pb::cluster::DiscoveryType::Eds as i32,
         )),
@@ -62,8 +72,18 @@ pub fn message(context: &Context, service: &Named, port: &Port, gateway: bool) -
         ..Default::default()
     };
     policy::traffic::apply_to_cluster(context, service, port, &mut cluster);
-    if gateway || port.spoken != Spoken::Tls {
-        policy::backend_tls::apply_to_cluster(context, service, port, &mut cluster);
+    match way {
+        Way::Mesh if port.spoken == Spoken::Tls => {}
+        Way::Mesh | Way::Gateway => {
+            policy::backend_tls::apply_to_cluster(context, service, port, &mut cluster);
+        }
+        // The same endpoints beside the cluster of those routes at which TLS ends.
+        Way::Passthrough => {
+            cluster.name = names::passthrough(service, port.number);
+            if let Some(endpoints) = &mut cluster.eds_cluster_config {
+                endpoints.service_name = name;
+            }
+        }
     }
     cluster
 }

@@ -16,7 +16,7 @@ pub fn shared(context: &Context, scope: &Scope) -> Resources {
     let services = sidecar::visible(context, scope);
     let own = services.iter().map(|it| (it.service.clone(), it.port.clone()));
     for (service, port) in own.chain(sidecar::beyond(context, scope, &services)) {
-        let cluster = narrow::cluster(cluster::message(context, &service, &port, false));
+        let cluster = narrow::cluster(cluster::message(context, &service, &port, cluster::Way::Mesh));
         out.add(Type::Cluster, cluster::resource(&cluster));
     }
     for it in services {

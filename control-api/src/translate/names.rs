@@ -24,7 +24,20 @@ pub fn outbound(service: &Named, port: u16) -> String {
     format!("outbound|{port}||{}", host(service))
 }
 
-/// The service and port of a cluster that [`outbound`] named.
+/// The cluster of a service's port for TLS that a gateway passes on: `outbound|443|passthrough|web.shop.svc.cluster.local`.
+pub fn passthrough(service: &Named, port: u16) -> String {
+    format!("outbound|{port}|passthrough|{}", host(service))
+}
+
+/// Under which name a cluster asks for its endpoints.
+pub fn endpoints_of(cluster: &Arc<str>) -> Arc<str> {
+    match cluster.split_once("|passthrough|") {
+        Some((port, host)) => format!("{port}||{host}").into(),
+        None => Arc::clone(cluster),
+    }
+}
+
+/// The service and port of a cluster that [`outbound`] or [`passthrough`] named.
 pub fn parse_outbound(name: &str) -> Option<(Named, u16)> {
     let mut parts = name.strip_prefix("outbound|")?.split('|');
     let (port, _subset, host) = (parts.next()?, parts.next()?, parts.next()?);

@@ -62,8 +62,10 @@ fn static_cluster(cluster: &mut Value, endpoints: &Named) {
     if cluster["type"] != "EDS" {
         return;
     }
-    let name = cluster["name"].as_str().unwrap_or_default().to_owned();
-    let found = endpoints.get(&name).unwrap_or_else(|| panic!("no endpoints for {name:?}")).clone();
+    let other = cluster["eds_cluster_config"]["service_name"].as_str();
+    let name = other.or_else(|| cluster["name"].as_str()).unwrap_or_default().to_owned();
+    let mut found = endpoints.get(&name).unwrap_or_else(|| panic!("no endpoints for {name:?}")).clone();
+    found["cluster_name"] = cluster["name"].clone();
     let Some(fields) = cluster.as_object_mut() else { return };
     fields.remove("eds_cluster_config");
     fields.insert("type".to_owned(), "STATIC".into());

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use outrider_proto::pb::envoy::config::accesslog::v3::AccessLog;
 use outrider_proto::pb::envoy::config::core::v3::{
     DataSource, TrafficDirection, TransportSocket, data_source::Specifier, transport_socket::ConfigType,
 };
@@ -59,7 +60,7 @@ impl Frame<'_> {
                     let socket = terminate(secrets, &[], clients(listener));
                     (self.tcp(best(&listener.tcp, &host), &listener.name), Some(socket))
                 }
-                Protocol::TlsPassthrough => (self.tcp(best(&listener.tcp, &host), &listener.name), None),
+                Protocol::TlsPassthrough => (self.passed(best(&listener.tcp, &host), &listener.name), None),
                 Protocol::Http | Protocol::Tcp => continue,
             };
             let name = if hosts::of(listener) == host {
@@ -92,10 +93,23 @@ impl Frame<'_> {
     }
 
     fn tcp(&self, route: Option<&Arc<TcpRoute>>, what: &str) -> pb::Filter {
+        self.proxy(route, what, routes::tcp)
+    }
+
+    fn passed(&self, route: Option<&Arc<TcpRoute>>, what: &str) -> pb::Filter {
+        self.proxy(route, what, routes::passthrough)
+    }
+
+    fn proxy(
+        &self,
+        route: Option<&Arc<TcpRoute>>,
+        what: &str,
+        filter: impl Fn(&TcpRoute, &str, Vec<AccessLog>) -> pb::Filter,
+    ) -> pb::Filter {
         let prefix = format!("gateway_{}_{what}", self.port);
         let logs = policy::telemetry::access_logs(self.context, &self.gateway.0, None);
         match route {
-            Some(route) => routes::tcp(route, &prefix, logs),
+            Some(route) => filter(route, &prefix, logs),
             None => tcp_proxy(&prefix, names::BLACK_HOLE, logs),
         }
     }

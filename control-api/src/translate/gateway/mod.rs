@@ -8,6 +8,7 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::listeners::Frame;
+use super::cluster::Way;
 use super::{Context, Resource, Resources, Scope, Type, cluster, external, routes};
 use crate::attach::ir::Target;
 use crate::attach::{Gateway, Listener, Protocol};
@@ -69,19 +70,22 @@ fn at_port(context: &Context, gateway: &Named, port: u16, listeners: &[&Listener
 
 /// The clusters that routes lead to.
 fn reached(context: &Context, gateway: &Gateway, out: &mut Resources) {
-    let http = gateway.listeners.iter().flat_map(|it| &it.http);
-    let tcp = gateway.listeners.iter().flat_map(|it| &it.tcp);
-    let targets = routes::targets(http, tcp);
-    for target in &targets {
-        if let Target::Service { service, port } = target
-            && let Some(cluster) = cluster::for_gateway(context, service, *port)
-        {
-            out.add(Type::Cluster, cluster);
-        }
-    }
-    for target in &targets {
-        if let Target::External { service, port } = target {
-            out.merge(&external::clusters_of(context, service, *port));
+    let passes = |it: &&Listener| it.protocol == Protocol::TlsPassthrough;
+    let passed = gateway.listeners.iter().filter(passes).flat_map(|it| &it.tcp);
+    let ended = gateway.listeners.iter().filter(|it| !passes(it));
+    let ended = routes::targets(ended.clone().flat_map(|it| &it.http), ended.flat_map(|it| &it.tcp));
+    for (targets, way) in [(ended, Way::Gateway), (routes::targets([], passed), Way::Passthrough)] {
+        for target in targets {
+            match target {
+                Target::Service { service, port } => {
+                    let cluster = cluster::for_gateway(context, &service, port, way);
+                    cluster.into_iter().for_each(|cluster| out.add(Type::Cluster, cluster));
+                }
+                Target::External { service, port } => {
+                    out.merge(&external::clusters_of(context, &service, port));
+                }
+                Target::Invalid => {}
+            }
         }
     }
 }

@@ -113,7 +113,8 @@ mod tests {
     use super::*;
     use crate::attach::Attachments;
     use crate::model::{Key, Kind};
-    use crate::translate::{cluster as clusters, names};
+    use crate::translate::cluster::{self as clusters, Way};
+    use crate::translate::names;
 
     fn port(name: &str, spoken: Spoken) -> Port {
         Port { number: 443, name: name.into(), spoken, target: None }
@@ -159,7 +160,8 @@ mod tests {
     #[test]
     fn the_host_is_sent_and_verified() {
         let context = context(None, Vec::new(), Roots::System);
-        let found = tls(&clusters::message(&context, &service(), &port("http", Spoken::Http), true)).unwrap();
+        let found =
+            tls(&clusters::message(&context, &service(), &port("http", Spoken::Http), Way::Gateway)).unwrap();
         assert_eq!(found.sni, "web.example.com");
         assert_eq!(names_of(&found), [(SanType::Dns, "web.example.com".to_owned())]);
         assert_eq!(found.common_tls_context.unwrap().alpn_protocols, ["http/1.1"]);
@@ -170,7 +172,8 @@ mod tests {
         let names =
             vec![SubjectName::Uri("spiffe://a/b".into()), SubjectName::Dns("other.example.com".into())];
         let context = context(None, names, Roots::Pem("pem".into()));
-        let found = tls(&clusters::message(&context, &service(), &port("grpc", Spoken::Grpc), true)).unwrap();
+        let found =
+            tls(&clusters::message(&context, &service(), &port("grpc", Spoken::Grpc), Way::Gateway)).unwrap();
         assert_eq!(found.sni, "web.example.com");
         let want = [(SanType::Uri, "spiffe://a/b"), (SanType::Dns, "other.example.com")];
         assert_eq!(names_of(&found), want.map(|(kind, name)| (kind, name.to_owned())));
@@ -180,7 +183,7 @@ mod tests {
     #[test]
     fn a_policy_for_one_port_is_for_that_port() {
         let context = context(Some("https"), Vec::new(), Roots::System);
-        let at = |name| clusters::message(&context, &service(), &port(name, Spoken::Http), true);
+        let at = |name| clusters::message(&context, &service(), &port(name, Spoken::Http), Way::Gateway);
         assert!(tls(&at("https")).is_some());
         assert!(tls(&at("http")).is_none());
     }
@@ -188,7 +191,7 @@ mod tests {
     #[test]
     fn without_authorities_nothing_goes_out() {
         let context = context(None, Vec::new(), Roots::Invalid);
-        let cluster = clusters::message(&context, &service(), &port("http", Spoken::Http), true);
+        let cluster = clusters::message(&context, &service(), &port("http", Spoken::Http), Way::Gateway);
         assert_eq!(cluster.name, names::outbound(&service(), 443));
         let fixed = cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static as i32);
         assert_eq!(cluster.cluster_discovery_type, Some(fixed));
@@ -199,7 +202,11 @@ mod tests {
     fn tls_of_the_application_is_not_wrapped_in_another() {
         let context = context(None, Vec::new(), Roots::System);
         let port = port("https", Spoken::Tls);
-        assert!(tls(&clusters::message(&context, &service(), &port, false)).is_none());
-        assert!(tls(&clusters::message(&context, &service(), &port, true)).is_some());
+        assert!(tls(&clusters::message(&context, &service(), &port, Way::Mesh)).is_none());
+        assert!(tls(&clusters::message(&context, &service(), &port, Way::Gateway)).is_some());
+        let passed = clusters::message(&context, &service(), &port, Way::Passthrough);
+        assert!(tls(&passed).is_none());
+        let endpoints = passed.eds_cluster_config.unwrap().service_name;
+        assert_eq!(endpoints, names::outbound(&service(), 443), "the same endpoints under another name");
     }
 }

@@ -166,9 +166,10 @@ fn timeout(rule: &HttpRule) -> Option<Duration> {
 
 /// Whether headers are changed for each backend by itself. Envoy changes those of a weighted cluster first and those of the route
 /// then, whatever a table says of their order, while filters of a backend come after those of its rule: in this case
-/// the clusters have both, in one.
+/// the clusters have both, in one. So it is with credentials for what is outside, which nothing may undo.
 fn by_backend(live: &[(&Backend, u64)]) -> bool {
-    live.len() > 1 && live.iter().any(|(backend, _)| !backend.filters.is_empty())
+    let own = |it: &Backend| !it.filters.is_empty() || matches!(it.target, Target::External { .. });
+    live.len() > 1 && live.iter().any(|(backend, _)| own(backend))
 }
 
 fn clusters(rule: &HttpRule, live: &[(&Backend, u64)], rejected: u32) -> Option<ClusterSpecifier> {

@@ -67,9 +67,26 @@ pub fn http(context: &Context, routes: &[Arc<ir::HttpRoute>], place: &Place<'_>)
 
 /// A TCP proxy that goes where a TCPRoute or TLSRoute says. What leads nowhere is refused, in its share.
 pub fn tcp(route: &ir::TcpRoute, stat_prefix: &str, logs: Vec<AccessLog>) -> NetworkFilter {
+    tcp_to(route, stat_prefix, logs, cluster_of)
+}
+
+/// As [`tcp`], for TLS that is passed on.
+pub fn passthrough(route: &ir::TcpRoute, stat_prefix: &str, logs: Vec<AccessLog>) -> NetworkFilter {
+    tcp_to(route, stat_prefix, logs, |target| match target {
+        Target::Service { service, port } => Some(names::passthrough(service, *port)),
+        other => cluster_of(other),
+    })
+}
+
+fn tcp_to(
+    route: &ir::TcpRoute,
+    stat_prefix: &str,
+    logs: Vec<AccessLog>,
+    cluster: impl Fn(&Target) -> Option<String>,
+) -> NetworkFilter {
     use tcp_pb::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight};
     let live: Vec<_> = route.backends.iter().filter(|(_, weight)| *weight > 0).collect();
-    let name = |target: &Target| cluster_of(target).unwrap_or_else(|| names::BLACK_HOLE.to_owned());
+    let name = |target: &Target| cluster(target).unwrap_or_else(|| names::BLACK_HOLE.to_owned());
     let weights: Vec<u64> = live.iter().map(|(_, weight)| u64::from(*weight)).collect();
     match live.as_slice() {
         [] => tcp_proxy(stat_prefix, names::BLACK_HOLE, logs),
