@@ -209,19 +209,19 @@ fn a_member_that_dies_or_falls_silent_is_left_for_another() {
         let (mut known, inputs) = Follower::new();
         stored::start(Arc::clone(&store), inputs, Problems::default());
         // Whichever the store is connected to: it is among them.
-        for index in 0..3 {
-            members[index].signal("STOP");
+        for (index, member) in members.iter_mut().enumerate() {
+            member.signal("STOP");
             let version = format!("silent-{index}");
             insist(&store, &labelled("one", &version)).await;
             known.until("a write while one is silent", |known| known.version("one") == Some(&*version)).await;
-            members[index].signal("CONT");
-            members[index].kill();
+            member.signal("CONT");
+            member.kill();
             let version = format!("dead-{index}");
             insist(&store, &labelled("one", &version)).await;
             known.until("a write while one is dead", |known| known.version("one") == Some(&*version)).await;
-            members[index].restart();
+            member.restart();
             // It must be back before the next one goes: two of three are needed.
-            let alone = at(&format!("etcd://{}", members[index].address)).await;
+            let alone = at(&format!("etcd://{}", member.address)).await;
             until_ready(&alone).await;
         }
     });
