@@ -17,16 +17,21 @@ pub(super) fn of(snapshot: &Snapshot) -> BTreeMap<Key, Value> {
 /// Follows an engine.
 pub(super) fn follow(engine: Arc<Engine>) -> watch::Receiver<Arc<BTreeMap<Key, Value>>> {
     let (sender, receiver) = watch::channel(Arc::default());
+    // Before the task runs, so that it misses nothing.
+    let mut news = engine.news();
     tokio::spawn(async move {
-        let mut news = engine.news();
-        while news.changed().await.is_ok() {
+        // What is said before all sources have told what they have would take statuses away for a moment.
+        engine.until_ready().await;
+        let mut first = true;
+        loop {
+            news.borrow_and_update();
             let statuses = Arc::new(of(&engine.snapshot()));
             sender.send_if_modified(|known| {
-                let changed = **known != *statuses;
+                let changed = std::mem::take(&mut first) || **known != *statuses;
                 *known = statuses;
                 changed
             });
-            if sender.is_closed() {
+            if sender.is_closed() || news.changed().await.is_err() {
                 return;
             }
         }

@@ -21,7 +21,7 @@ async fn kubernetes_as_the_store() -> Result {
     let Some(program) = tokio::task::spawn_blocking(cluster::program).await?? else {
         writeln!(
             std::io::stderr(),
-            "LEFT OUT: there is no kube-apiserver; OUTRIDER_REQUIRE_KUBE=1 builds one (needs Go, 20 minutes, 4 GB)"
+            "LEFT OUT: there is no kube-apiserver; OUTRIDER_REQUIRE_KUBE=1 builds one (needs Go, 17 minutes of CPU, 3 GB)"
         )?;
         return Ok(());
     };
