@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::source::{Input, Inputs, Origin};
-use crate::translate::{Context, Resources, Scope, Type, TypeSet, endpoints, shared};
+use crate::translate::{Resources, Scope, Type, TypeSet, endpoints, shared};
 use crate::world::{Named, Touched};
 use layers::Layers;
 
