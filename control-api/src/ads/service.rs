@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::connected::{Connected, Limits, Listed, Stream};
 use super::session::{Due, Session, Wish};
-use crate::api::auth::Peer;
+use crate::api::auth::{Identity, Peer};
 use crate::engine::{Engine, ScopeKey, Since, View};
 use crate::translate::{Resources, Scope, Type, own};
 use crate::world::Proxy;
@@ -148,12 +148,15 @@ impl Ads {
         self.limits
     }
 
-    fn open<P: Protocol>(&self, peer: Option<SocketAddr>, incoming: Streaming<P::In>) -> Answers<P::Out> {
+    fn open<P: Protocol>(&self, request: Request<Streaming<P::In>>) -> Answers<P::Out> {
+        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
+        let who = request.extensions().get::<Identity>().cloned();
+        let incoming = request.into_inner();
         // One: what a slow client has not taken is not made.
         let (answers, receiver) = mpsc::channel(1);
         let ads = self.clone();
         tokio::spawn(async move {
-            if let Err(status) = ads.serve::<P>(peer, incoming, &answers).await {
+            if let Err(status) = ads.serve::<P>(peer, who, incoming, &answers).await {
                 let _ = answers.send(Err(status)).await;
             }
         });
@@ -163,6 +166,7 @@ impl Ads {
     async fn serve<P: Protocol>(
         &self,
         peer: Option<SocketAddr>,
+        who: Option<Identity>,
         mut incoming: Streaming<P::In>,
         answers: &mpsc::Sender<Result<P::Out, Status>>,
     ) -> Result<(), Status> {
@@ -172,6 +176,9 @@ impl Ads {
         let node =
             said.node.clone().ok_or_else(|| Status::invalid_argument("the first request has no node"))?;
         let proxy = Proxy::from_node(&node).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if let Some(who) = who {
+            who.may_be(&proxy)?;
+        }
         let session = Mutex::new(Session::new(P::DELTA));
         let stream = Stream { proxy, node, peer, since: Instant::now(), session };
         let Some(listed) = self.connected.list(stream, self.limits) else {
@@ -324,15 +331,13 @@ impl AggregatedDiscoveryService for Ads {
         &self,
         request: Request<Streaming<xds::DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
-        Ok(Response::new(self.open::<Whole>(peer, request.into_inner())))
+        Ok(Response::new(self.open::<Whole>(request)))
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<xds::DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
-        Ok(Response::new(self.open::<Delta>(peer, request.into_inner())))
+        Ok(Response::new(self.open::<Delta>(request)))
     }
 }

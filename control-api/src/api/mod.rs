@@ -13,7 +13,7 @@ mod server;
 mod watch;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -200,8 +200,8 @@ impl pb::control_server::Control for ControlService {
         &self,
         request: Request<pb::DescribeProxyRequest>,
     ) -> Result<Response<pb::DescribeProxyResponse>, Status> {
-        identity(&request)?;
-        self.do_describe_proxy(request.into_inner()).await.map(Response::new)
+        let who = identity(&request)?;
+        self.do_describe_proxy(&who, request.into_inner()).await.map(Response::new)
     }
 
     async fn explain(

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use outrider_proto::pb::envoy::config::core::v3::Node;
+use serde_json::Value;
 use tonic::Status;
 
+use super::auth::{Identity, Role};
+use super::read::REDACTED;
 use super::{ControlService, explain};
 use crate::pb;
 use crate::translate::{Resources, translate};
@@ -22,6 +25,7 @@ impl ControlService {
 
     pub(super) async fn do_describe_proxy(
         &self,
+        who: &Identity,
         request: pb::DescribeProxyRequest,
     ) -> Result<pb::DescribeProxyResponse, Status> {
         let connected = Arc::clone(&self.parts.connected);
@@ -30,7 +34,11 @@ impl ControlService {
         let work =
             tokio::task::spawn_blocking(move || connected.describe(&request.id, request.with_bodies)).await;
         let found = work.map_err(|_| Status::internal("the resources could not be shown"))?;
-        found.ok_or_else(|| self.no_proxy(&id))
+        let mut found = found.ok_or_else(|| self.no_proxy(&id))?;
+        if who.role != Role::Admin {
+            found.resources.iter_mut().for_each(|it| it.json = without_credentials(&it.json));
+        }
+        Ok(found)
     }
 
     pub(super) async fn do_explain(
@@ -74,4 +82,36 @@ impl ControlService {
 /// The proxy of a whole node id.
 fn unconnected(id: &str) -> Option<Proxy> {
     Proxy::from_node(&Node { id: id.to_owned(), ..Default::default() }).ok()
+}
+
+/// A resource without the values of headers that the proxy adds: credentials of ExternalServices are among them, and what is in a
+/// Secret is an administrator's. (Keys are taken out for everybody.)
+pub(super) fn without_credentials(json: &str) -> String {
+    if !json.contains("headers_to_add") {
+        return json.to_owned();
+    }
+    let Ok(mut value) = serde_json::from_str(json) else { return String::new() };
+    hide(&mut value);
+    value.to_string()
+}
+
+fn hide(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(hide),
+        Value::Object(fields) => {
+            for (name, value) in fields.iter_mut() {
+                if name == "request_headers_to_add" {
+                    for header in value.as_array_mut().into_iter().flatten() {
+                        if let Some(fields) = header.get_mut("header").and_then(Value::as_object_mut) {
+                            fields.retain(|name, _| name == "key");
+                            fields.insert("value".to_owned(), REDACTED.into());
+                        }
+                    }
+                } else {
+                    hide(value);
+                }
+            }
+        }
+        _ => {}
+    }
 }

@@ -12,7 +12,7 @@ use crate::model::{Key, Kind, Object};
 use crate::pb;
 
 /// What stands in the place of a secret.
-const REDACTED: &str = "REDACTED";
+pub(super) const REDACTED: &str = "REDACTED";
 /// What kubectl and we leave in an object about how it was applied: all of it, secrets too.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 

@@ -1,7 +1,7 @@
 //! The layer in front of a gRPC server: nobody gets through whose role has not what the method needs.
 
 use std::future::{Ready, ready};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
@@ -19,12 +19,32 @@ use crate::api::audit::{Audit, Entry};
 pub struct Guard {
     authenticator: Arc<Authenticator>,
     audit: Option<Arc<Audit>>,
+    strangers: Arc<Throttle>,
+}
+
+/// Lines about strangers in one second: nobody fills a disk who cannot even say who they are.
+const STRANGERS: u32 = 10;
+
+/// Counts what happens in a second.
+#[derive(Debug, Default)]
+struct Throttle(Mutex<(i64, u32)>);
+
+impl Throttle {
+    /// Whether there is room for one more in this second.
+    fn admits(&self, now: i64) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.0 != now {
+            *state = (now, 0);
+        }
+        state.1 = state.1.saturating_add(1);
+        state.1 <= STRANGERS
+    }
 }
 
 impl Guard {
     /// One that asks here, and writes down who was refused a write.
     pub fn new(authenticator: Arc<Authenticator>, audit: Option<Arc<Audit>>) -> Self {
-        Self { authenticator, audit }
+        Self { authenticator, audit, strangers: Arc::default() }
     }
 
     fn admit(&self, path: &str, request: &http::request::Parts) -> Result<Option<Identity>, Box<Status>> {
@@ -50,6 +70,7 @@ impl Guard {
         tracing::debug!(path, peer = ?address, status = status.message(), "refused");
         if access == Access::Write
             && let Some(audit) = &self.audit
+            && (identity.is_ok() || self.strangers.admits(chrono::Utc::now().timestamp()))
         {
             let verb = path.rsplit('/').next().unwrap_or_default();
             let entry = Entry::new(identity.as_ref().ok(), address, &verb.to_lowercase());
@@ -99,5 +120,17 @@ where
             }
             Err(status) => Either::Left(ready(Ok(status.into_http()))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_fill_no_disk() {
+        let throttle = Throttle::default();
+        assert_eq!((0..1000).filter(|_| throttle.admits(7)).count(), 10);
+        assert!(throttle.admits(8));
     }
 }

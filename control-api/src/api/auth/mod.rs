@@ -25,6 +25,8 @@ pub use tls::{Tls, TlsFiles};
 pub use tokens::{NewToken, Tokens, new_token};
 use tonic::Status;
 
+use crate::world::Proxy;
+
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -36,6 +38,31 @@ pub struct Identity {
     pub how: How,
     /// Where from.
     pub peer: Option<SocketAddr>,
+}
+
+impl Identity {
+    /// Whether somebody may get what is a proxy's. A workload's certificate (`spiffe://DOMAIN/ns/NAMESPACE/sa/ACCOUNT`) is good for its
+    /// own namespace and the Gateways in it, whatever the node says; a token is good for all proxies.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED, with both namespaces.
+    pub fn may_be(&self, proxy: &Proxy) -> Result<(), Status> {
+        if self.how != How::Certificate || self.role == Role::Admin {
+            return Ok(());
+        }
+        let mut parts = self.name.strip_prefix("spiffe://").unwrap_or_default().split('/').skip(1);
+        let (Some("ns"), Some(own)) = (parts.next(), parts.next()) else { return Ok(()) };
+        let of_gateway = proxy.gateway.as_ref().map(|(namespace, _)| namespace);
+        for claimed in [Some(&proxy.namespace), of_gateway].into_iter().flatten() {
+            if **claimed != *own {
+                return Err(Status::permission_denied(format!(
+                    "node {:?} says that it is of namespace {claimed}, and its certificate ({}) is of {own}",
+                    proxy.id, self.name
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How somebody showed who they are.

@@ -122,6 +122,23 @@ fn certificates_have_roles_by_their_names() {
 }
 
 #[test]
+fn a_workloads_certificate_is_good_for_its_own_namespace() {
+    use outrider_proto::pb::envoy::config::core::v3::Node;
+    let who = |name: &str, how, role| Identity { name: name.into(), role, how, peer: None };
+    let proxy = |id: &str| Proxy::from_node(&Node { id: id.into(), ..Default::default() }).unwrap();
+    let shop = proxy("sidecar~10.0.0.1~web-0.shop~shop.svc.cluster.local");
+    let workload = who("spiffe://cluster.local/ns/shop/sa/web", How::Certificate, Role::Proxy);
+    assert!(workload.may_be(&shop).is_ok());
+    let bank = proxy("sidecar~10.0.0.1~web-0.bank~bank.svc.cluster.local");
+    let status = workload.may_be(&bank).unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().contains("namespace bank"), "{status}");
+    let edge = Proxy { gateway: Some(("bank".into(), "edge".into())), ..shop };
+    assert!(workload.may_be(&edge).is_err(), "another namespace's Gateway has its keys");
+    assert!(who("proxy", How::Token, Role::Proxy).may_be(&edge).is_ok());
+}
+
+#[test]
 fn patterns_do_not_cross_slashes() {
     let named = |uri: &str| {
         let peer = certificate(|it| it.subject_alt_names.push(SanType::URI(uri.try_into().unwrap())));

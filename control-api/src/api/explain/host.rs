@@ -50,7 +50,10 @@ pub(super) fn choose<'c>(
     asked: &Asked,
     story: &mut Story,
 ) -> Option<&'c VirtualHost> {
+    // In any case: RFC 9110 (4.2.3).
     let host = if config.ignore_port_in_host_matching { asked.host() } else { asked.authority.as_str() };
+    let host = host.to_lowercase();
+    let host = host.as_str();
     let mut best: Option<(Fit, &str, &VirtualHost)> = None;
     for candidate in &config.virtual_hosts {
         for domain in &candidate.domains {

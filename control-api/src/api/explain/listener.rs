@@ -128,7 +128,8 @@ fn choose<'l>(
 
 /// The addresses of the service that the request's host names.
 fn service_addresses(context: &Context, proxy: &Proxy, asked: &Asked) -> Vec<String> {
-    let host = asked.host();
+    let host = asked.host().to_lowercase();
+    let host = host.as_str();
     let bare = host.trim_matches(['[', ']']);
     if bare.parse::<std::net::IpAddr>().is_ok() {
         return vec![bare.to_owned()];
@@ -180,7 +181,8 @@ fn rank(wanted: &FilterChainMatch, asked: &Asked) -> Option<(bool, usize, bool, 
     if port.is_some_and(|port| asked.port != 0 && port != u32::from(asked.port)) {
         return None;
     }
-    let host = asked.host();
+    let host = asked.host().to_lowercase();
+    let host = host.as_str();
     let mut server = 0;
     if !wanted.server_names.is_empty() {
         let fit = |name: &String| {

@@ -9,6 +9,8 @@ mod action;
 mod host;
 mod listener;
 mod matching;
+#[cfg(test)]
+mod oracle;
 mod policy;
 mod route;
 #[cfg(test)]
@@ -33,7 +35,7 @@ pub struct Asked {
     port: u16,
     inbound: bool,
     method: String,
-    /// Lower case, as it was sent, with a port or without.
+    /// As it was sent, with a port or without.
     authority: String,
     /// Without the query, dots resolved.
     path: String,
@@ -82,7 +84,7 @@ impl Asked {
         };
         let headers = request.headers.iter().map(|(name, value)| (name.to_lowercase(), value.clone()));
         let method = if request.method.is_empty() { "GET".to_owned() } else { request.method.clone() };
-        let authority = request.authority.to_lowercase();
+        let authority = request.authority.clone();
         Ok(Self {
             port,
             inbound,
@@ -220,8 +222,18 @@ fn resource<M: Message + Default>(resources: &Resources, kind: Type, name: &str)
     M::decode(resources.of(kind).get(name)?.body.clone()).ok()
 }
 
-/// The object in `HTTPRoute shop/web rule 0 match 1`.
+/// The object in `HTTPRoute shop/web rule 0 match 1`, or that of the policy `ns[shop]-policy[web]-rule[0]`.
 fn reference(origin: &str) -> Option<pb::Ref> {
+    if let Some((namespace, rest)) = origin.strip_prefix("ns[").and_then(|it| it.split_once("]-policy[")) {
+        let kind = Kind::AuthorizationPolicy;
+        let (name, _) = rest.split_once(']')?;
+        return Some(pb::Ref {
+            api_version: kind.api_version(),
+            kind: kind.name().to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        });
+    }
     let mut words = origin.split(' ');
     let kind = words.next().and_then(|word| Kind::ALL.iter().find(|kind| kind.name() == word))?;
     let name = words.next()?;

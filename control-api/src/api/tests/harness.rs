@@ -23,13 +23,13 @@ use crate::pb::{self, control_client::ControlClient};
 use crate::source::{Input, Inputs, Origin};
 use crate::store::{SharedStore, memory::Memory};
 
-pub(super) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-pub(super) type Client = ControlClient<InterceptedService<Channel, Token>>;
+pub(crate) type Client = ControlClient<InterceptedService<Channel, Token>>;
 
 /// Sends a token, when there is one.
 #[derive(Clone, Debug)]
-pub(super) struct Token(Option<String>);
+pub(crate) struct Token(Option<String>);
 
 impl tonic::service::Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -41,23 +41,23 @@ impl tonic::service::Interceptor for Token {
     }
 }
 
-pub(super) struct Harness {
-    pub(super) address: SocketAddr,
-    pub(super) store: SharedStore,
-    pub(super) inputs: Inputs,
-    pub(super) audit: Arc<Audit>,
-    pub(super) security: Arc<Security>,
+pub(crate) struct Harness {
+    pub(crate) address: SocketAddr,
+    pub(crate) store: SharedStore,
+    pub(crate) inputs: Inputs,
+    pub(crate) audit: Arc<Audit>,
+    pub(crate) security: Arc<Security>,
 }
 
 impl Harness {
     /// In clear, everybody an admin.
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let args = AuthArgs { insecure_loopback: true, ..Default::default() };
         let security = args.build(None, &["127.0.0.1:1".parse().unwrap()]).unwrap();
         Self::with(security, Audit::memory(), Vec::new()).await
     }
 
-    pub(super) async fn with(security: Security, audit: Audit, manifests: Vec<Object>) -> Self {
+    pub(crate) async fn with(security: Security, audit: Audit, manifests: Vec<Object>) -> Self {
         let store: SharedStore = Arc::new(Memory::default());
         let (engine, inputs) = Engine::start(BTreeSet::from([Origin::Store, Origin::Manifests]));
         inputs
@@ -82,17 +82,17 @@ impl Harness {
         Self { address, store, inputs, audit, security }
     }
 
-    pub(super) async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         let channel = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
         ControlClient::with_interceptor(channel.connect().await.unwrap(), Token(None))
     }
 
     /// Over TLS, verified by the CA that was made, with a token.
-    pub(super) async fn secure(&self, token: Option<&str>) -> Client {
+    pub(crate) async fn secure(&self, token: Option<&str>) -> Client {
         ControlClient::with_interceptor(self.channel().await, Token(token.map(str::to_owned)))
     }
 
-    pub(super) async fn channel(&self) -> Channel {
+    pub(crate) async fn channel(&self) -> Channel {
         let ca = std::fs::read(self.security.ca().unwrap()).unwrap();
         let tls = tonic::transport::ClientTlsConfig::new()
             .ca_certificate(tonic::transport::Certificate::from_pem(ca))
@@ -126,7 +126,7 @@ async fn feed(store: SharedStore, inputs: Inputs) {
     }
 }
 
-pub(super) fn service(name: &str, port: u16) -> Value {
+pub(crate) fn service(name: &str, port: u16) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": { "name": name, "namespace": "shop", "labels": { "app": name } },
@@ -134,7 +134,7 @@ pub(super) fn service(name: &str, port: u16) -> Value {
     })
 }
 
-pub(super) fn apply(objects: &[Value]) -> pb::ApplyRequest {
+pub(crate) fn apply(objects: &[Value]) -> pb::ApplyRequest {
     let manifest = |(index, it): (usize, &Value)| pb::Manifest {
         source: format!("file-{index}.yaml"),
         json: it.to_string(),
@@ -142,11 +142,11 @@ pub(super) fn apply(objects: &[Value]) -> pb::ApplyRequest {
     pb::ApplyRequest { manifests: objects.iter().enumerate().map(manifest).collect(), dry_run: false }
 }
 
-pub(super) fn reference(kind: &str, name: &str) -> Option<pb::Ref> {
+pub(crate) fn reference(kind: &str, name: &str) -> Option<pb::Ref> {
     Some(pb::Ref { kind: kind.into(), namespace: "shop".into(), name: name.into(), ..Default::default() })
 }
 
-pub(super) async fn get(client: &mut Client, kind: &str, name: &str) -> Result<Value, Status> {
+pub(crate) async fn get(client: &mut Client, kind: &str, name: &str) -> Result<Value, Status> {
     let answer = client.get(pb::GetRequest { r#ref: reference(kind, name) }).await?;
     Ok(serde_json::from_str(&answer.into_inner().json).unwrap())
 }

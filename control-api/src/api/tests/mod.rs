@@ -1,6 +1,6 @@
 //! The API over a real connection on the loopback, on a store in memory.
 
-mod harness;
+pub(crate) mod harness;
 mod reading;
 mod security;
 mod watching;

@@ -116,3 +116,15 @@ proptest! {
         prop_assert!(!no.into_iter().any(means));
     }
 }
+
+#[test]
+fn credentials_in_routes_are_not_for_everybody() {
+    use crate::api::proxies::without_credentials;
+    let json = r#"{"virtual_hosts":[{"routes":[{"request_headers_to_add":[{"header":{"key":"authorization","value":"Bearer s3cret"}}],"response_headers_to_add":[{"header":{"key":"a","value":"b"}}]}]}]}"#;
+    let shown = without_credentials(json);
+    assert!(
+        !shown.contains("s3cret") && shown.contains("REDACTED") && shown.contains("authorization"),
+        "{shown}"
+    );
+    assert!(shown.contains(r#""value":"b""#), "{shown}");
+}
