@@ -94,14 +94,14 @@ impl Engine {
         key
     }
 
-    /// What a scope gets in a snapshot, worked out on a thread that may be busy if nobody did before.
-    pub async fn shared(&self, snapshot: &Arc<Snapshot>, scope: &Scope) -> Arc<Resources> {
+    /// What a scope gets in a snapshot, worked out on a thread that may be busy if nobody did before. `None`: it could not be
+    /// worked out, which is a fault of ours; what the proxy has must stay.
+    pub async fn shared(&self, snapshot: &Arc<Snapshot>, scope: &Scope) -> Option<Arc<Resources>> {
         if let Some(known) = snapshot.known(scope) {
-            return known;
+            return Some(known);
         }
         let (snapshot, scope) = (Arc::clone(snapshot), scope.clone());
-        let work = tokio::task::spawn_blocking(move || snapshot.shared(&scope));
-        work.await.unwrap_or_default()
+        tokio::task::spawn_blocking(move || snapshot.shared(&scope)).await.ok()
     }
 
     fn scopes_in_use(&self) -> Vec<Scope> {
@@ -126,7 +126,7 @@ async fn run(engine: Arc<Engine>, mut inputs: mpsc::Receiver<Input>, origins: BT
     let (mut first, mut last): (Option<Instant>, Option<Instant>) = (None, None);
     let mut batch = Vec::new();
     if state.missing.is_empty() {
-        tokio::task::block_in_place(|| state.publish_all());
+        guarded(|| state.publish_all());
     }
     loop {
         let due = first.zip(last).map(|(first, last)| (first + LONGEST).min(last + QUIET));
@@ -142,7 +142,7 @@ async fn run(engine: Arc<Engine>, mut inputs: mpsc::Receiver<Input>, origins: BT
                     return;
                 }
                 let started = !state.missing.is_empty();
-                tokio::task::block_in_place(|| state.take(batch.drain(..)));
+                guarded(|| state.take(batch.drain(..)));
                 let now = Instant::now();
                 if state.waiting.rest {
                     first.get_or_insert(now);
@@ -150,15 +150,26 @@ async fn run(engine: Arc<Engine>, mut inputs: mpsc::Receiver<Input>, origins: BT
                 }
                 // The first whole picture waits for nobody.
                 if started && state.missing.is_empty() {
-                    tokio::task::block_in_place(|| state.publish_all());
+                    guarded(|| state.publish_all());
                     (first, last) = (None, None);
                 }
             }
             () = wait => {
-                tokio::task::block_in_place(|| state.publish_all());
+                guarded(|| state.publish_all());
                 (first, last) = (None, None);
             }
         }
+    }
+}
+
+/// Does work that takes its time. A fault in it (a panic) leaves what is published as it is: the engine goes on, with the next
+/// change if not with this one.
+fn guarded(work: impl FnOnce()) {
+    let work = std::panic::AssertUnwindSafe(work);
+    if tokio::task::block_in_place(|| std::panic::catch_unwind(work)).is_err() {
+        tracing::error!(
+            "a change could not be worked out, which is a fault of this control plane; the configuration before it stays in force"
+        );
     }
 }
 

@@ -287,7 +287,10 @@ impl Driver<'_> {
         let shared = if anything {
             let scope = Scope::of(&snapshot.context.world, proxy);
             let held = self.ads.engine.enter(&scope);
-            let shared = self.ads.engine.shared(&snapshot, &held.0).await;
+            let Some(shared) = self.ads.engine.shared(&snapshot, &held.0).await else {
+                tracing::error!(proxy = %proxy.id, "its configuration could not be worked out; it keeps what it has");
+                return;
+            };
             self.held = Some(held);
             shared
         } else {

@@ -197,6 +197,10 @@ impl Session {
 
     /// What is to be sent now, one response after the other. `None`: nothing, until a request, a view or [`Session::wake`].
     pub fn due(&mut self, now: Instant) -> Option<Due> {
+        // Nothing is known yet: that must not look like "there is nothing".
+        if self.generation == 0 {
+            return None;
+        }
         loop {
             for kind in Type::ALL {
                 let subscription = self.at(kind);

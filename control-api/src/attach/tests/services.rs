@@ -54,3 +54,78 @@ spec:
     let why = message(&all, Kind::HttpRoute, "shop/split", "/parents/0/conditions", "ResolvedRefs");
     assert_eq!(why, "spec.rules[0].backendRefs[2]: Service shop/gone does not exist");
 }
+
+/// A route of some kind at the Service `web` of namespace `shop`.
+fn at_web(kind: &str, name: &str, namespace: &str, created: u32, parent: &str) -> String {
+    let (version, filler) = match kind {
+        "TCPRoute" => ("v1alpha2", "backendRefs: [{name: web, namespace: shop, port: 80}]"),
+        _ => ("v1", "backendRefs: [{name: web-v2, namespace: shop, port: 80}]"),
+    };
+    format!(
+        "---
+apiVersion: gateway.networking.k8s.io/{version}
+kind: {kind}
+metadata: {{name: {name}, namespace: {namespace}, creationTimestamp: '{created}-01-01T00:00:00Z'}}
+spec: {{parentRefs: [{{group: '', kind: Service, name: web, namespace: shop{parent}}}], rules: [{{{filler}}}]}}
+"
+    )
+}
+
+fn names(all: &crate::attach::Attachments, port: u16) -> Vec<String> {
+    let at = all.services.get(&(("shop".into(), "web".into()), Some(port)));
+    let http = at.iter().flat_map(|it| it.http.iter().map(|route| route.key.name.to_string()));
+    let tcp = at.iter().flat_map(|it| it.tcp.iter().map(|route| route.key.name.to_string()));
+    http.chain(tcp).collect()
+}
+
+#[test]
+fn routes_of_one_kind_stand_together_the_oldest_first() {
+    let routes = [
+        at_web("HTTPRoute", "a", "shop", 2025, ""),
+        at_web("HTTPRoute", "b", "shop", 2024, ", port: 80"),
+        at_web("HTTPRoute", "c", "shop", 2025, ", sectionName: admin"),
+    ];
+    let all = attachments(&format!("{SERVICES}{}", routes.concat()));
+    assert_eq!(names(&all, 80), ["b", "a"]);
+    assert_eq!(names(&all, 9000), ["a", "c"]);
+}
+
+#[test]
+fn of_several_kinds_at_one_port_the_most_specific_one_has_it() {
+    let routes = [
+        at_web("TCPRoute", "tcp", "shop", 2020, ""),
+        at_web("HTTPRoute", "http", "shop", 2024, ""),
+        at_web("GRPCRoute", "grpc", "shop", 2025, ", port: 9000"),
+    ];
+    let all = attachments(&format!("{SERVICES}{}", routes.concat()));
+    assert_eq!((names(&all, 80), names(&all, 9000)), (vec!["http".to_owned()], vec!["grpc".to_owned()]));
+    let told = |kind: Kind, name: &str| conditions(&all, kind, name, "/parents/0/conditions")[0].clone();
+    assert_eq!(told(Kind::TcpRoute, "shop/tcp"), "Accepted=False:Conflicted");
+    assert_eq!(told(Kind::HttpRoute, "shop/http"), "Accepted=True:Accepted", "it has the other port");
+}
+
+#[test]
+fn a_consumer_s_route_stands_beside_the_producer_s_and_needs_no_grant() {
+    let routes = [
+        at_web("GRPCRoute", "producer", "shop", 2025, ", port: 80"),
+        at_web("HTTPRoute", "consumer", "client", 2025, ", port: 80"),
+    ];
+    let all = attachments(&format!("{SERVICES}{}", routes.concat()));
+    assert_eq!(names(&all, 80).len(), 2, "clients of another namespace are other clients");
+    assert_eq!(
+        conditions(&all, Kind::HttpRoute, "client/consumer", "/parents/0/conditions"),
+        ["Accepted=True:Accepted", "ResolvedRefs=True:ResolvedRefs"]
+    );
+}
+
+#[test]
+fn a_parent_that_is_not_there_is_told() {
+    let all = attachments(&format!("{SERVICES}{}", at_web("HTTPRoute", "a", "shop", 2025, ", port: 81")));
+    let pointer = "/parents/0/conditions";
+    assert_eq!(conditions(&all, Kind::HttpRoute, "shop/a", pointer)[0], "Accepted=False:NoMatchingParent");
+    assert_eq!(
+        message(&all, Kind::HttpRoute, "shop/a", pointer, "Accepted"),
+        "Service shop/web has no such TCP port"
+    );
+    assert!(all.services.is_empty());
+}

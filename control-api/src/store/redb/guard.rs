@@ -32,7 +32,7 @@ enum Mode {
     Dead,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Op {
     Write(u64, Vec<u8>),
     SetLen(u64),
@@ -208,7 +208,7 @@ mod tests {
         let op = prop_oneof![
             4 => (0..200_u64, prop::collection::vec(any::<u8>(), 1..40)).prop_map(|(at, data)| Op::Write(at, data)),
             2 => (0..240_u64).prop_map(Op::SetLen),
-            1 => Just(()).prop_map(|()| Op::Sync),
+            1 => Just(Op::Sync),
         ];
         prop::collection::vec(op, 0..20)
     }
