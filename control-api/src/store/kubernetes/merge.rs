@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 
 use super::status::CONTROLLER;
 
+/// Conditions of ours that are said only while they hold: when we say nothing of them they go.
+const WHILE_TRUE: [&str; 1] = ["InsecureFrontendValidationMode"];
+
 /// The server's status with our part in it replaced. `None`: we say nothing, and our entries go.
 pub(super) fn merge(current: Option<&Value>, ours: Option<&Value>, now: &str) -> Value {
     let empty = Map::new();
@@ -103,6 +106,9 @@ fn conditions(current: Option<&Value>, ours: &Value, others: bool, now: &str) ->
     });
     let theirs = items(current)
         .filter(|it| others && !items(Some(ours)).any(|condition| kind(condition) == kind(it)))
+        .filter(|it| {
+            !kind(it).is_some_and(|kind| kind.as_str().is_some_and(|kind| WHILE_TRUE.contains(&kind)))
+        })
         .cloned();
     Value::Array(mine.chain(theirs).collect())
 }
@@ -146,6 +152,14 @@ mod tests {
 
     fn parent(controller: &str, name: &str, conditions: &[Value]) -> Value {
         json!({"controllerName": controller, "parentRef": {"name": name}, "conditions": conditions})
+    }
+
+    #[test]
+    fn what_is_said_only_while_it_holds_goes_when_nobody_says_it() {
+        let condition = |kind: &str| json!({"type": kind, "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let current = json!({"conditions": [condition("InsecureFrontendValidationMode"), condition("example.com/Theirs")]});
+        let merged = merge(Some(&current), Some(&json!({"conditions": [condition("Accepted")]})), "now");
+        assert_eq!(merged, json!({"conditions": [condition("Accepted"), condition("example.com/Theirs")]}));
     }
 
     #[test]
