@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::source::{Input, Inputs, Origin};
-use crate::translate::{Resources, Scope, Type, TypeSet, endpoints, shared};
+use crate::translate::{Resources, Scope, Type, TypeSet, endpoints, names, shared};
 use crate::world::{Named, Touched};
 use layers::Layers;
 
@@ -282,7 +282,8 @@ impl View {
             let own =
                 self.own.of(Type::Endpoints).get(name).or_else(|| self.shared.of(Type::Endpoints).get(name));
             return own.or_else(|| {
-                self.get(Type::Cluster, name)?;
+                let passed = || self.get(Type::Cluster, &names::passthrough_of(name));
+                self.get(Type::Cluster, name).or_else(passed)?;
                 self.endpoints.get(name)
             });
         }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::session::{Session, TypeReport};
 use crate::pb;
+use crate::translate::names::endpoints_of;
 use crate::translate::{Resources, Type};
 use crate::world::{Proxy, Role};
 
@@ -148,7 +149,7 @@ impl Connected {
         let view = stream.session().view().clone();
         let mut out = (*view.shared).clone();
         out.merge(&view.own);
-        let names: Vec<_> = out.of(Type::Cluster).iter().map(|it| Arc::clone(&it.name)).collect();
+        let names: Vec<_> = out.of(Type::Cluster).iter().map(|it| endpoints_of(&it.name)).collect();
         for name in names {
             if let Some(found) = view.endpoints.get(&name) {
                 out.add(Type::Endpoints, Arc::clone(found));

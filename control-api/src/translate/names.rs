@@ -37,6 +37,11 @@ pub fn endpoints_of(cluster: &Arc<str>) -> Arc<str> {
     }
 }
 
+/// The cluster of [`passthrough`] beside one of [`outbound`].
+pub fn passthrough_of(outbound: &str) -> String {
+    outbound.replacen("||", "|passthrough|", 1)
+}
+
 /// The service and port of a cluster that [`outbound`] or [`passthrough`] named.
 pub fn parse_outbound(name: &str) -> Option<(Named, u16)> {
     let mut parts = name.strip_prefix("outbound|")?.split('|');
@@ -74,4 +79,19 @@ pub fn domains(service: &Named, from: &str) -> Vec<String> {
         out.push(name.to_string());
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_passed_on_has_the_endpoints_of_its_port() {
+        let service: Named = ("shop".into(), "web".into());
+        let (plain, passed) = (outbound(&service, 443), passthrough(&service, 443));
+        assert_eq!(passthrough_of(&plain), passed);
+        assert_eq!(*endpoints_of(&passed.as_str().into()), *plain);
+        assert_eq!(*endpoints_of(&plain.as_str().into()), *plain);
+        assert_eq!(parse_outbound(&passed), Some((service, 443)));
+    }
 }
