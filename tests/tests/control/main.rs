@@ -6,6 +6,7 @@
     reason = "a test fails by panicking, and says what it leaves out"
 )]
 
+mod gateway;
 mod grpc;
 mod live;
 mod sidecar;

@@ -162,7 +162,8 @@ fn endpoint(text: &str) -> Result<String, String> {
     match authority.port() {
         Some(port) if port.as_str().parse::<u16>().is_ok_and(|port| port > 0) => Ok(text.to_owned()),
         Some(_) => Err(problem()),
-        None if text.ends_with(':') => Err(problem()),
+        // What follows the host is no port: nothing, or a number that is too large.
+        None if text.len() > authority.host().len() => Err(problem()),
         None => Ok(format!("{text}:{PORT}")),
     }
 }
