@@ -8,6 +8,7 @@
 //! * [`crowd`] are clients that ask all the time and count what they lose; [`churn`] is a configuration that changes all
 //!   the time.
 //! * [`control`] starts `outrider-control` on a folder of manifests, which it writes.
+//! * [`etcd`] is a real one; [`relay`] is a wire that can be cut.
 //! * [`oracle`] installs the real Envoy, [`binary`] builds Outrider.
 //!
 //! Nothing here sleeps for luck: [`wait::until`] is the one place that polls, with a deadline.
@@ -20,6 +21,7 @@ pub mod client;
 pub mod control;
 pub mod control_plane;
 pub mod crowd;
+pub mod etcd;
 pub mod h1;
 pub mod io;
 pub mod load_reports;
@@ -28,6 +30,7 @@ pub mod ports;
 pub mod proxy;
 pub mod raw_plane;
 pub mod record;
+pub mod relay;
 pub mod reply;
 pub mod upstream;
 pub mod wait;

@@ -9,6 +9,8 @@
 mod gateway;
 mod grpc;
 mod live;
+mod planes;
+mod power;
 mod sidecar;
 
 use outrider_tests::oracle;

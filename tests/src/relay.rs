@@ -1,0 +1,81 @@
+//! A wire between a client and a server that can be cut: then nothing arrives any more and nobody is told, as when a cable is
+//! pulled.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::JoinHandle,
+};
+
+/// The wire.
+#[derive(Debug)]
+pub struct Relay {
+    port: u16,
+    cut: watch::Sender<bool>,
+    accepts: JoinHandle<()>,
+}
+
+impl Relay {
+    /// A wire to a port of this machine.
+    ///
+    /// # Errors
+    /// When there is no port for its near end.
+    pub async fn start(to: u16) -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let port = listener.local_addr()?.port();
+        let (cut, state) = watch::channel(false);
+        let accepts = tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                tokio::spawn(join(near, SocketAddr::from(([127, 0, 0, 1], to)), state.clone()));
+            }
+        });
+        Ok(Self { port, cut, accepts })
+    }
+
+    /// Its near end.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Cuts it, or mends it. What was sent meanwhile on connections that are still there arrives then.
+    pub fn cut(&self, cut: bool) {
+        self.cut.send_replace(cut);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.accepts.abort();
+    }
+}
+
+async fn join(near: TcpStream, to: SocketAddr, mut cut: watch::Receiver<bool>) {
+    if cut.wait_for(|cut| !cut).await.is_err() {
+        return;
+    }
+    let Ok(far) = TcpStream::connect(to).await else { return };
+    let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+    tokio::join!(carry(near_in, far_out, cut.clone()), carry(far_in, near_out, cut));
+}
+
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut cut: watch::Receiver<bool>) {
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        if cut.wait_for(|cut| !cut).await.is_err() {
+            return;
+        }
+        let Some(bytes) = buffer.get(..read) else { return };
+        if to.write_all(bytes).await.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
+}
