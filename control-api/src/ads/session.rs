@@ -20,8 +20,9 @@ use crate::translate::{Resource, Type};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a cluster that is gone waits for the routes to be replaced.
 const FAREWELL: Duration = Duration::from_secs(30);
-/// How many bytes of resources one delta response has at most, but for a single resource that is larger.
-const CHUNK: usize = 2 << 20;
+/// How many bytes of resources one delta response has at most, but for a single resource that is larger. The buffers under a stream
+/// keep the size of the largest message that went through them, and there are a thousand streams.
+const CHUNK: usize = 128 << 10;
 /// How many names a stream may ask for in one type.
 const NAMES: usize = 100_000;
 
@@ -42,6 +43,12 @@ pub enum Wish {
         /// What a client that comes back has.
         known: HashMap<String, String>,
     },
+}
+
+/// A wish whose names are shared.
+enum Named {
+    Whole(Vec<Arc<str>>),
+    Change { subscribe: Vec<Arc<str>>, unsubscribe: Vec<String>, known: HashMap<Arc<str>, String> },
 }
 
 /// A response that is to be sent now.
@@ -137,6 +144,7 @@ impl Session {
         now: Instant,
     ) -> Result<(), String> {
         let delta = self.delta;
+        let wish = self.named(kind, wish);
         let subscription = self.of(kind);
         let first = !subscription.asked;
         let latest = subscription.outstanding.as_ref().is_some_and(|it| it.nonce == nonce);
@@ -156,8 +164,8 @@ impl Session {
         }
         subscription.asked = true;
         match wish {
-            Wish::Whole { names } => whole(kind, subscription, names, first),
-            Wish::Change { subscribe, unsubscribe, known } => {
+            Named::Whole(names) => whole(kind, subscription, names, first),
+            Named::Change { subscribe, unsubscribe, known } => {
                 change(kind, subscription, subscribe, unsubscribe, known, first);
             }
         }
@@ -165,6 +173,21 @@ impl Session {
             return Err(format!("more than {NAMES} names of {} on one stream", kind.message()));
         }
         Ok(())
+    }
+
+    /// The names of a wish. A resource that is there lends its own: a name is kept once, not once for each stream.
+    fn named(&self, kind: Type, wish: Wish) -> Named {
+        let name = |text: String| -> Arc<str> {
+            self.view.get(kind, &text).map_or_else(|| text.as_str().into(), |it| Arc::clone(&it.name))
+        };
+        match wish {
+            Wish::Whole { names } => Named::Whole(names.into_iter().map(name).collect()),
+            Wish::Change { subscribe, unsubscribe, known } => Named::Change {
+                subscribe: subscribe.into_iter().map(name).collect(),
+                unsubscribe,
+                known: known.into_iter().map(|(text, version)| (name(text), version)).collect(),
+            },
+        }
     }
 
     /// Takes a new view.
@@ -373,10 +396,10 @@ impl Session {
 }
 
 /// Takes the names of a request in state of the world.
-fn whole(kind: Type, subscription: &mut Subscription, names: Vec<String>, first: bool) {
+fn whole(kind: Type, subscription: &mut Subscription, names: Vec<Arc<str>>, first: bool) {
     let by_default = matches!(kind, Type::Cluster | Type::Listener) && (first || subscription.wildcard);
-    let wildcard = (names.is_empty() && by_default) || names.iter().any(|name| name == "*");
-    let names: BTreeSet<Arc<str>> = names.into_iter().filter(|name| name != "*").map(Into::into).collect();
+    let wildcard = (names.is_empty() && by_default) || names.iter().any(|name| &**name == "*");
+    let names: BTreeSet<Arc<str>> = names.into_iter().filter(|name| &**name != "*").collect();
     if !first && names == subscription.names && wildcard == subscription.wildcard {
         return;
     }
@@ -397,19 +420,17 @@ fn whole(kind: Type, subscription: &mut Subscription, names: Vec<String>, first:
 fn change(
     kind: Type,
     subscription: &mut Subscription,
-    subscribe: Vec<String>,
+    subscribe: Vec<Arc<str>>,
     unsubscribe: Vec<String>,
-    known: HashMap<String, String>,
+    known: HashMap<Arc<str>, String>,
     first: bool,
 ) {
     if first {
         subscription.wildcard = subscribe.is_empty() && matches!(kind, Type::Cluster | Type::Listener);
         let parse = |text: &str| u64::from_str_radix(text, 16).ok().filter(|version| *version != 0);
         // A version of somebody else's is one that differs from all of ours.
-        subscription.sent = known
-            .into_iter()
-            .map(|(name, version)| (name.into(), parse(&version).unwrap_or(u64::MAX)))
-            .collect();
+        subscription.sent =
+            known.into_iter().map(|(name, version)| (name, parse(&version).unwrap_or(u64::MAX))).collect();
         subscription.answer = true;
     }
     if first && subscription.wildcard {
@@ -428,12 +449,11 @@ fn change(
         }
     }
     for name in subscribe {
-        if name == "*" {
+        if &*name == "*" {
             subscription.wildcard = true;
             subscription.look = Look::All;
             continue;
         }
-        let name: Arc<str> = name.into();
         // Asking again for what one has means that one wants it again.
         if !first {
             subscription.sent.remove(&name);

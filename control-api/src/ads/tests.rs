@@ -348,3 +348,26 @@ fn a_name_that_is_not_there_is_answered_in_delta() {
     assert_eq!(due.removed, vec!["nothing".into()]);
     assert!(session.due(now).is_none(), "once");
 }
+
+#[test]
+fn a_large_answer_comes_in_pieces_and_whole() {
+    let now = Instant::now();
+    let (mut session, mut client) = (Session::new(true), Client { delta: true, ..Client::default() });
+    let mut shared = Resources::default();
+    for index in 0..300 {
+        shared.add(Type::Cluster, resource(&format!("c{index}"), &"x".repeat(1000)));
+    }
+    let view = View { shared: Arc::new(shared), ..View::default() };
+    session.update(view.clone(), 1, &Since::Anything, now);
+    client.ask(&mut session, Type::Cluster, "", None, Default::default());
+    let mut pieces = 0;
+    while let Some(due) = session.due(now) {
+        let size: usize = due.resources.iter().map(|it| it.body.len()).sum();
+        assert!(size <= 128 << 10, "a piece of {size} bytes");
+        pieces += 1;
+        client.take(due);
+        let (kind, nonce) = client.unanswered.remove(0);
+        client.ask(&mut session, kind, &nonce, None, Default::default());
+    }
+    assert_eq!((pieces, client.has[&Type::Cluster].len()), (3, 300));
+}
