@@ -102,7 +102,7 @@ pub(super) fn of_problems(code: Code, problems: Vec<pb::Problem>, limit: Option<
     Status::with_details(code, message, status.encode_to_vec().into())
 }
 
-/// The problems in a status, as [`of_problems`] wrote them.
+/// The problems in a status, as `of_problems` wrote them.
 pub fn problems_of(status: &Status) -> Vec<pb::Problem> {
     let Ok(details) = rpc::Status::decode(status.details()) else { return Vec::new() };
     let found = details.details.iter().find(|any| any.type_url.ends_with("outrider.control.v1.Problems"));

@@ -33,9 +33,13 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 
-    /// Keep what is applied elsewhere: etcd://HOST:PORT[,HOST:PORT...][/PREFIX][?ca=FILE&cert=FILE&key=FILE],
-    /// kubernetes[?context=NAME&kubeconfig=FILE], or memory
-    #[arg(long, value_name = "STORE")]
+    /// Where else what is applied is kept, as `Place::parse` reads it.
+    #[arg(
+        long,
+        value_name = "STORE",
+        help = "Keep what is applied elsewhere: etcd://HOST:PORT[,HOST:PORT...][/PREFIX][?ca=FILE&cert=FILE&key=FILE], \
+                kubernetes[?context=NAME&kubeconfig=FILE], or memory"
+    )]
     pub store: Option<String>,
 
     /// Where every write is written down, a line of JSON each [default: DATA-DIR/audit.log, else standard error]
