@@ -124,11 +124,15 @@ impl Connected {
             redact(&descriptors, &mut message);
             Some(to_json(&descriptors, &message).to_string())
         };
-        let session = stream.session();
+        // Written out when the stream has its session back: that takes its time.
+        let (view, sent) = {
+            let session = stream.session();
+            (session.view().clone(), Type::ALL.map(|kind| (kind, session.sent(kind))))
+        };
         let mut resources = Vec::new();
-        for kind in Type::ALL {
-            for (name, version, acked) in session.sent(kind) {
-                let found = session.view().get(kind, &name).filter(|it| with_bodies && it.version == version);
+        for (kind, sent) in sent {
+            for (name, version, acked) in sent {
+                let found = view.get(kind, &name).filter(|it| with_bodies && it.version == version);
                 resources.push(pb::ProxyResource {
                     type_url: kind.url(),
                     name: name.to_string(),
@@ -138,7 +142,6 @@ impl Connected {
                 });
             }
         }
-        drop(session);
         let node = json("envoy.config.core.v3.Node", &stream.node.encode_to_vec()).unwrap_or_default();
         Some(pb::DescribeProxyResponse { summary: Some(summary(&stream)), node_json: node, resources })
     }

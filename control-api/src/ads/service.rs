@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use xxhash_rust::xxh64::xxh64;
 
 use super::connected::{Connected, Limits, Listed, Stream};
 use super::session::{Due, Session, Wish};
@@ -24,6 +25,8 @@ use crate::world::Proxy;
 
 /// How long a new stream may take to say who it is.
 const INTRODUCTION: Duration = Duration::from_secs(15);
+/// Over how many milliseconds the streams of a control plane that leaves are ended. Less than what the server waits for them.
+const LEAVING: u64 = 3000;
 
 /// `envoy.service.discovery.v3.AggregatedDiscoveryService`.
 #[derive(Clone, Debug)]
@@ -176,9 +179,11 @@ impl Ads {
         let node =
             said.node.clone().ok_or_else(|| Status::invalid_argument("the first request has no node"))?;
         let proxy = Proxy::from_node(&node).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        if let Some(who) = who {
-            who.may_be(&proxy)?;
-        }
+        // The guard in front says who it is; without one nobody is let in.
+        who.ok_or_else(|| {
+            Status::unauthenticated("nobody asked who you are; this server is put together wrongly")
+        })?
+        .may_be(&proxy)?;
         let session = Mutex::new(Session::new(P::DELTA));
         let stream = Stream { proxy, node, peer, since: Instant::now(), session };
         let Some(listed) = self.connected.list(stream, self.limits) else {
@@ -222,7 +227,7 @@ impl Driver<'_> {
         let mut news = self.ads.engine.news();
         self.refresh().await;
         loop {
-            let (due, wake) = {
+            let (blocked, wake) = {
                 let (mut session, now) = (self.listed.stream.session(), Instant::now());
                 // Made only when the client can take it: it always gets the newest.
                 let permit = answers.try_reserve().ok();
@@ -235,7 +240,6 @@ impl Driver<'_> {
                 }
                 (answers.capacity() == 0, session.wake(now))
             };
-            let blocked = due;
             tokio::select! {
                 message = incoming.message() => match message? {
                     Some(message) => self.take(P::read(message))?,
@@ -254,10 +258,18 @@ impl Driver<'_> {
                     }
                 }
                 () = sleep_until(wake) => {}
-                () = gone(&mut leaving) => return Err(left()),
+                () = gone(&mut leaving) => {
+                    tokio::time::sleep(self.turn()).await;
+                    return Err(left());
+                }
                 () = answers.closed() => return Ok(()),
             }
         }
+    }
+
+    /// When its turn to leave is: not all proxies should come to the next control plane at once.
+    fn turn(&self) -> Duration {
+        Duration::from_millis(xxh64(self.listed.stream.proxy.id.as_bytes(), 0) % LEAVING)
     }
 
     /// Takes a request.

@@ -20,6 +20,9 @@ use crate::translate::{Resource, Type};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a cluster that is gone waits for the routes to be replaced.
 const FAREWELL: Duration = Duration::from_secs(30);
+/// The same where the client refused what should replace the routes: they are in force on its side, but not for ever on ours, or
+/// what is gone would pile up.
+const LAST_FAREWELL: Duration = Duration::from_secs(3600);
 /// How many bytes of resources one delta response has at most, but for a single resource that is larger. The buffers under a stream
 /// keep the size of the largest message that went through them, and there are a thousand streams.
 const CHUNK: usize = 128 << 10;
@@ -254,8 +257,9 @@ impl Session {
         let clusters = self.at(Type::Cluster).outstanding.as_ref().map(|it| it.since + PATIENCE);
         let endpoints = self.at(Type::Endpoints).outstanding.as_ref().map(|it| it.since + PATIENCE);
         let farewell = self.holding.map(|since| since + FAREWELL);
+        let last = self.holding.map(|since| since + LAST_FAREWELL);
         let listeners = self.at(Type::Listener).outstanding.as_ref().map(|it| it.since + PATIENCE);
-        [clusters, endpoints, listeners, farewell].into_iter().flatten().filter(|at| *at > now).min()
+        [clusters, endpoints, listeners, farewell, last].into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// Whether listeners or routes must wait for what they use.
@@ -280,7 +284,8 @@ impl Session {
         let done = replaced(Type::Listener) && replaced(Type::Route);
         let refused = self.at(Type::Listener).refused.is_some() || self.at(Type::Route).refused.is_some();
         // A table that was refused leaves the old one in force, which names the old clusters.
-        let free = done || (!refused && now >= since + FAREWELL);
+        let patience = if refused { LAST_FAREWELL } else { FAREWELL };
+        let free = done || now >= since + patience;
         if free {
             self.holding = None;
             let clusters = self.of(Type::Cluster);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use outrider_proto::prost::Message;
 use outrider_proto::{Descriptors, pb};
+use outrider_tests::oracle;
 use serde_json::{Value, json};
 
 use super::{Context, Resources, Type, translate};
@@ -164,20 +165,11 @@ fn inline_tables(value: &mut Value, tables: &[Value]) {
     }
 }
 
-/// `OUTRIDER_ORACLE`, or the one that the conformance suite installed under the target folder.
+/// The real Envoy. `None` when it cannot be had, unless it is required.
 fn envoy() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("OUTRIDER_ORACLE").filter(|path| !path.is_empty()) {
-        return Some(path.into());
-    }
-    let exe = std::env::current_exe().ok()?;
-    let venv = exe.ancestors().nth(3)?.join("oracle/venv-1.40.0/lib");
-    let versions = std::fs::read_dir(venv).ok()?;
-    let found = versions.flatten().map(|entry| entry.path().join("site-packages/envoy/_bin/envoy"));
-    let mut found = found;
-    let found = found.find(|path| path.is_file());
-    let required = std::env::var_os("OUTRIDER_REQUIRE_ORACLE").is_some_and(|it| it == "1");
-    assert!(found.is_some() || !required, "OUTRIDER_REQUIRE_ORACLE=1 and no Envoy");
-    found
+    let found = oracle::envoy();
+    assert!(found.is_ok() || !oracle::required(), "no Envoy: {found:?}");
+    found.ok()
 }
 
 /// All conditions in a status as `type=status reason: message`.

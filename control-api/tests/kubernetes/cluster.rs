@@ -103,8 +103,7 @@ impl Cluster {
             format!("--initial-advertise-peer-urls={}", url(peer)),
             format!("--initial-cluster=default={}", url(peer)),
         ];
-        let kept =
-            spawn(Path::new("etcd"), &args, &dir.join("etcd.log")).context("apt-get install etcd-server")?;
+        let kept = spawn(&outrider_tests::etcd::program()?, &args, &dir.join("etcd.log"))?;
         for name in ["admin", "control"] {
             fs::write(dir.join(name), kubeconfig(&dir, port, name)?.to_string())?;
         }

@@ -7,40 +7,22 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use outrider_control::store::{Place, SharedStore, open};
+use outrider_tests::etcd;
 
 use crate::follow::LIMIT;
 
-/// Where etcd is: on the path, else Debian's package, unpacked below the target directory. Without it, tests are left out,
-/// unless `OUTRIDER_REQUIRE_ETCD` is set.
+/// Where etcd is. Without it, tests are left out, unless it is required.
 fn binary() -> Option<&'static Path> {
     static BINARY: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let found = BINARY.get_or_init(|| {
-        let on_path = std::env::var_os("PATH").and_then(|path| {
-            std::env::split_paths(&path).map(|dir| dir.join("etcd")).find(|it| it.is_file())
-        });
-        on_path.or_else(unpacked)
-    });
-    if found.is_none() {
-        assert!(std::env::var_os("OUTRIDER_REQUIRE_ETCD").is_none(), "there is no etcd");
-        println!(
-            "LEFT OUT: there is no etcd on the path, and Debian's package etcd-server cannot be fetched"
-        );
-    }
-    found.as_deref()
-}
-
-fn unpacked() -> Option<PathBuf> {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("etcd");
-    let binary = dir.join("root/usr/bin/etcd");
-    if !binary.is_file() {
-        std::fs::create_dir_all(&dir).ok()?;
-        let script = "apt-get -q download etcd-server && dpkg-deb -x etcd-server_*.deb root";
-        let done = Command::new("sh").args(["-c", script]).current_dir(&dir).output().ok()?;
-        if !done.status.success() {
-            println!("{}", String::from_utf8_lossy(&done.stderr));
+    let find = || match etcd::program() {
+        Ok(path) => Some(path),
+        Err(error) if etcd::required() => panic!("{error:#}"),
+        Err(error) => {
+            println!("LEFT OUT: {error:#}");
+            None
         }
-    }
-    binary.is_file().then_some(binary)
+    };
+    BINARY.get_or_init(find).as_deref()
 }
 
 fn free_port() -> u16 {
