@@ -6,11 +6,12 @@
 //!   `namespace/*`, `./name`, separated by commas. Without one, all that is visible. The word `observed`: HTTP services are sent
 //!   when a request first needs them (on-demand CDS, delta streams), so that a proxy has what its application really calls.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 
+use super::policy::authorization::labels;
 use crate::model::Object;
 use crate::world::{Named, Proxy, Role, World};
 
@@ -33,6 +34,8 @@ pub struct Scope {
     pub dependencies: Option<BTreeSet<Named>>,
     /// The clusters of HTTP services come on demand.
     pub observed: bool,
+    /// A router's labels, by which policies select it. Empty for others: what depends on their labels is in their own resources.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Scope {
@@ -53,6 +56,7 @@ impl Scope {
                 .map(|text| dependencies(text, &proxy.namespace)),
             // gRPC clients ask for all they want by name anyway.
             observed: declared.is_some_and(observed) && proxy.role == Role::Sidecar && !proxy.grpc,
+            labels: if proxy.role == Role::Router { labels(world, proxy) } else { BTreeMap::new() },
         }
     }
 

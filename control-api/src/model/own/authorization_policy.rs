@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::check::Check;
 use super::common::{ConditionsStatus, Selector};
 
-/// Who may do what at a workload. It is enforced by the workload's sidecar, on what arrives there.
+/// Who may do what at a workload. It is enforced by the workload's sidecar or, where the workload is a gateway's, by that gateway, on what arrives there.
 ///
 /// `Deny` goes first: what a rule of one matches is refused. Then, when any policy with `Allow` is for the workload, what none of
 /// their rules matches is refused; an `Allow` without rules lets nothing through. `Log` refuses nothing.
@@ -21,7 +21,7 @@ use super::common::{ConditionsStatus, Selector};
     category = "outrider",
     namespaced,
     status = "ConditionsStatus",
-    doc = "Who may do what at a workload. It is enforced by the workload's sidecar, on what arrives there."
+    doc = "Who may do what at a workload. It is enforced by the workload's sidecar or, where the workload is a gateway's, by that gateway, on what arrives there."
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AuthorizationPolicySpec {

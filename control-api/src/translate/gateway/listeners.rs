@@ -15,6 +15,7 @@ use super::{hosts, secrets, tables};
 use crate::attach::ir::TcpRoute;
 use crate::attach::{ClientValidation, Listener, Protocol};
 use crate::translate::hcm::{Hcm, Routes, bare_listener, chain, tcp_proxy, tls_inspector};
+use crate::translate::policy::authorization::{self, Workload};
 use crate::translate::wire::{ads, any, truth};
 use crate::translate::{Context, names, policy, routes};
 use crate::world::Named;
@@ -23,6 +24,8 @@ use crate::world::Named;
 pub(super) struct Frame<'c> {
     pub(super) context: &'c Context,
     pub(super) gateway: &'c Named,
+    /// Whom policies select: the Gateway's namespace, the router's labels.
+    pub(super) workload: Workload<'c>,
     pub(super) port: u16,
 }
 
@@ -30,11 +33,11 @@ impl Frame<'_> {
     /// A port without TLS.
     pub(super) fn plain(&self, listeners: &[&Listener]) -> pb::Listener {
         let mut out = self.bare();
-        let filter = match listeners {
+        let filters = match listeners {
             [tcp, ..] if tcp.protocol == Protocol::Tcp => self.tcp(best(&tcp.tcp, hosts::ANY), &tcp.name),
-            _ => self.manager("http", tables::name(self.port, None)),
+            _ => vec![self.manager("http", tables::name(self.port, None))],
         };
-        out.filter_chains = vec![chain("plain", None, vec![filter])];
+        out.filter_chains = vec![chain("plain", None, filters)];
         out
     }
 
@@ -44,7 +47,7 @@ impl Frame<'_> {
         let mut out = self.bare();
         out.listener_filters = vec![tls_inspector()];
         for (host, listener) in hosts::owned(listeners) {
-            let (filter, socket) = match &listener.protocol {
+            let (filters, socket) = match &listener.protocol {
                 Protocol::Https(secrets) => {
                     // Routes tell hosts apart, so the listener's own name is the only one that counts for its chain.
                     if hosts::of(listener) != host {
@@ -52,7 +55,7 @@ impl Frame<'_> {
                     }
                     let table = tables::name(self.port, Some(listener));
                     (
-                        self.manager(&listener.name, table),
+                        vec![self.manager(&listener.name, table)],
                         Some(terminate(secrets, &["h2", "http/1.1"], clients(listener))),
                     )
                 }
@@ -68,7 +71,7 @@ impl Frame<'_> {
             } else {
                 format!("{}/{host}", listener.name)
             };
-            let mut found = chain(&name, Some(server_name(&host)), vec![filter]);
+            let mut found = chain(&name, Some(server_name(&host)), filters);
             found.transport_socket = socket;
             out.filter_chains.push(found);
         }
@@ -80,23 +83,29 @@ impl Frame<'_> {
         bare_listener(&name, "0.0.0.0", self.port, TrafficDirection::Outbound)
     }
 
+    fn logs(&self) -> Vec<AccessLog> {
+        policy::telemetry::access_logs(self.context, self.workload.namespace, Some(self.workload.labels))
+    }
+
     fn manager(&self, what: &str, table: String) -> pb::Filter {
+        let mut filters = authorization::http_filters(self.context, self.workload);
+        filters.extend(policy::traffic::gateway_filters(self.context, self.gateway));
         Hcm {
             stat_prefix: format!("gateway_{}_{what}", self.port),
             routes: Routes::Named(table),
-            filters: policy::traffic::gateway_filters(self.context, self.gateway),
-            access_log: policy::telemetry::access_logs(self.context, &self.gateway.0, None),
+            filters,
+            access_log: self.logs(),
             edge: true,
             grpc: false,
         }
         .filter()
     }
 
-    fn tcp(&self, route: Option<&Arc<TcpRoute>>, what: &str) -> pb::Filter {
+    fn tcp(&self, route: Option<&Arc<TcpRoute>>, what: &str) -> Vec<pb::Filter> {
         self.proxy(route, what, routes::tcp)
     }
 
-    fn passed(&self, route: Option<&Arc<TcpRoute>>, what: &str) -> pb::Filter {
+    fn passed(&self, route: Option<&Arc<TcpRoute>>, what: &str) -> Vec<pb::Filter> {
         self.proxy(route, what, routes::passthrough)
     }
 
@@ -105,13 +114,15 @@ impl Frame<'_> {
         route: Option<&Arc<TcpRoute>>,
         what: &str,
         filter: impl Fn(&TcpRoute, &str, Vec<AccessLog>) -> pb::Filter,
-    ) -> pb::Filter {
+    ) -> Vec<pb::Filter> {
         let prefix = format!("gateway_{}_{what}", self.port);
-        let logs = policy::telemetry::access_logs(self.context, &self.gateway.0, None);
-        match route {
-            Some(route) => filter(route, &prefix, logs),
-            None => tcp_proxy(&prefix, names::BLACK_HOLE, logs),
-        }
+        let last = match route {
+            Some(route) => filter(route, &prefix, self.logs()),
+            None => tcp_proxy(&prefix, names::BLACK_HOLE, self.logs()),
+        };
+        let mut filters = authorization::network_filters(self.context, self.workload);
+        filters.push(last);
+        filters
     }
 }
 

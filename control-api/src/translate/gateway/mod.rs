@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::listeners::Frame;
 use super::cluster::Way;
+use super::policy::authorization::Workload;
 use super::{Context, Resource, Resources, Scope, Type, cluster, external, routes};
 use crate::attach::ir::Target;
 use crate::attach::{Gateway, Listener, Protocol};
@@ -22,7 +23,9 @@ pub fn shared(context: &Context, scope: &Scope) -> Resources {
     let Some(named) = &scope.gateway else { return out };
     let Some(gateway) = context.attachments.gateways.get(named) else { return out };
     for (port, listeners) in by_port(gateway) {
-        at_port(context, named, port, &listeners, &mut out);
+        let workload = Workload { namespace: &named.0, labels: &scope.labels };
+        let frame = Frame { context, gateway: named, workload, port };
+        at_port(&frame, &listeners, &mut out);
     }
     reached(context, gateway, &mut out);
     for secret in certificates(gateway) {
@@ -42,8 +45,8 @@ fn by_port(gateway: &Gateway) -> BTreeMap<u16, Vec<&Listener>> {
 }
 
 /// One port. Protocols that cannot share one are in conflict, and only one of them is attached; here the first one counts.
-fn at_port(context: &Context, gateway: &Named, port: u16, listeners: &[&Listener], out: &mut Resources) {
-    let frame = Frame { context, gateway, port };
+fn at_port(frame: &Frame<'_>, listeners: &[&Listener], out: &mut Resources) {
+    let (context, port) = (frame.context, frame.port);
     let class = |it: &Listener| match it.protocol {
         Protocol::Http => 0,
         Protocol::Tcp => 1,

@@ -22,15 +22,30 @@ use crate::model::Typed as _;
 use crate::model::own::{Action, AuthorizationPolicy, Operation, Rule, Source, ip_block};
 use crate::translate::Context;
 use crate::translate::wire::{any_sorted, uint};
-use crate::world::Proxy;
+use crate::world::{Proxy, World};
 
 /// In which order actions are taken.
 const ORDER: [Action; 3] = [Action::Log, Action::Deny, Action::Allow];
 
-/// The HTTP filters that enforce the policies of a proxy's workload, for the chain of one port. Rules say themselves which ports they are
-/// for.
-pub fn http_filters(context: &Context, proxy: &Proxy, port: u16) -> Vec<hcm::HttpFilter> {
-    let _ = port;
+/// Whom policies select: pods of a namespace by their labels.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload<'w> {
+    /// The namespace, whose policies count.
+    pub namespace: &'w str,
+    /// The labels, which selectors look at.
+    pub labels: &'w BTreeMap<String, String>,
+}
+
+/// A proxy's labels. What its pod says counts: a proxy that does not tell its labels must not be without policies.
+pub fn labels(world: &World, proxy: &Proxy) -> BTreeMap<String, String> {
+    match world.get::<Pod>(&proxy.namespace, &proxy.pod) {
+        Some(pod) => pod.metadata.labels.clone().unwrap_or_default(),
+        None => proxy.labels.clone(),
+    }
+}
+
+/// The HTTP filters that enforce the policies of a workload. Rules say themselves which ports they are for.
+pub fn http_filters(context: &Context, workload: Workload<'_>) -> Vec<hcm::HttpFilter> {
     let one = |rules: pb::Rbac| hcm::HttpFilter {
         name: "envoy.filters.http.rbac".to_owned(),
         config_type: Some(hcm::http_filter::ConfigType::TypedConfig(any_sorted(&HttpRbac {
@@ -39,12 +54,11 @@ pub fn http_filters(context: &Context, proxy: &Proxy, port: u16) -> Vec<hcm::Htt
         }))),
         ..Default::default()
     };
-    ORDER.iter().filter_map(|action| rules(context, proxy, *action, true)).map(one).collect()
+    ORDER.iter().filter_map(|action| rules(context, workload, *action, true)).map(one).collect()
 }
 
 /// The same for connections that are not HTTP.
-pub fn network_filters(context: &Context, proxy: &Proxy, port: u16) -> Vec<listener::Filter> {
-    let _ = port;
+pub fn network_filters(context: &Context, workload: Workload<'_>) -> Vec<listener::Filter> {
     let one = |rules: pb::Rbac| listener::Filter {
         name: "envoy.filters.network.rbac".to_owned(),
         config_type: Some(listener::filter::ConfigType::TypedConfig(any_sorted(&NetworkRbac {
@@ -53,25 +67,19 @@ pub fn network_filters(context: &Context, proxy: &Proxy, port: u16) -> Vec<liste
             ..Default::default()
         }))),
     };
-    ORDER.iter().filter_map(|action| rules(context, proxy, *action, false)).map(one).collect()
+    ORDER.iter().filter_map(|action| rules(context, workload, *action, false)).map(one).collect()
 }
 
 /// The rules of all policies with an action for a workload; `None` when there is no such policy.
-fn rules(context: &Context, proxy: &Proxy, action: Action, http: bool) -> Option<pb::Rbac> {
-    let listed = context.policies.authorization.get(&proxy.namespace)?;
-    // What the pod says counts: a proxy that does not tell its labels must not be without policies.
-    let pod = context.world.get::<Pod>(&proxy.namespace, &proxy.pod);
-    let labels = match &pod {
-        Some(pod) => pod.metadata.labels.clone().unwrap_or_default(),
-        None => proxy.labels.clone(),
-    };
-    let selected = |policy: &AuthorizationPolicy, labels: &BTreeMap<String, String>| {
-        policy.spec.selector.as_ref().is_none_or(|selector| selector.matches(labels))
+fn rules(context: &Context, workload: Workload<'_>, action: Action, http: bool) -> Option<pb::Rbac> {
+    let listed = context.policies.authorization.get(workload.namespace)?;
+    let selected = |policy: &AuthorizationPolicy| {
+        policy.spec.selector.as_ref().is_none_or(|selector| selector.matches(workload.labels))
     };
     let (mut found, mut policies) = (false, std::collections::HashMap::new());
     for object in listed {
         let Some(policy) = AuthorizationPolicy::of(&object.body) else { continue };
-        if policy.spec.action != action || !selected(policy, &labels) {
+        if policy.spec.action != action || !selected(policy) {
             continue;
         }
         found = true;

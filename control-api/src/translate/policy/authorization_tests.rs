@@ -62,8 +62,8 @@ fn answers(policies: &[&str], requests: &[(&str, &str, u16)]) {
 #[test]
 fn without_a_policy_everything_passes_and_no_filter_is_there() {
     let context = world(&[]);
-    assert!(super::authorization::http_filters(&context, &sidecar(), 8080).is_empty());
-    assert!(super::authorization::network_filters(&context, &sidecar(), 5432).is_empty());
+    let (http, network) = testing_filters(&context, &sidecar());
+    assert!(http.is_empty() && network.is_empty());
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn what_a_pod_says_of_its_labels_counts_and_not_what_its_proxy_says() {
         "{WEB}{}---\n{{apiVersion: v1, kind: Pod, metadata: {{name: web-0, namespace: shop, labels: {{app: secret}}}}}}",
         policy("p", "{selector: {matchLabels: {app: secret}}}")
     );
-    assert_eq!(super::authorization::http_filters(&context(&yaml), &sidecar(), 8080).len(), 1);
+    assert_eq!(testing_filters(&context(&yaml), &sidecar()).0.len(), 1);
 }
 
 #[test]

@@ -89,10 +89,12 @@ fn testing_filters(
         let message = DynamicMessage::decode(descriptor, bytes.as_slice()).unwrap();
         outrider_proto::to_json(&descriptors, &message)
     };
-    let http = authorization::http_filters(context, proxy, 8080).into_iter().map(|it| {
+    let labels = authorization::labels(&context.world, proxy);
+    let workload = authorization::Workload { namespace: &proxy.namespace, labels: &labels };
+    let http = authorization::http_filters(context, workload).into_iter().map(|it| {
         json("envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter", it.encode_to_vec())
     });
-    let network = authorization::network_filters(context, proxy, 5432)
+    let network = authorization::network_filters(context, workload)
         .into_iter()
         .map(|it| json("envoy.config.listener.v3.Filter", it.encode_to_vec()));
     (http.collect(), network.collect())

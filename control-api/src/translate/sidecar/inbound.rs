@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use outrider_proto::pb::envoy::config::accesslog::v3::AccessLog;
 use outrider_proto::pb::envoy::config::cluster::v3::Cluster;
 use outrider_proto::pb::envoy::config::core::v3::TrafficDirection;
 use outrider_proto::pb::envoy::config::listener::v3::{Filter, FilterChainMatch, Listener};
 use outrider_proto::pb::envoy::config::route::v3 as route;
 
 use crate::translate::hcm::{Hcm, Routes, bare_listener, chain, original_dst, tcp_proxy};
+use crate::translate::policy::authorization::{self, Workload};
+use crate::translate::policy::telemetry;
 use crate::translate::port::{Spoken, ports};
 use crate::translate::wire::{duration, uint};
-use crate::translate::{Context, cluster, names, policy};
+use crate::translate::{Context, cluster, names};
 use crate::world::Proxy;
 
 /// Where redirected inbound connections arrive.
@@ -62,6 +65,9 @@ pub(super) fn clusters(context: &Context, proxy: &Proxy) -> Vec<Cluster> {
 
 /// `virtualInbound`.
 pub(super) fn listener(context: &Context, proxy: &Proxy) -> Listener {
+    let labels = authorization::labels(&context.world, proxy);
+    let workload = Workload { namespace: &proxy.namespace, labels: &labels };
+    let at = At { context, proxy, workload };
     let mut listener = bare_listener("virtualInbound", any_address(proxy), PORT, TrafficDirection::Inbound);
     listener.listener_filters = vec![original_dst()];
     listener.continue_on_listener_filters_timeout = true;
@@ -72,62 +78,72 @@ pub(super) fn listener(context: &Context, proxy: &Proxy) -> Listener {
     )];
     for (port, spoken) in served(context, proxy) {
         let name = names::inbound(port);
-        let filters = if spoken.is_http() {
-            http(context, proxy, port, &name)
-        } else {
-            tcp(context, proxy, port, &name)
-        };
+        let filters = if spoken.is_http() { at.http(port, &name) } else { at.tcp(&name) };
         listener.filter_chains.push(chain(&name, Some(at_port(port)), filters));
     }
-    let passthrough = tcp(context, proxy, 0, names::INBOUND_PASSTHROUGH);
+    let passthrough = at.tcp(names::INBOUND_PASSTHROUGH);
     listener.default_filter_chain = Some(chain("virtualInbound", None, passthrough));
     listener
 }
 
-fn http(context: &Context, proxy: &Proxy, port: u16, cluster: &str) -> Vec<Filter> {
-    let routes = route::RouteConfiguration {
-        name: cluster.to_owned(),
-        virtual_hosts: vec![route::VirtualHost {
-            name: format!("inbound|http|{port}"),
-            domains: vec!["*".to_owned()],
-            routes: vec![route::Route {
-                name: "default".to_owned(),
-                r#match: Some(route::RouteMatch {
-                    path_specifier: Some(route::route_match::PathSpecifier::Prefix("/".to_owned())),
+/// Where what arrives is treated.
+#[derive(Clone, Copy)]
+struct At<'c> {
+    context: &'c Context,
+    proxy: &'c Proxy,
+    workload: Workload<'c>,
+}
+
+impl At<'_> {
+    fn logs(self) -> Vec<AccessLog> {
+        telemetry::access_logs(self.context, &self.proxy.namespace, Some(&self.proxy.labels))
+    }
+
+    fn http(self, port: u16, cluster: &str) -> Vec<Filter> {
+        let routes = route::RouteConfiguration {
+            name: cluster.to_owned(),
+            virtual_hosts: vec![route::VirtualHost {
+                name: format!("inbound|http|{port}"),
+                domains: vec!["*".to_owned()],
+                routes: vec![route::Route {
+                    name: "default".to_owned(),
+                    r#match: Some(route::RouteMatch {
+                        path_specifier: Some(route::route_match::PathSpecifier::Prefix("/".to_owned())),
+                        ..Default::default()
+                    }),
+                    action: Some(route::route::Action::Route(route::RouteAction {
+                        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(
+                            cluster.to_owned(),
+                        )),
+                        // The client's side decides how long it waits.
+                        timeout: Some(duration(std::time::Duration::ZERO)),
+                        ..Default::default()
+                    })),
                     ..Default::default()
-                }),
-                action: Some(route::route::Action::Route(route::RouteAction {
-                    cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(
-                        cluster.to_owned(),
-                    )),
-                    // The client's side decides how long it waits.
-                    timeout: Some(duration(std::time::Duration::ZERO)),
-                    ..Default::default()
-                })),
+                }],
                 ..Default::default()
             }],
             ..Default::default()
-        }],
-        ..Default::default()
-    };
-    vec![
-        Hcm {
-            stat_prefix: format!("inbound_{port}"),
-            routes: Routes::Inline(Box::new(routes)),
-            filters: policy::authorization::http_filters(context, proxy, port),
-            access_log: policy::telemetry::access_logs(context, &proxy.namespace, Some(&proxy.labels)),
-            edge: false,
-            grpc: false,
-        }
-        .filter(),
-    ]
-}
+        };
+        vec![
+            Hcm {
+                stat_prefix: format!("inbound_{port}"),
+                routes: Routes::Inline(Box::new(routes)),
+                filters: authorization::http_filters(self.context, self.workload),
+                access_log: self.logs(),
+                edge: false,
+                grpc: false,
+            }
+            .filter(),
+        ]
+    }
 
-fn tcp(context: &Context, proxy: &Proxy, port: u16, cluster: &str) -> Vec<Filter> {
-    let mut filters = policy::authorization::network_filters(context, proxy, port);
-    let logs = policy::telemetry::access_logs(context, &proxy.namespace, Some(&proxy.labels));
-    filters.push(tcp_proxy(cluster, cluster, logs));
-    filters
+    fn tcp(self, cluster: &str) -> Vec<Filter> {
+        let mut filters = authorization::network_filters(self.context, self.workload);
+        let logs = self.logs();
+        filters.push(tcp_proxy(cluster, cluster, logs));
+        filters
+    }
 }
 
 fn at_port(port: u16) -> FilterChainMatch {
