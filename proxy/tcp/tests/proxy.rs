@@ -62,6 +62,7 @@ fn cluster(name: &str, hosts: &[SocketAddr]) -> Arc<Cluster> {
         close_connections_on_host_health_failure: false,
         panic_threshold: RuntimeInteger::fixed(50),
         fail_traffic_on_panic: false,
+        outlier: None,
     })
 }
 

@@ -16,7 +16,8 @@ use outrider_net::tls::{AlpnDefault, ClientTls};
 
 use crate::breaker::{self, Breakers};
 use crate::error::ClusterError;
-use crate::host::{Host, HostSet};
+use crate::host::{Host, HostSet, PriorityHosts, flags};
+use crate::outlier::{Detector, Event};
 use crate::stats::ClusterStats;
 
 /// The place of a cluster's name: what routes hold on to. The cluster in it comes, changes and goes.
@@ -49,6 +50,8 @@ pub struct ClusterShared {
     stats: OnceLock<Box<ClusterStats>>,
     breakers: OnceLock<Box<Breakers>>,
     original_dst: Option<Box<Destinations>>,
+    /// Its outlier detection, where it has one.
+    pub(crate) outlier: Option<Arc<Detector>>,
     /// The share of requests to drop: an `f64`'s bits.
     drop_overload: AtomicU64,
     /// How many were dropped so.
@@ -85,6 +88,10 @@ impl ClusterShared {
         let tls_matches = config.tls_matches.iter().map(|one| build(&one.tls)).collect::<Result<_, _>>()?;
         let original_dst = matches!(config.discovery, Discovery::OriginalDst(_)).then(Box::default);
         let tracked = config.breaker_default.track_remaining || config.breaker_high.track_remaining;
+        let outlier = config
+            .outlier
+            .as_deref()
+            .map(|outlier| Arc::new(Detector::new(outlier.clone(), &registry.scope(scope_of(&config)))));
         let cluster = Self {
             config,
             hosts: ArcSwap::default(),
@@ -95,6 +102,7 @@ impl ClusterShared {
             stats: OnceLock::new(),
             breakers: OnceLock::new(),
             original_dst,
+            outlier,
             drop_overload: AtomicU64::default(),
             dropped: AtomicU64::default(),
             slot: AtomicU32::new(u32::MAX),
@@ -239,16 +247,58 @@ impl ClusterShared {
         self.dropped.load(Relaxed)
     }
 
+    /// Tells outlier detection, where there is one, what happened to `host`.
+    #[inline]
+    pub fn report(&self, host: &Host, event: Event) {
+        if let Some(outlier) = &self.outlier {
+            outlier.report(host, event);
+        }
+    }
+
+    /// Publishes its hosts anew: what is known of their health changed.
+    pub(crate) fn renew_health(&self) {
+        let Some(known) = &self.original_dst else {
+            let set = self.hosts.load_full();
+            self.publish_set(set.iter().cloned().collect(), set.policy);
+            return;
+        };
+        let known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        self.publish_set(known.values().cloned().collect(), EndpointPolicy::default());
+    }
+
+    /// Takes what an earlier cluster of its name found out about hosts, as far as this one goes on finding it out.
+    pub(crate) fn inherit_health(&self) {
+        if self.outlier.is_some() {
+            return;
+        }
+        let hosts = self.hosts.load_full();
+        let cleared = hosts.iter().filter(|host| host.state.set(flags::FAILED_OUTLIER, false)).count();
+        if cleared > 0 {
+            self.renew_health();
+        }
+    }
+
+    /// Another takes its place, or none: nothing is done for it any more.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+        if let Some(outlier) = &self.outlier {
+            outlier.count_none();
+            outlier.rouse();
+        }
+    }
+
     pub(crate) fn publish_set(&self, hosts: Vec<Arc<Host>>, policy: EndpointPolicy) {
-        let count = |health| hosts.iter().filter(|host| host.health == health).count() as u64;
         let total = hosts.len() as u64;
-        let healthy = count(model::EndpointHealth::Healthy);
-        let degraded = count(model::EndpointHealth::Degraded);
+        if let Some(outlier) = &self.outlier {
+            outlier.count_active(&hosts);
+        }
         let ids = |hosts: &[Arc<Host>]| hosts.iter().map(|host| host.id).collect::<Vec<_>>();
         let new = ids(&hosts);
         self.drop_overload.store(policy.drop_overload.to_bits(), Relaxed);
         let panic_threshold = self.config.panic_threshold.get().min(100) as f64;
         let set = Arc::new(HostSet::new(hosts, policy, panic_threshold));
+        let sum = |of: fn(&PriorityHosts) -> usize| set.priorities.iter().map(of).sum::<usize>() as u64;
+        let (healthy, degraded) = (sum(|level| level.healthy().len()), sum(|level| level.degraded.len()));
         let earlier = self.hosts.swap(set);
         let scope = self.registry.scope(scope_of(&self.config));
         if ids(&earlier.iter().cloned().collect::<Vec<_>>()) != new {

@@ -1,13 +1,14 @@
 //! Hosts: what a request can be sent to.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use outrider_config::model::{EndpointHealth, EndpointPolicy, MetadataValue, TRANSPORT_SOCKET_MATCH};
 use outrider_core::Metadata;
 use outrider_core::stream::Address;
 
+use crate::outlier::Conduct;
 use crate::priority::PriorityLoad;
 
 type Namespace = BTreeMap<Arc<str>, MetadataValue>;
@@ -74,6 +75,42 @@ pub struct HostState {
     pub rq_timeout: AtomicU64,
     /// Used since the last clean-up (ORIGINAL_DST).
     pub(crate) used: AtomicBool,
+    /// What was found out about its health, besides what the configuration says: [`flags`].
+    flags: AtomicU32,
+    /// What outlier detection knows of it; made when it first hears of it.
+    pub(crate) conduct: OnceLock<Box<Conduct>>,
+}
+
+/// What is found out about a host's health.
+pub(crate) mod flags {
+    /// Outlier detection took it out.
+    pub(crate) const FAILED_OUTLIER: u32 = 1 << 1;
+}
+
+/// Whether a host is used, from all that is known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Availability {
+    /// It is.
+    Healthy,
+    /// After the healthy ones.
+    Degraded,
+    /// Only in panic.
+    Unhealthy,
+}
+
+impl HostState {
+    /// Whether any of `flags` is set.
+    pub(crate) fn has(&self, flags: u32) -> bool {
+        self.flags.load(Relaxed) & flags != 0
+    }
+
+    /// Sets `flags` or takes them away. Returns whether that changed anything. Requests draw from what is published:
+    /// [`crate::ClusterShared::renew_health`] is to follow.
+    pub(crate) fn set(&self, flags: u32, on: bool) -> bool {
+        let before =
+            if on { self.flags.fetch_or(flags, Relaxed) } else { self.flags.fetch_and(!flags, Relaxed) };
+        before & flags != if on { flags } else { 0 }
+    }
 }
 
 /// The hosts of a cluster at one moment. Immutable: a change publishes another.
@@ -147,13 +184,36 @@ impl Host {
         self.state.rq_timeout.fetch_add(1, Relaxed);
     }
 
-    /// Envoy's `health_flags`.
-    pub const fn health_flags(&self) -> &'static str {
+    /// Whether it is used, from all that is known of it.
+    pub fn availability(&self) -> Availability {
         match self.health {
-            EndpointHealth::Healthy => "healthy",
-            EndpointHealth::Degraded => "/degraded_eds_health",
-            EndpointHealth::Unhealthy | EndpointHealth::Draining => "/failed_eds_health",
+            _ if self.state.has(flags::FAILED_OUTLIER) => Availability::Unhealthy,
+            EndpointHealth::Unhealthy | EndpointHealth::Draining => Availability::Unhealthy,
+            EndpointHealth::Degraded => Availability::Degraded,
+            EndpointHealth::Healthy => Availability::Healthy,
         }
+    }
+
+    /// Whether outlier detection took it out.
+    pub fn is_ejected(&self) -> bool {
+        self.state.has(flags::FAILED_OUTLIER)
+    }
+
+    /// Envoy's `health_flags`.
+    pub fn health_flags(&self) -> String {
+        let mut text = String::new();
+        let mut show = |is: bool, flag: &str| {
+            if is {
+                text.push_str(flag);
+            }
+        };
+        show(self.state.has(flags::FAILED_OUTLIER), "/failed_outlier_check");
+        show(
+            matches!(self.health, EndpointHealth::Unhealthy | EndpointHealth::Draining),
+            "/failed_eds_health",
+        );
+        show(self.health == EndpointHealth::Degraded, "/degraded_eds_health");
+        if text.is_empty() { "healthy".to_owned() } else { text }
     }
 }
 
@@ -164,12 +224,14 @@ impl PriorityHosts {
     }
 
     fn new(hosts: Vec<Arc<Host>>) -> Self {
-        let of = |health| hosts.iter().filter(|host| host.health == health).cloned().collect::<Vec<_>>();
-        let healthy = hosts
-            .iter()
-            .any(|host| host.health != EndpointHealth::Healthy)
-            .then(|| of(EndpointHealth::Healthy));
-        let degraded = if healthy.is_some() { of(EndpointHealth::Degraded) } else { Vec::new() };
+        // Read once: it may change meanwhile.
+        let found: Vec<_> = hosts.iter().map(|host| host.availability()).collect();
+        let of = |wanted| {
+            let hosts = hosts.iter().zip(&found).filter(|(_, is)| **is == wanted);
+            hosts.map(|(host, _)| host.clone()).collect::<Vec<_>>()
+        };
+        let healthy = found.iter().any(|is| *is != Availability::Healthy).then(|| of(Availability::Healthy));
+        let degraded = if healthy.is_some() { of(Availability::Degraded) } else { Vec::new() };
         Self { hosts, healthy, degraded }
     }
 }

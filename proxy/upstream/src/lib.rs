@@ -13,6 +13,7 @@ pub mod host;
 pub mod incoming;
 pub mod lb;
 pub mod manager;
+pub mod outlier;
 pub mod pool;
 pub mod priority;
 pub mod snapshot;
@@ -26,6 +27,7 @@ pub use error::{ClusterError, PickError, PoolError, PoolErrorKind, SendError, Se
 pub use host::{Host, HostSet, HostState};
 pub use incoming::{Incoming, IncomingError};
 pub use manager::ClusterManager;
+pub use outlier::Event;
 pub use pool::{Lease, LeaseGuard, PendingTunnel, TcpLease, Tunnel};
 pub use stats::ClusterStats;
 pub use worker::{AcquireContext, PickContext, WorkerCluster, WorkerClusters};

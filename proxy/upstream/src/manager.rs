@@ -140,7 +140,7 @@ impl ClusterManager {
         let stats = &self.0.stats;
         match slot.current.swap(Some(shared.clone())) {
             Some(earlier) => {
-                earlier.retired.store(true, Relaxed);
+                earlier.retire();
                 stats.cluster_modified().inc();
             }
             None => {
@@ -148,13 +148,15 @@ impl ClusterManager {
                 stats.active_clusters().inc();
             }
         }
+        shared.inherit_health();
+        self.0.discoverer.guard(shared);
         self.changed(shared);
         slot
     }
 
     /// Gives up a cluster that was prepared and is not wanted any more.
     pub fn abandon(&self, shared: &ClusterShared) {
-        shared.retired.store(true, Relaxed);
+        shared.retire();
     }
 
     /// Publishes the endpoints that discovery found for an EDS cluster.
@@ -185,7 +187,7 @@ impl ClusterManager {
     pub fn remove(&self, name: &str) -> bool {
         let Some(slot) = self.slot(name) else { return false };
         let Some(removed) = slot.current.swap(None) else { return false };
-        removed.retired.store(true, Relaxed);
+        removed.retire();
         self.0.stats.cluster_removed().inc();
         self.0.stats.active_clusters().dec();
         self.changed(&removed);

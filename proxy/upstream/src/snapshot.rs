@@ -44,6 +44,13 @@ fn cluster_text(out: &mut String, cluster: &ClusterShared) -> std::fmt::Result {
     let config = &cluster.config;
     let name = &config.name;
     writeln!(out, "{name}::observability_name::{}", config.alt_stat_name.as_ref().unwrap_or(name))?;
+    if let Some(outlier) = &cluster.outlier {
+        for (kind, norm) in ["", "local_origin_"].into_iter().zip(outlier.norms()) {
+            let (average, threshold) = norm.map_or((-1.0, -1.0), |norm| (norm.average, norm.threshold));
+            writeln!(out, "{name}::outlier::{kind}success_rate_average::{average}")?;
+            writeln!(out, "{name}::outlier::{kind}success_rate_ejection_threshold::{threshold}")?;
+        }
+    }
     for (priority, limits) in [("default", &cluster.limits(false)), ("high", &cluster.limits(true))] {
         for (limit, value) in limits_of(limits) {
             writeln!(out, "{name}::{priority}_priority::{limit}::{value}")?;
@@ -66,8 +73,9 @@ fn cluster_text(out: &mut String, cluster: &ClusterShared) -> std::fmt::Result {
         line("sub_zone", &host.locality.sub_zone)?;
         line("canary", &false)?;
         line("priority", &host.priority)?;
-        line("success_rate", &-1)?;
-        line("local_origin_success_rate", &-1)?;
+        let (rate, local) = success_rates(host);
+        line("success_rate", &rate.unwrap_or(-1.0))?;
+        line("local_origin_success_rate", &local.unwrap_or(-1.0))?;
     }
     Ok(())
 }
@@ -87,6 +95,14 @@ fn cluster_json(cluster: &ClusterShared) -> Value {
     if let (true, Value::Object(fields)) = (cluster.via_api.load(Relaxed), &mut value) {
         fields.insert("added_via_api".into(), true.into());
     }
+    if let (Some(outlier), Value::Object(fields)) = (&cluster.outlier, &mut value) {
+        for (kind, norm) in ["", "local_origin_"].into_iter().zip(outlier.norms()) {
+            if let Some(norm) = norm {
+                let name = format!("{kind}success_rate_ejection_threshold");
+                fields.insert(name, json!({ "value": norm.threshold }));
+            }
+        }
+    }
     // As in proto3's JSON: what is empty is left out.
     if let (false, Value::Object(fields)) = (hosts.is_empty(), &mut value) {
         fields.insert("host_statuses".into(), hosts.into());
@@ -103,7 +119,7 @@ fn host_json(host: &Host) -> Value {
     let mut value = json!({
         "address": address_json(&host.address),
         "stats": stats_json(&host.state),
-        "health_status": { "eds_health_status": health_of(host.health) },
+        "health_status": health_json(host),
         "weight": host.weight,
         "locality": locality_json(host),
     });
@@ -114,8 +130,28 @@ fn host_json(host: &Host) -> Value {
         if host.priority > 0 {
             fields.insert("priority".into(), host.priority.into());
         }
+        let (rate, local) = success_rates(host);
+        for (name, rate) in [("success_rate", rate), ("local_origin_success_rate", local)] {
+            if let Some(rate) = rate {
+                fields.insert(name.into(), json!({ "value": rate }));
+            }
+        }
     }
     value
+}
+
+/// The success rates that outlier detection last found, in percent: of responses, of what is of local origin.
+fn success_rates(host: &Host) -> (Option<f64>, Option<f64>) {
+    host.state.conduct.get().map_or((None, None), |conduct| conduct.success_rates())
+}
+
+fn health_json(host: &Host) -> Value {
+    let mut fields = serde_json::Map::new();
+    if host.is_ejected() {
+        fields.insert("failed_outlier_check".into(), true.into());
+    }
+    fields.insert("eds_health_status".into(), health_of(host.health).into());
+    Value::Object(fields)
 }
 
 fn address_json(address: &Address) -> Value {

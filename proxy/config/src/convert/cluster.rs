@@ -11,7 +11,7 @@ use outrider_proto::pb::envoy::extensions::upstreams::http::generic::v3::Generic
 use super::address::{bind, keepalive};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::scalar::{bool_of, duration, stat_name, type_of, u32_of};
-use super::{breaker, cluster_http, discovery, json, lb, tls_context, transport};
+use super::{breaker, cluster_http, discovery, json, lb, outlier, tls_context, transport};
 use crate::model::{Cluster, TcpKeepalive, TransportSocketMatch, UpstreamProtocol};
 
 /// A cluster; `None`, and an error, when it lacks what it cannot do without.
@@ -73,14 +73,18 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster) -> Option
     } = message;
     refuse!(cx, path, UNSUPPORTED;
         transport_socket_matcher, stats_matcher,
-        per_connection_buffer_high_watermark_timeout, health_checks, outlier_detection, lb_subset_config, filters,
+        per_connection_buffer_high_watermark_timeout, health_checks, lb_subset_config, filters,
         track_timeout_budgets, track_cluster_stats, preconnect_policy,
         connection_pool_per_downstream_connection, queuing_policies);
     inert!(cx, path, "Envoy does not read it either: reports go where cluster_manager.load_stats_config says"; lrs_server);
     refuse!(cx, path, "the load metrics of endpoints (ORCA) are not reported; remove it"; lrs_report_endpoint_metrics);
     inert!(cx, path, "there are no active health checks that it could overrule"; ignore_health_on_host_removal);
-    inert!(cx, path, "hosts cannot fail health checks, since those are refused";
-        close_connections_on_host_health_failure);
+    if outlier_detection.is_none() {
+        inert!(cx, path, "nothing checks the health of its hosts"; close_connections_on_host_health_failure);
+    } else {
+        refuse!(cx, path, "connections of hosts that are taken out go on; remove it";
+            close_connections_on_host_health_failure);
+    }
     if bool_of(wait_for_warm_on_init) == Some(false) {
         cx.refuse(&path.field("wait_for_warm_on_init"), "the start waits for every cluster; remove it");
     }
@@ -183,6 +187,9 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster) -> Option
         close_connections_on_host_health_failure: *close_connections_on_host_health_failure,
         panic_threshold: common_lb.panic_threshold,
         fail_traffic_on_panic: common_lb.fail_traffic_on_panic,
+        outlier: outlier_detection
+            .as_ref()
+            .map(|message| Box::new(outlier::detection(cx, &path.field("outlier_detection"), message))),
     })
 }
 

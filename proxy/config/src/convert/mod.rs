@@ -38,6 +38,7 @@ mod local_reply;
 mod log_filter;
 mod matcher;
 mod node;
+mod outlier;
 mod overload;
 mod re2;
 mod resource;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    BackOff, ConfigSource, DynamicSecret, Metadata, MetadataValue, RuntimeDouble, RuntimeInteger,
-    SocketAddress, SocketOption, TcpKeepalive, UpstreamTls,
+    BackOff, ConfigSource, DynamicSecret, Metadata, MetadataValue, OutlierDetection, RuntimeDouble,
+    RuntimeInteger, SocketAddress, SocketOption, TcpKeepalive, UpstreamTls,
 };
 
 /// A cluster.
@@ -54,6 +54,8 @@ pub struct Cluster {
     pub panic_threshold: RuntimeInteger,
     /// In panic, fail instead.
     pub fail_traffic_on_panic: bool,
+    /// Hosts that fail are taken out; `None` for not.
+    pub outlier: Option<Box<OutlierDetection>>,
 }
 
 impl Cluster {

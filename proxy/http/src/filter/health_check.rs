@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue, StatusCode};
-use outrider_config::model::{EndpointHealth, HealthCheckFilter};
+use outrider_config::model::HealthCheckFilter;
 use outrider_core::{LocalReply, ResponseFlags, health};
+use outrider_upstream::host::Availability;
 
 use super::{RequestCx, ResponseCx, State, Step, Verdict};
 use crate::stream::Stream;
@@ -105,8 +106,7 @@ impl HealthCheck {
             let (mut total, mut available) = (0_u64, 0_u64);
             for host in cluster.shared.hosts.load().iter() {
                 total += 1;
-                let is = matches!(host.health, EndpointHealth::Healthy | EndpointHealth::Degraded);
-                available += u64::from(is);
+                available += u64::from(host.availability() != Availability::Unhealthy);
             }
             if total == 0 && *share == 0 {
                 continue;

@@ -15,14 +15,14 @@ use outrider_core::LocalReply;
 use outrider_core::reply::details;
 use outrider_core::stream::{Attempt, Protocol};
 use outrider_upstream::{
-    AcquireContext, BodyError, Host, Incoming, Lease, Outbound, PoolErrorKind, SendError, UpstreamBody,
+    AcquireContext, BodyError, Event, Host, Incoming, Lease, Outbound, PoolErrorKind, SendError, UpstreamBody,
 };
 
 use super::call::{self, Call};
 use super::envoy_headers::{CANARY, SERVICE_TIME};
 use super::limits::Expired;
 use super::outcome::{Failure, Reset};
-use super::response::{BodyLimits, Tail, UpstreamResponse, grpc_outcome};
+use super::response::{BodyLimits, Tail, UpstreamResponse, grpc_http_status, grpc_outcome};
 use super::retry::grpc_status;
 use super::{heads, upgrade};
 use crate::body::{DownstreamBody, ResponseBody};
@@ -80,12 +80,32 @@ pub(crate) async fn exchange(
 ) -> Result<Answer, Failure> {
     call.limits.begin_try();
     // Pinned here: passed by value it would be held twice.
-    match call.limits.guard(pin!(send(call, host, request))).await {
+    let outcome = match call.limits.guard(pin!(send(call, host, request))).await {
         Ok(result) => result,
         Err(Expired::Global) => Err(Failure::GlobalTimeout),
         Err(Expired::PerTry) => Err(Failure::PerTryTimeout),
         Err(Expired::PerTryIdle) => Err(Failure::PerTryIdle),
         Err(Expired::MaxDuration) => Err(Failure::MaxDuration),
+    };
+    if let Some(event) = event_of(call, &outcome) {
+        call.cluster.shared.report(host, event);
+    }
+    outcome
+}
+
+/// What outlier detection is to know of a try; `None` for nothing of its host.
+fn event_of(call: &Call<'_>, outcome: &Result<Answer, Failure>) -> Option<Event> {
+    match outcome {
+        Ok(answer) => {
+            let status = answer.response.status().as_u16();
+            let grpc = if call.grpc { grpc_status(answer.response.headers()) } else { None };
+            Some(Event::Response(grpc.map_or(status, grpc_http_status)))
+        }
+        Err(Failure::Reset { reset: Reset::Overflow, .. } | Failure::MaxDuration) => None,
+        Err(Failure::Reset { .. }) => Some(Event::ConnectFailed),
+        // One that still waits for its connection is charged to nobody.
+        Err(_) if !call.limits.is_connected() => None,
+        Err(_) => Some(Event::TimedOut(call.timeout_status())),
     }
 }
 
@@ -103,6 +123,7 @@ async fn send(call: &Call<'_>, host: &Arc<Host>, mut request: Outbound) -> Resul
         Failure::pool(&error)
     })?;
     call.limits.connected();
+    call.cluster.shared.report(host, Event::Connected);
     note_connection(call.stream, &lease, request.body.is_end_stream());
     if let Some(begun) = begun {
         note_attempt(call.stream, host, &lease, begun.elapsed());

@@ -186,6 +186,11 @@ impl<'a> Call<'a> {
         reply
     }
 
+    /// The status of the answer when time is over.
+    pub(crate) const fn timeout_status(&self) -> u16 {
+        if self.timeout_alt { 204 } else { 504 }
+    }
+
     fn timed_out(&self, details: &'static str) -> LocalReply {
         outcome::timeout_reply(details, self.timeout_alt)
     }

@@ -33,6 +33,8 @@ pub(crate) struct Limits<'a> {
     pub(crate) max_duration: Option<Duration>,
     /// When the try got its connection.
     ready: Cell<Option<Instant>>,
+    /// The try has its connection.
+    connected: Cell<bool>,
     /// An upgrade's request has no end: its clocks start at once.
     upgrade_from: Option<Instant>,
 }
@@ -41,22 +43,36 @@ impl<'a> Limits<'a> {
     /// The limits of `stream`'s request.
     pub(crate) fn new(stream: &'a Stream, timeouts: Timeouts, max_duration: Option<Duration>) -> Self {
         let upgrade_from = stream.upgrade.borrow().is_some().then(Instant::now);
-        Self { stream, timeouts, max_duration, ready: Cell::new(None), upgrade_from }
+        Self {
+            stream,
+            timeouts,
+            max_duration,
+            ready: Cell::new(None),
+            connected: Cell::new(false),
+            upgrade_from,
+        }
     }
 
     /// A new try begins.
     pub(crate) fn begin_try(&self) {
         self.ready.set(None);
+        self.connected.set(false);
     }
 
     /// The try has its connection.
     pub(crate) fn connected(&self) {
+        self.connected.set(true);
         if self.timeouts.per_try.is_some()
             || self.timeouts.per_try_idle.is_some()
             || self.max_duration.is_some()
         {
             self.ready.set(Some(Instant::now()));
         }
+    }
+
+    /// Whether the try has its connection.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected.get()
     }
 
     /// When the stream's longest life ends.

@@ -9,7 +9,9 @@ use http::{HeaderValue, Method};
 use http_body::Body;
 use outrider_config::model::MirrorCluster;
 use outrider_upstream::stats::ResponseKind;
-use outrider_upstream::{AcquireContext, Incoming, Outbound, PickContext, UpstreamBody, WorkerCluster};
+use outrider_upstream::{
+    AcquireContext, Event, Incoming, Outbound, PickContext, UpstreamBody, WorkerCluster,
+};
 
 use super::again;
 use super::call::Call;
@@ -107,13 +109,18 @@ async fn send(
         Ok(lease) => lease,
         Err(error) => {
             host.count_response(None);
+            if Reset::of_pool(error.kind) != Reset::Overflow {
+                cluster.shared.report(&host, Event::ConnectFailed);
+            }
             counts.count_response(Reset::of_pool(error.kind).status().as_u16(), kind);
             return;
         }
     };
+    cluster.shared.report(&host, Event::Connected);
     match lease.send(request).await {
         Ok(response) => {
             let status = response.status().as_u16();
+            cluster.shared.report(&host, Event::Response(status));
             host.count_response(Some(status));
             counts.count_response(status, kind);
             let mut guard = lease.into_guard();
@@ -123,6 +130,7 @@ async fn send(
         }
         Err(error) => {
             host.count_response(None);
+            cluster.shared.report(&host, Event::ConnectFailed);
             counts.count_response(Reset::of_send(error.kind).status().as_u16(), kind);
         }
     }

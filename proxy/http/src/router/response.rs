@@ -13,7 +13,7 @@ use outrider_core::ResponseFlags;
 use outrider_core::reply::details;
 use outrider_core::stream::Protocol;
 use outrider_upstream::stats::ResponseKind;
-use outrider_upstream::{Host, Incoming, IncomingError, LeaseGuard, SendErrorKind, WorkerCluster};
+use outrider_upstream::{Event, Host, Incoming, IncomingError, LeaseGuard, SendErrorKind, WorkerCluster};
 use tokio::time::Instant;
 
 use super::outcome::Reset;
@@ -181,6 +181,7 @@ impl Tail {
             self.cluster.shared.stats().upstream_cx_protocol_error().inc();
         }
         let reset = Reset::of_send(kind);
+        self.cluster.shared.report(&self.host, Event::ConnectFailed);
         self.stream.info.borrow_mut().upstream.reset |= super::attempt::was_reset(error);
         if self.grpc_pending {
             self.host.count_response(None);
@@ -203,6 +204,24 @@ pub(crate) const fn grpc_outcome(status: Option<u64>) -> u16 {
         // Those that map to 5xx: unknown, deadline exceeded, unimplemented, internal, unavailable, data loss.
         None | Some(2 | 4 | 12 | 13 | 14 | 15) => 500,
         Some(_) => 200,
+    }
+}
+
+/// The HTTP status that a gRPC status stands for (Envoy's `grpcToHttpStatus`, which is googleapis' `code.proto`).
+pub(crate) const fn grpc_http_status(status: u64) -> u16 {
+    match status {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
     }
 }
 

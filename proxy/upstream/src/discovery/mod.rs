@@ -18,16 +18,25 @@ use crate::cluster::ClusterShared;
 use crate::error::ClusterError;
 use crate::host::{Host, Locality};
 use crate::manager::ClusterManager;
+use crate::outlier;
 use dns::Names;
 use resolver::Resolvers;
 
 /// Keeps the hosts of clusters that find them by themselves.
 pub(crate) struct Discoverer {
-    queue: mpsc::UnboundedSender<Arc<ClusterShared>>,
+    queue: mpsc::UnboundedSender<Work>,
     // Taken by the one who runs the discovery.
-    due: Mutex<Option<mpsc::UnboundedReceiver<Arc<ClusterShared>>>>,
+    due: Mutex<Option<mpsc::UnboundedReceiver<Work>>>,
     // Clusters whose names have not been tried yet.
     cold: watch::Sender<usize>,
+}
+
+/// What is to be begun for a cluster.
+enum Work {
+    /// Finding its hosts.
+    Find(Arc<ClusterShared>),
+    /// Keeping its outliers.
+    Guard(Arc<ClusterShared>),
 }
 
 impl Discoverer {
@@ -43,7 +52,14 @@ impl Discoverer {
             self.cold.send_modify(|cold| *cold += 1);
         }
         if names || matches!(cluster.config.discovery, Discovery::OriginalDst(_)) {
-            let _ = self.queue.send(cluster.clone());
+            let _ = self.queue.send(Work::Find(cluster.clone()));
+        }
+    }
+
+    /// Begins to look after the health of the hosts of a cluster that is in force.
+    pub(crate) fn guard(&self, cluster: &Arc<ClusterShared>) {
+        if cluster.outlier.is_some() {
+            let _ = self.queue.send(Work::Guard(cluster.clone()));
         }
     }
 
@@ -61,7 +77,10 @@ impl Discoverer {
         loop {
             tokio::select! {
                 cluster = due.recv() => match cluster {
-                    Some(cluster) => self.begin(&cluster, manager, &resolvers, &mut tasks),
+                    Some(Work::Find(cluster)) => self.begin(&cluster, manager, &resolvers, &mut tasks),
+                    Some(Work::Guard(cluster)) => {
+                        tasks.spawn(outlier::watch(Arc::downgrade(&cluster), manager.clone()));
+                    }
                     None => return,
                 },
                 Some(_) = tasks.join_next() => {}

@@ -14,6 +14,7 @@ use crate::breaker::Resource;
 use crate::cluster::ClusterShared;
 use crate::error::{PoolError, PoolErrorKind};
 use crate::host::Host;
+use crate::outlier::Event;
 
 /// A connection for one TCP session.
 #[derive(Debug)]
@@ -100,6 +101,7 @@ pub(crate) async fn connect(
     match opened {
         Ok((stream, tls)) => {
             token.connected();
+            cluster.report(host, Event::SessionOpened);
             if breakers.take(Resource::Requests).is_err() {
                 stats.upstream_rq_active_overflow().inc();
                 return Err(error(PoolErrorKind::Overflow, ""));
@@ -120,6 +122,13 @@ pub(crate) async fn connect(
         }
         Err(failure) => {
             token.connect_failed(failure.kind);
+            cluster.report(
+                host,
+                match failure.kind {
+                    PoolErrorKind::ConnectTimeout => Event::TimedOut(504),
+                    _ => Event::ConnectFailed,
+                },
+            );
             stats.upstream_rq_pending_failure_eject().inc();
             Err(error(failure.kind, &failure.details))
         }

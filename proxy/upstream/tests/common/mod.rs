@@ -85,6 +85,7 @@ pub(crate) fn config(name: &str, discovery: Discovery) -> model::Cluster {
         close_connections_on_host_health_failure: false,
         panic_threshold: model::RuntimeInteger::fixed(50),
         fail_traffic_on_panic: false,
+        outlier: None,
     }
 }
 

@@ -7,6 +7,7 @@ mod filters;
 mod forwarding;
 mod grpc;
 mod h2;
+mod health;
 mod internal;
 mod logs;
 mod mutations;
@@ -72,6 +73,7 @@ pub(crate) fn all() -> Vec<Group> {
         filters::fault_runtime(),
         filters::grpc_stats(),
         filters::health_check(),
+        health::outliers(),
         runtime::runtime(),
         runtime::runtime_default(),
         runtime::runtime_logs(),

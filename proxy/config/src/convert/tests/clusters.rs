@@ -181,7 +181,7 @@ fn circuit_breakers_and_their_runtime() {
 #[test]
 fn what_changes_traffic_and_is_not_there_is_refused() {
     let problems = bad(&bootstrap(
-        "health_checks: [{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {}}]\noutlier_detection: {}\nlb_subset_config: {}",
+        "health_checks: [{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {}}]\noutlier_detection: {detect_degraded_hosts: true}\nlb_subset_config: {}",
     ));
     let fields: Vec<&str> = problems.iter().map(|text| text.split(": ").next().unwrap_or_default()).collect();
     let cluster = "static_resources.clusters[0]";
@@ -189,8 +189,8 @@ fn what_changes_traffic_and_is_not_there_is_refused() {
         fields,
         [
             format!("{cluster}.health_checks"),
-            format!("{cluster}.outlier_detection"),
-            format!("{cluster}.lb_subset_config")
+            format!("{cluster}.lb_subset_config"),
+            format!("{cluster}.outlier_detection.detect_degraded_hosts")
         ]
     );
 }
