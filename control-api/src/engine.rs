@@ -282,8 +282,8 @@ impl View {
             let own =
                 self.own.of(Type::Endpoints).get(name).or_else(|| self.shared.of(Type::Endpoints).get(name));
             return own.or_else(|| {
-                let passed = || self.get(Type::Cluster, &names::passthrough_of(name));
-                self.get(Type::Cluster, name).or_else(passed)?;
+                let beside = || names::beside(name).find_map(|it| self.get(Type::Cluster, &it));
+                self.get(Type::Cluster, name).or_else(beside)?;
                 self.endpoints.get(name)
             });
         }

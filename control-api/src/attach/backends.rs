@@ -1,12 +1,14 @@
 //! From a reference to a backend to the backend.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::Service;
 
 use super::grants::{self, End};
 use super::ir::Target;
 use super::refs::{BackendRef, GATEWAY_GROUP, OWN_GROUP};
-use crate::model::{Kind, own::ExternalService};
-use crate::world::World;
+use crate::model::{Key, Kind, Object, own::ExternalService};
+use crate::world::{EXPORT_TO, World, exported};
 
 /// Why something is not as it was asked for: a reason of the Gateway API and words for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +31,8 @@ pub(super) struct Referrer<'w> {
     pub(super) kind: Kind,
     /// Its namespace.
     pub(super) namespace: &'w str,
-    /// The parent is a Service: whoever can reach the frontend could reach the backend as well, so no grant is needed.
+    /// The parent is a Service: whoever can reach the frontend could reach the backend as well, so no grant is needed for what is
+    /// exported to the namespace: Services, where nobody says otherwise; an ExternalService, where it says so.
     /// <https://gateway-api.sigs.k8s.io/geps/gep-1294/#namespace-boundaries>
     pub(super) mesh: bool,
 }
@@ -52,11 +55,21 @@ impl Referrer<'_> {
         };
         let from = End { group: GATEWAY_GROUP, kind: self.kind.name(), namespace: self.namespace };
         let to = End { group: it.group, kind: it.kind, namespace: it.namespace };
-        if !self.mesh && !grants::permitted(self.world, from, to, it.name) {
+        let kind = if external { Kind::ExternalService } else { Kind::Service };
+        // What is not there could be exported to nobody, and to all as well: that it is missing is told below.
+        let open = |object: &Arc<Object>| exported(object, self.namespace);
+        let seen =
+            self.mesh && self.world.object(&Key::new(kind, it.namespace, it.name)).map_or(!external, open);
+        if !seen && !grants::permitted(self.world, from, to, it.name) {
+            let export = if self.mesh {
+                format!(", and no annotation {EXPORT_TO} exports it there")
+            } else {
+                String::new()
+            };
             return Err(Refusal::new(
                 "RefNotPermitted",
                 format!(
-                    "{field}: no ReferenceGrant in namespace {} lets {} of namespace {} refer to {}",
+                    "{field}: no ReferenceGrant in namespace {} lets {} of namespace {} refer to {}{export}",
                     it.namespace,
                     self.kind,
                     self.namespace,

@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::backends::Refusal;
 use super::grants::{self, End};
 use super::refs::GATEWAY_GROUP;
 use crate::model::Kind;
-use crate::world::{Named, World};
+use crate::world::{Named, World, pem};
 
 /// The key of authorities in ConfigMaps and Secrets.
 const CA_KEY: &str = "ca.crt";
@@ -65,40 +63,13 @@ pub(super) fn key_pair(
 }
 
 /// Whether a Secret is one for TLS: its type, and that the key fits the certificate.
-///
-/// # Errors
-/// What is wrong with it, to be read after its name.
-pub(crate) fn check_key_pair(secret: &Secret) -> Result<(), String> {
+fn check_key_pair(secret: &Secret) -> Result<(), String> {
     let kind = secret.type_.as_deref().unwrap_or("Opaque");
     if kind != "kubernetes.io/tls" {
         return Err(format!("has type {kind:?}; use kubernetes.io/tls"));
     }
-    let part = |key: &str| secret_value(secret, key).ok_or_else(|| format!("has no {key}"));
-    let (chain, key) = (part("tls.crt")?, part("tls.key")?);
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&chain)
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("has a tls.crt that is no PEM: {error}"))?;
-    if chain.is_empty() {
-        return Err("has a tls.crt without a certificate in PEM".to_owned());
-    }
-    let key = PrivateKeyDer::from_pem_slice(&key)
-        .map_err(|error| format!("has a tls.key that is no key in PEM: {error}"))?;
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    match rustls::sign::CertifiedKey::from_der(chain, key, &provider) {
-        Ok(_) => Ok(()),
-        Err(rustls::Error::InconsistentKeys(_)) => {
-            Err("has a tls.key that does not belong to its tls.crt".to_owned())
-        }
-        Err(error) => Err(format!("cannot be used: {error}")),
-    }
-}
-
-fn secret_value(secret: &Secret, key: &str) -> Option<Vec<u8>> {
-    let data = secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.clone());
-    // What was written as text goes before, as at the API server.
-    let text =
-        secret.string_data.as_ref().and_then(|data| data.get(key)).map(|text| text.clone().into_bytes());
-    text.or(data)
+    let part = |key: &str| pem::entry(secret, key).ok_or_else(|| format!("has no {key}"));
+    pem::key_pair(part("tls.crt")?, part("tls.key")?)
 }
 
 /// How references to authorities are refused.
@@ -135,24 +106,9 @@ pub(super) fn authorities(
         })
     } else {
         let secret = from.world.get::<Secret>(namespace, name).ok_or_else(|| refuse("does not exist"))?;
-        secret_value(secret.body(), CA_KEY).and_then(|bytes| String::from_utf8(bytes).ok())
+        pem::entry(secret.body(), CA_KEY).and_then(|bytes| String::from_utf8(bytes.to_vec()).ok())
     };
     let text = text.ok_or_else(|| refuse("has no key ca.crt"))?;
-    check_authorities(&text).map_err(|why| refuse(&why))?;
+    pem::certificates(text.as_bytes()).map_err(|why| refuse(&format!("has a {CA_KEY} {why}")))?;
     Ok(text.trim().into())
-}
-
-/// Whether a text has certificates in PEM, all of which can be read.
-fn check_authorities(text: &str) -> Result<(), String> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("has a ca.crt that is no PEM: {error}"))?;
-    if certificates.is_empty() {
-        return Err("has a ca.crt without a certificate in PEM".to_owned());
-    }
-    for certificate in &certificates {
-        x509_parser::parse_x509_certificate(certificate)
-            .map_err(|error| format!("has a ca.crt with something that is no certificate: {error}"))?;
-    }
-    Ok(())
 }

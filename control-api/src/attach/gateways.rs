@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::backends::Refusal;
 use super::certificates::{self, CaReasons, Referring};
+use super::features;
 use super::listeners::{ListenerState, find_conflicts};
 use super::status::{CONTROLLER, Condition, Writer};
 use super::{ClientValidation, Gateway, Listener, Protocol, refs::GATEWAY_GROUP};
@@ -376,7 +377,8 @@ pub(super) fn class_statuses(world: &World, writer: &Writer<'_>) -> Vec<(crate::
             let old = writer.old(class.object);
             let conditions =
                 writer.conditions(old.get("conditions"), class.object, &["Accepted"], &[condition]);
-            (class.object.key.clone(), json!({"conditions": conditions}))
+            let status = json!({"conditions": conditions, "supportedFeatures": features::supported()});
+            (class.object.key.clone(), status)
         })
         .collect()
 }

@@ -151,7 +151,34 @@ pub(super) fn finish<F: Serialize, G: Serialize>(
         }
         rule.backends.push(Backend { target, weight: backend.weight, filters: filters.list });
     }
+    shares(&rule, field)?;
     Ok(rule)
+}
+
+/// What a proxy can do for one of several backends is to change headers and the host: all else it decides before it draws one.
+fn shares(rule: &HttpRule, field: &str) -> Result<(), Refusal> {
+    let live = |it: &&Backend| it.weight > 0 && it.target != Target::Invalid;
+    if rule.backends.iter().filter(live).count() < 2 {
+        return Ok(());
+    }
+    for (at, backend) in rule.backends.iter().enumerate().filter(|(_, it)| live(it)) {
+        let name = backend.filters.iter().find_map(|filter| match filter {
+            Filter::Mirror { .. } => Some("RequestMirror"),
+            Filter::Redirect { .. } => Some("RequestRedirect"),
+            Filter::Cors(_) => Some("CORS"),
+            Filter::Rewrite { path: Some(_), .. } => Some("URLRewrite with a path"),
+            Filter::Rewrite { .. } | Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => None,
+        });
+        if let Some(name) = name {
+            return Err(Refusal::new(
+                "UnsupportedValue",
+                format!(
+                    "{field}.backendRefs[{at}].filters: {name} cannot be done for one of several backends; put it at the rule, or give the backend a rule of its own"
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn compile_match(it: &api::HttpRouteRulesMatches, field: &str) -> Result<HttpMatch, Refusal> {

@@ -4,6 +4,7 @@
 mod backend_tls;
 mod backends;
 mod certificates;
+mod features;
 mod filter;
 mod gateways;
 mod grants;
@@ -25,7 +26,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::model::Key;
+pub(crate) use hostnames::covers;
 pub use status::CONTROLLER;
+pub(crate) use status::{Condition, Writer, rfc3339};
 
 use crate::world::{Named, World};
 
@@ -149,7 +152,7 @@ impl Attachments {
     /// changed at `now` (seconds since 1970).
     pub fn after(world: &World, now: i64, previous: Option<&Self>) -> Self {
         let now = status::rfc3339(now);
-        let writer = status::Writer { now: &now, previous: previous.map(|it| &it.statuses) };
+        let writer = Writer { now: &now, previous: previous.map(|it| &it.statuses) };
         let mut gateways = gateways::of(world);
         let mut services = routes::AtServices::default();
         let mut statuses: BTreeMap<Key, Value> =
@@ -170,4 +173,4 @@ impl Attachments {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

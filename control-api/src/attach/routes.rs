@@ -14,7 +14,8 @@ use super::ir::{self, HttpRule, Target};
 use super::refs::{GATEWAY_GROUP, ParentRef};
 use super::status::{CONTROLLER, Condition, Writer};
 use super::{ServiceRoutes, grpc, hostnames, http, tcp};
-use crate::model::{Body, Kind, Object};
+use crate::model::{Body, Key, Kind, Object};
+use crate::world::port::{self, Spoken};
 use crate::world::{Named, World};
 
 /// The conditions of routes that are ours to say.
@@ -43,55 +44,89 @@ pub(super) struct AtServices {
     taken: BTreeMap<(Named, u16, Arc<str>), Kind>,
 }
 
+/// In which order kinds of routes are attached to Services: of several kinds at one port the most specific one has it.
+/// <https://gateway-api.sigs.k8s.io/geps/gep-1294/#route-types>
+const AT_SERVICES: [&[Kind]; 4] =
+    [&[Kind::GrpcRoute], &[Kind::HttpRoute], &[Kind::TlsRoute], &[Kind::TcpRoute]];
+
+/// To Gateways: of HTTPRoutes and GRPCRoutes for the same hosts of a listener exactly one kind is accepted, that of the oldest route.
+/// <https://gateway-api.sigs.k8s.io/reference/spec/#grpcroute>
+const AT_GATEWAYS: [&[Kind]; 3] = [&[Kind::GrpcRoute, Kind::HttpRoute], &[Kind::TlsRoute], &[Kind::TcpRoute]];
+
 /// Attaches all routes. Gives the statuses of those that have parents here.
 pub(super) fn attach(
     world: &World,
     gateways: &mut BTreeMap<Named, GatewayState<'_>>,
     services: &mut AtServices,
     writer: &Writer<'_>,
-) -> Vec<(crate::model::Key, Value)> {
-    // Of several kinds at one port of a service the most specific one has it: kind by kind, in that order, older ones first.
-    // <https://gateway-api.sigs.k8s.io/geps/gep-1294/#route-types>
-    let kinds = [Kind::GrpcRoute, Kind::HttpRoute, Kind::TlsRoute, Kind::TcpRoute];
-    let mut statuses = Vec::new();
-    for kind in kinds {
-        let mut routes: Vec<_> = world.objects_of(kind).filter_map(Route::of).collect();
-        routes.sort_by_key(|route| (route.object.created(), &route.object.key));
-        for route in routes {
-            statuses.extend(attach_one(world, gateways, services, writer, &route));
+) -> Vec<(Key, Value)> {
+    let mut told: BTreeMap<Key, Vec<(usize, Value)>> = BTreeMap::new();
+    for (mesh, groups) in [(true, &AT_SERVICES[..]), (false, &AT_GATEWAYS[..])] {
+        for kinds in groups {
+            let objects = kinds.iter().flat_map(|kind| world.objects_of(*kind));
+            let mut routes: Vec<_> = objects.filter_map(Route::of).collect();
+            routes.sort_by_cached_key(|route| age(route.object.created(), &route.object.key));
+            for route in routes {
+                let entries = attach_one(world, gateways, services, writer, &route, mesh);
+                told.entry(route.object.key.clone()).or_default().extend(entries);
+            }
         }
     }
-    let age =
-        |created: i64, key: &crate::model::Key| (created, key.namespace.clone(), key.name.clone(), key.kind);
-    let by_age = |routes: &mut Vec<Arc<ir::HttpRoute>>| routes.sort_by_key(|it| age(it.created, &it.key));
+    let by_age = |routes: &mut Vec<Arc<ir::HttpRoute>>| {
+        routes.sort_by_cached_key(|it| age(it.created, &it.key));
+    };
     services.routes.values_mut().for_each(|it| by_age(&mut it.http));
     let listeners = gateways.values_mut().flat_map(|it| &mut it.listeners);
     listeners.for_each(|it| by_age(&mut it.http));
-    statuses
+    told.into_iter().filter_map(|(key, entries)| status(world, writer, key, entries)).collect()
 }
 
+/// The order in which routes go: the older ones first, then by namespace and name.
+fn age(created: i64, key: &Key) -> (i64, Arc<str>, Arc<str>, Kind) {
+    (created, Arc::clone(&key.namespace), Arc::clone(&key.name), key.kind)
+}
+
+/// The status of a route, of what is told about its parents, by their places. `None` when it has nothing to do with us, and had not.
+fn status(
+    world: &World,
+    writer: &Writer<'_>,
+    key: Key,
+    mut entries: Vec<(usize, Value)>,
+) -> Option<(Key, Value)> {
+    let old = writer.old(world.object(&key)?);
+    let ours = |it: &Value| it.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER);
+    let before = old.get("parents").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if entries.is_empty() && !before.iter().any(ours) {
+        return None;
+    }
+    entries.sort_by_key(|(at, _)| *at);
+    let entries = entries.into_iter().map(|(_, entry)| entry);
+    let parents: Vec<Value> = entries.chain(before.iter().filter(|it| !ours(it)).cloned()).collect();
+    Some((key, json!({"parents": parents})))
+}
+
+/// Attaches one route to those of its parents that are Services (`mesh`), or to those that are Gateways. Gives what it is told of each, with its
+/// place among the parents.
 fn attach_one(
     world: &World,
     gateways: &mut BTreeMap<Named, GatewayState<'_>>,
     services: &mut AtServices,
     writer: &Writer<'_>,
     route: &Route<'_>,
-) -> Option<(crate::model::Key, Value)> {
-    let mut compiled = [None, None];
-    let old = writer.old(route.object);
-    let mut entries: Vec<Value> = Vec::new();
-    for parent in &route.parents {
-        let mesh = (parent.group, parent.kind) == ("", "Service");
-        let gateway = (parent.group, parent.kind) == (GATEWAY_GROUP, "Gateway");
-        if !mesh && !gateway {
-            continue;
-        }
+    mesh: bool,
+) -> Vec<(usize, Value)> {
+    let wanted = if mesh { ("", "Service") } else { (GATEWAY_GROUP, "Gateway") };
+    let parents = route.parents.iter().enumerate().filter(|(_, it)| (it.group, it.kind) == wanted);
+    let mut compiled = None;
+    let mut old = None;
+    let mut entries = Vec::new();
+    for (at, parent) in parents {
         let named: Named = (parent.namespace.into(), parent.name.into());
-        if gateway && !gateways.contains_key(&named) && exists_elsewhere(world, &named) {
+        if !mesh && !gateways.contains_key(&named) && exists_elsewhere(world, &named) {
             continue;
         }
-        let slot = compiled.get_mut(usize::from(mesh))?;
-        let compiled = slot.get_or_insert_with(|| route.compile(world, mesh));
+        let compiled = compiled.get_or_insert_with(|| route.compile(world, mesh));
+        let old = old.get_or_insert_with(|| writer.old(route.object));
         let attached = match compiled.all_dropped() {
             Some(refusal) => Err(refusal),
             None if mesh => at_service(world, services, route, parent, named, &compiled.rules),
@@ -104,15 +139,9 @@ fn attach_one(
             },
         };
         let conditions = conditions(attached, compiled);
-        entries.push(entry(route, parent, &old, &conditions, writer));
+        entries.push((at, entry(route, parent, old, &conditions, writer)));
     }
-    let ours = |it: &Value| it.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER);
-    let before = old.get("parents").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    if entries.is_empty() && !before.iter().any(ours) {
-        return None;
-    }
-    entries.extend(before.iter().filter(|it| !ours(it)).cloned());
-    Some((route.object.key.clone(), json!({"parents": entries})))
+    entries
 }
 
 /// Whether there is such a gateway, of a class that others serve.
@@ -262,12 +291,22 @@ fn at_gateway(
         return Err(Refusal::new("NotAllowedByListeners", why));
     }
     let mut names = Vec::new();
+    let mut rival = None;
     for listener in &mut admitting {
         let hosts = match route.kind {
             Kind::TcpRoute => Some(Vec::new()),
             _ => hostnames::at_listener(&route.hostnames, listener.hostname.as_ref()),
         };
         let Some(hosts) = hosts else { continue };
+        // Of another kind, and older: such routes come first.
+        let other = listener
+            .http
+            .iter()
+            .find(|it| it.key.kind != route.kind && hostnames::overlap(&it.hostnames, &hosts));
+        if let (Content::Http(_), Some(other)) = (content, other) {
+            rival = Some((listener.spec.name.as_str(), other.key.clone()));
+            continue;
+        }
         names.push(listener.spec.name.as_str());
         if !listener.attached.insert(route.object.key.clone()) {
             // A second reference of the same route to the same listener.
@@ -278,11 +317,21 @@ fn at_gateway(
             Content::Tcp(backends) => listener.tcp.push(route.tcp(hosts, backends)),
         }
     }
+    if let (true, Some((listener, other))) = (names.is_empty(), &rival) {
+        let why = format!(
+            "{other} is older and has the same host names at listener {listener}, where {}s cannot stand beside {}s; use other host names",
+            route.kind, other.kind
+        );
+        return Err(Refusal::new("Conflicted", why));
+    }
     if names.is_empty() {
         let why = "no listener has a host name in common with spec.hostnames";
         return Err(Refusal::new("NoMatchingListenerHostname", why));
     }
-    Ok(format!("attached to {}", names.join(", ")))
+    let but = rival.map_or_else(String::new, |(listener, other)| {
+        format!("; not to {listener}, where {other} is older and has the same host names")
+    });
+    Ok(format!("attached to {}{but}", names.join(", ")))
 }
 
 /// Attaches a route to ports of a service (GAMMA). Host names mean nothing there.
@@ -313,6 +362,17 @@ fn at_service(
         .collect();
     if ports.is_empty() {
         return Err(none("has no such TCP port".to_owned()));
+    }
+    // What is spoken at a port settles which routes can be followed there.
+    let spoken = |port: u16| port::ports(service.body()).into_iter().find(|it| it.number == port);
+    let fits = |port: &u16| spoken(*port).is_some_and(|it| can_be_routed(it.spoken, route.kind));
+    let (ports, others): (BTreeSet<u16>, BTreeSet<u16>) = ports.into_iter().partition(fits);
+    if let (true, Some(port)) = (ports.is_empty(), others.first()) {
+        let other = if matches!(content, Content::Http(_)) { "TLS or TCP" } else { "HTTP" };
+        return Err(none(format!(
+            "speaks {other} at port {port}, as its appProtocol or name says, where {}s mean nothing",
+            route.kind
+        )));
     }
     let mut lost = None;
     let mut won = Vec::new();
@@ -348,4 +408,12 @@ fn at_service(
         "; spec.hostnames mean nothing where the parent is a Service, match the header host instead"
     };
     Ok(format!("attached to port {}{ignored}", won.join(", ")))
+}
+
+/// Whether a kind of routes can be followed where this is spoken. Where nobody says it, a route does.
+fn can_be_routed(spoken: Spoken, kind: Kind) -> bool {
+    match kind {
+        Kind::HttpRoute | Kind::GrpcRoute => spoken.is_http() || spoken == Spoken::Unknown,
+        _ => !spoken.is_http(),
+    }
 }

@@ -5,31 +5,29 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::backends::Refusal;
+pub use crate::model::CONTROLLER;
 use crate::model::{Key, Object};
-
-/// Our name in the Gateway API.
-pub const CONTROLLER: &str = "outrider.dev/gateway-controller";
 
 /// The longest message: the API server takes no more than 32768 bytes.
 const LONGEST_MESSAGE: usize = 2_000;
 
 /// One condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Condition {
-    pub(super) kind: &'static str,
-    pub(super) holds: bool,
-    pub(super) reason: &'static str,
-    pub(super) message: String,
+pub(crate) struct Condition {
+    pub(crate) kind: &'static str,
+    pub(crate) holds: bool,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
 }
 
 impl Condition {
     /// It holds.
-    pub(super) fn yes(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn yes(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
         Self { kind, holds: true, reason, message: message.into() }
     }
 
     /// It does not hold.
-    pub(super) fn no(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn no(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
         Self { kind, holds: false, reason, message: message.into() }
     }
 
@@ -44,16 +42,16 @@ impl Condition {
 
 /// What statuses are written with.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     /// The time of changes, by RFC 3339.
-    pub(super) now: &'a str,
+    pub(crate) now: &'a str,
     /// What was said last; it goes before what objects carry.
-    pub(super) previous: Option<&'a BTreeMap<Key, Value>>,
+    pub(crate) previous: Option<&'a BTreeMap<Key, Value>>,
 }
 
 impl Writer<'_> {
     /// The status that an object has until now.
-    pub(super) fn old(&self, object: &Object) -> Value {
+    pub(crate) fn old(&self, object: &Object) -> Value {
         match self.previous.and_then(|statuses| statuses.get(&object.key)) {
             Some(status) => status.clone(),
             None => object.body.to_json().get_mut("status").map(Value::take).unwrap_or_default(),
@@ -61,7 +59,7 @@ impl Writer<'_> {
     }
 
     /// Conditions as JSON. Those of `ours` that are no longer said go; those of others stay as they are.
-    pub(super) fn conditions(
+    pub(crate) fn conditions(
         &self,
         old: Option<&Value>,
         object: &Object,
@@ -117,7 +115,7 @@ fn short(message: &str) -> String {
 }
 
 /// Seconds since 1970 by RFC 3339.
-pub(super) fn rfc3339(seconds: i64) -> String {
+pub(crate) fn rfc3339(seconds: i64) -> String {
     chrono::DateTime::from_timestamp(seconds, 0)
         .unwrap_or_default()
         .to_rfc3339_opts(chrono::SecondsFormat::Secs, true)

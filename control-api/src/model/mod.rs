@@ -15,6 +15,9 @@ pub(crate) use read::unjudged;
 pub use read::{ReadError, documents, read_json, read_value};
 use serde_json::Value;
 
+/// Our name as a controller: in GatewayClasses, and in statuses.
+pub const CONTROLLER: &str = "outrider.dev/gateway-controller";
+
 /// Names one object. Sorted by kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {

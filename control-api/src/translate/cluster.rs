@@ -26,20 +26,71 @@ pub const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolO
 pub enum Way {
     /// As applications call it: where they bring TLS of their own, at ports that are named so, it must not be wrapped in another.
     Mesh,
+    /// For requests in clear that routes lead to such a port: a `BackendTLSPolicy` is in force.
+    Originated,
+    /// By a gRPC client, which brings no TLS of its own: a `BackendTLSPolicy` is in force at each port.
+    Grpc,
     /// From a gateway at which TLS ended, if there was any: a `BackendTLSPolicy` is in force at each port.
     Gateway,
     /// From a gateway that passes TLS on as it comes.
     Passthrough,
 }
 
-/// The cluster of a service's port, with all policies in it, for a client that speaks to it as applications do.
-pub fn of_port(context: &Context, service: &Named, port: &Port) -> Arc<Resource> {
-    resource(&message(context, service, port, Way::Mesh))
+/// How a cluster is used.
+#[derive(Clone, Copy, Debug)]
+pub struct Use<'u> {
+    /// The way to its port.
+    pub way: Way,
+    /// A GRPCRoute leads to it.
+    pub grpc: bool,
+    /// The Secret with the certificate that the client shows.
+    pub client_certificate: Option<&'u Named>,
 }
 
-/// The cluster that a gateway's routes lead to; `None` when there is no such service, or it has no such port.
-pub fn for_gateway(context: &Context, service: &Named, number: u16, way: Way) -> Option<Arc<Resource>> {
-    Some(resource(&message(context, service, &find(context, service, number)?, way)))
+impl From<Way> for Use<'_> {
+    fn from(way: Way) -> Self {
+        Self { way, grpc: false, client_certificate: None }
+    }
+}
+
+impl Use<'_> {
+    /// What requests are sent in. Where nobody says what a port speaks, applications do by how they call it; a gateway cannot know from
+    /// how browsers call it, and what all understand is HTTP/1.1. gRPC is HTTP/2.
+    fn protocol(&self, spoken: Spoken) -> Protocol {
+        match self.way {
+            _ if spoken.is_http2() => Protocol::Http2,
+            Way::Mesh if spoken == Spoken::Unknown || self.grpc => Protocol::Downstream,
+            Way::Gateway | Way::Originated if self.grpc => Protocol::Http2,
+            _ => Protocol::Http1,
+        }
+    }
+}
+
+/// What a cluster's requests are sent in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+    /// What the client speaks.
+    Downstream,
+}
+
+/// A cluster for requests or connections of a sidecar's application.
+pub fn of_port(context: &Context, service: &Named, port: &Port, usage: Use<'_>) -> Arc<Resource> {
+    resource(&message(context, service, port, usage))
+}
+
+/// The cluster that routes lead to; `None` when there is no such service, or it has no such port.
+pub fn at(context: &Context, service: &Named, number: u16, usage: Use<'_>) -> Option<Arc<Resource>> {
+    Some(resource(&message(context, service, &find(context, service, number)?, usage)))
+}
+
+/// Whether requests in clear to a port need a cluster of their own, [`Way::Originated`]: TLS is spoken there, which connections bring along,
+/// and a policy says how it is spoken to.
+pub fn is_originated(context: &Context, service: &Named, number: u16) -> bool {
+    let any = !context.attachments.backend_tls.is_empty();
+    let found = || find(context, service, number).filter(|port| port.spoken == Spoken::Tls);
+    any && found().is_some_and(|port| policy::backend_tls::policy(context, service, &port).is_some())
 }
 
 /// The port of a service that routes name by its number.
@@ -54,7 +105,14 @@ pub fn resource(cluster: &pb::Cluster) -> Arc<Resource> {
 }
 
 /// The cluster of a service's port.
-pub fn message(context: &Context, service: &Named, port: &Port, way: Way) -> pb::Cluster {
+pub fn message<'u>(
+    context: &Context,
+    service: &Named,
+    port: &Port,
+    usage: impl Into<Use<'u>>,
+) -> pb::Cluster {
+    let usage = usage.into();
+    let protocol = usage.protocol(port.spoken);
     let name = names::outbound(service, port.number);
     let mut cluster = pb::Cluster {
         name: name.clone(),
@@ -68,22 +126,33 @@ pub fn message(context: &Context, service: &Named, port: &Port, way: Way) -> pb:
         connect_timeout: Some(duration(CONNECT_TIMEOUT)),
         lb_policy: pb::cluster::LbPolicy::LeastRequest as i32,
         metadata: Some(origin(&Key::new(Kind::Service, &service.0, &service.1), "")),
-        typed_extension_protocol_options: options(&http_options(port.spoken.is_http2())),
+        typed_extension_protocol_options: options(&match protocol {
+            Protocol::Http1 => http_options(false),
+            Protocol::Http2 => http_options(true),
+            Protocol::Downstream => as_the_client_speaks(),
+        }),
         ..Default::default()
     };
     policy::traffic::apply_to_cluster(context, service, port, &mut cluster);
-    match way {
-        Way::Mesh if port.spoken == Spoken::Tls => {}
-        Way::Mesh | Way::Gateway => {
-            policy::backend_tls::apply_to_cluster(context, service, port, &mut cluster);
-        }
-        // The same endpoints beside the cluster of those routes at which TLS ends.
-        Way::Passthrough => {
-            cluster.name = names::passthrough(service, port.number);
-            if let Some(endpoints) = &mut cluster.eds_cluster_config {
-                endpoints.service_name = name;
-            }
-        }
+    // The same endpoints beside the cluster of the port.
+    let beside = match usage.way {
+        Way::Passthrough => Some(names::passthrough(service, port.number)),
+        Way::Originated => Some(names::originated(service, port.number)),
+        Way::Mesh | Way::Gateway | Way::Grpc => None,
+    };
+    if let (Some(other), Some(endpoints)) = (beside, &mut cluster.eds_cluster_config) {
+        cluster.name = other;
+        endpoints.service_name = name;
+    }
+    let speaks_tls = match usage.way {
+        Way::Mesh => port.spoken != Spoken::Tls,
+        Way::Originated | Way::Gateway | Way::Grpc => true,
+        Way::Passthrough => false,
+    };
+    if speaks_tls {
+        let http2 = protocol == Protocol::Http2;
+        let certificate = usage.client_certificate;
+        policy::backend_tls::apply_to_cluster(context, service, port, (http2, certificate), &mut cluster);
     }
     cluster
 }
@@ -113,6 +182,20 @@ pub fn http_options(http2: bool) -> http::HttpProtocolOptions {
     }
 }
 
+/// A cluster that speaks HTTP in the version of each request.
+fn as_the_client_speaks() -> http::HttpProtocolOptions {
+    use http::http_protocol_options::{UpstreamProtocolOptions, UseDownstreamHttpConfig};
+    let both = UseDownstreamHttpConfig {
+        http_protocol_options: Some(core::Http1ProtocolOptions::default()),
+        http2_protocol_options: Some(core::Http2ProtocolOptions::default()),
+        ..Default::default()
+    };
+    http::HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(both)),
+        ..Default::default()
+    }
+}
+
 /// A cluster that leads to where the connection was going.
 pub fn original_destination(name: &str, bind: Option<&str>) -> pb::Cluster {
     pb::Cluster {
@@ -130,18 +213,7 @@ pub fn original_destination(name: &str, bind: Option<&str>) -> pb::Cluster {
             }),
             ..Default::default()
         }),
-        typed_extension_protocol_options: options(&http::HttpProtocolOptions {
-            upstream_protocol_options: Some(
-                http::http_protocol_options::UpstreamProtocolOptions::UseDownstreamProtocolConfig(
-                    http::http_protocol_options::UseDownstreamHttpConfig {
-                        http_protocol_options: Some(core::Http1ProtocolOptions::default()),
-                        http2_protocol_options: Some(core::Http2ProtocolOptions::default()),
-                        ..Default::default()
-                    },
-                ),
-            ),
-            ..Default::default()
-        }),
+        typed_extension_protocol_options: options(&as_the_client_speaks()),
         ..Default::default()
     }
 }

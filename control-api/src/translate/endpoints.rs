@@ -1,6 +1,7 @@
 //! EDS: the endpoints of a service's port, from its slices.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
@@ -42,7 +43,8 @@ fn assignment(world: &World, service: &Named, port: &Port, name: &str) -> pb::Cl
         for endpoint in &slice.body().endpoints {
             let Some(health) = health(endpoint) else { continue };
             let hosts = localities.entry(endpoint.zone.as_deref().unwrap_or_default()).or_default();
-            for address in &endpoint.addresses {
+            // Proxies refuse the whole resource for one that is no IP address (slices of type FQDN have such).
+            for address in endpoint.addresses.iter().filter(|it| it.parse::<IpAddr>().is_ok()) {
                 let known = hosts.entry((address.clone(), number)).or_insert(health);
                 if health == HealthStatus::Healthy {
                     *known = health;

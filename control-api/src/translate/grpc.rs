@@ -15,8 +15,9 @@ pub fn shared(context: &Context, scope: &Scope) -> Resources {
     let mut out = Resources::default();
     let services = sidecar::visible(context, scope);
     let own = services.iter().map(|it| (it.service.clone(), it.port.clone()));
-    for (service, port) in own.chain(sidecar::beyond(context, scope, &services)) {
-        let cluster = narrow::cluster(cluster::message(context, &service, &port, cluster::Way::Mesh));
+    let reached = sidecar::routes::reached(context, scope, &services);
+    for (service, port) in own.chain(sidecar::beyond(context, &services, &reached)) {
+        let cluster = narrow::cluster(cluster::message(context, &service, &port, cluster::Way::Grpc));
         out.add(Type::Cluster, cluster::resource(&cluster));
     }
     for it in services {

@@ -1,5 +1,7 @@
 //! Connection managers and TCP proxies, as all listeners have them.
 
+use std::time::Duration;
+
 use outrider_proto::pb::envoy::config::accesslog::v3::AccessLog;
 use outrider_proto::pb::envoy::config::core::v3::TrafficDirection;
 use outrider_proto::pb::envoy::config::listener::v3 as listener;
@@ -9,7 +11,18 @@ use outrider_proto::pb::envoy::extensions::filters::listener as filters;
 use outrider_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use outrider_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 
-use super::wire::{ads, any, truth};
+use outrider_proto::pb::envoy::r#type::v3::Int32Range;
+
+use super::policy::authorization;
+use super::wire::{ads, any, duration, truth};
+
+/// How long a stream may be silent at an edge, where a client that left without a word would hold it for ever; a `TrafficPolicy` says
+/// otherwise for a service (`timeouts.idle`). Between workloads there is no such limit: watches are silent for hours, and whoever wants one
+/// says so by policy.
+const EDGE_STREAM_IDLE: Duration = Duration::from_secs(300);
+
+/// How long a client may be silent before it counts as one that waits for the server to speak.
+pub const DETECTION: Duration = Duration::from_millis(200);
 
 /// Where a connection manager has its routes.
 #[derive(Clone, Debug)]
@@ -49,7 +62,9 @@ impl Hcm {
 
     /// The message.
     pub fn message(self) -> pb::HttpConnectionManager {
-        use pb::http_connection_manager::{RouteSpecifier, UpgradeConfig};
+        use pb::http_connection_manager::{
+            PathWithEscapedSlashesAction as Slashes, RouteSpecifier, UpgradeConfig,
+        };
         let routes = match self.routes {
             Routes::Named(name) => {
                 RouteSpecifier::Rds(pb::Rds { config_source: Some(ads()), route_config_name: name })
@@ -57,10 +72,15 @@ impl Hcm {
             Routes::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
         };
         let mut filters = self.filters;
+        // Who is judged by a path must not get by with another way to write it; what was judged is what the application gets.
+        let judged = filters.iter().any(|it| it.name == authorization::HTTP_FILTER);
+        let slashes =
+            if judged { Slashes::UnescapeAndForward } else { Slashes::ImplementationSpecificDefault };
         if !self.grpc {
             filters.push(http_filter("envoy.filters.http.cors", &Cors::default()));
         }
         filters.push(http_filter("envoy.filters.http.router", &Router::default()));
+        let idle = if self.edge { EDGE_STREAM_IDLE } else { Duration::ZERO };
         pb::HttpConnectionManager {
             stat_prefix: self.stat_prefix,
             route_specifier: Some(routes),
@@ -68,7 +88,9 @@ impl Hcm {
             access_log: self.access_log,
             normalize_path: Some(truth(true)),
             use_remote_address: self.edge.then(|| truth(true)),
-            merge_slashes: false,
+            merge_slashes: judged,
+            path_with_escaped_slashes_action: slashes as i32,
+            stream_idle_timeout: (!self.grpc).then(|| duration(idle)),
             upgrade_configs: vec![UpgradeConfig {
                 upgrade_type: "websocket".to_owned(),
                 ..Default::default()
@@ -157,6 +179,33 @@ pub fn http_inspector() -> listener::ListenerFilter {
         "envoy.filters.listener.http_inspector",
         &filters::http_inspector::v3::HttpInspector::default(),
     )
+}
+
+/// A listener filter for connections to these ports alone.
+pub fn only_at(mut filter: listener::ListenerFilter, ports: &[u16]) -> listener::ListenerFilter {
+    use listener::listener_filter_chain_match_predicate::{MatchSet, Rule};
+    let of = |rule| listener::ListenerFilterChainMatchPredicate { rule: Some(rule) };
+    let mut each: Vec<_> = ports
+        .iter()
+        .map(|port| {
+            let start = i32::from(*port);
+            of(Rule::DestinationPortRange(Int32Range { start, end: start + 1 }))
+        })
+        .collect();
+    let any = match each.len() {
+        1 => each.pop(),
+        _ => Some(of(Rule::OrMatch(MatchSet { rules: each }))),
+    };
+    filter.filter_disabled = any.map(|any| of(Rule::NotMatch(Box::new(any))));
+    filter
+}
+
+/// The words of [`http_inspector`] for HTTP.
+pub fn is_http(wanted: listener::FilterChainMatch) -> listener::FilterChainMatch {
+    listener::FilterChainMatch {
+        application_protocols: vec!["http/1.0".into(), "http/1.1".into(), "h2c".into()],
+        ..wanted
+    }
 }
 
 fn listener_filter<M: outrider_proto::prost::Message + outrider_proto::prost::Name>(

@@ -10,8 +10,8 @@ pub mod gateway;
 pub mod grpc;
 pub mod hcm;
 pub mod names;
+mod once;
 pub mod policy;
-pub mod port;
 mod resource;
 pub mod routes;
 pub mod scope;
@@ -23,6 +23,7 @@ pub mod wire;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+pub use crate::world::port;
 pub use resource::{Resource, Resources, Type, TypeSet};
 pub use scope::Scope;
 
@@ -38,6 +39,8 @@ pub struct Context {
     pub attachments: Arc<Attachments>,
     /// Which policy is in force where.
     pub policies: Arc<policy::Policies>,
+    /// What was worked out once for all that ask.
+    once: Arc<once::Once>,
 }
 
 impl Context {
@@ -50,7 +53,7 @@ impl Context {
     /// Together, with all statuses in one place for who shows or writes them.
     fn with(world: Arc<World>, mut attachments: Attachments, policies: policy::Policies) -> Self {
         attachments.statuses.extend(policies.statuses.clone());
-        Self { world, attachments: Arc::new(attachments), policies: Arc::new(policies) }
+        Self { world, attachments: Arc::new(attachments), policies: Arc::new(policies), once: Arc::default() }
     }
 
     /// Works out what follows from the world that comes after this one, at `now` (seconds since 1970): status conditions that
@@ -65,7 +68,8 @@ impl Context {
     /// The same for a world in which endpoints alone are other ones: neither routes nor policies depend on them.
     #[must_use]
     pub fn with_endpoints(&self, world: Arc<World>) -> Self {
-        Self { world, attachments: Arc::clone(&self.attachments), policies: Arc::clone(&self.policies) }
+        let (attachments, policies) = (Arc::clone(&self.attachments), Arc::clone(&self.policies));
+        Self { world, attachments, policies, once: Arc::clone(&self.once) }
     }
 }
 

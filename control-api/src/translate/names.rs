@@ -7,6 +7,9 @@ use crate::world::Named;
 /// The domain of the cluster.
 pub const DOMAIN: &str = "cluster.local";
 
+/// What stands in the names of clusters that are another way to the same endpoints.
+const BESIDE: [&str; 2] = ["|passthrough|", "|tls|"];
+
 /// Where connections go whose destination is not known: on to where they were going.
 pub const PASSTHROUGH: &str = "PassthroughCluster";
 /// Where connections go that must not go anywhere.
@@ -29,20 +32,31 @@ pub fn passthrough(service: &Named, port: u16) -> String {
     format!("outbound|{port}|passthrough|{}", host(service))
 }
 
+/// The cluster of a service's port that speaks TLS, for requests that come in clear: `outbound|443|tls|web.shop.svc.cluster.local`.
+pub fn originated(service: &Named, port: u16) -> String {
+    format!("outbound|{port}|tls|{}", host(service))
+}
+
 /// Under which name a cluster asks for its endpoints.
 pub fn endpoints_of(cluster: &Arc<str>) -> Arc<str> {
-    match cluster.split_once("|passthrough|") {
+    let beside = BESIDE.iter().find_map(|subset| cluster.split_once(subset));
+    match beside {
         Some((port, host)) => format!("{port}||{host}").into(),
         None => Arc::clone(cluster),
     }
 }
 
-/// The cluster of [`passthrough`] beside one of [`outbound`].
-pub fn passthrough_of(outbound: &str) -> String {
-    outbound.replacen("||", "|passthrough|", 1)
+/// The clusters beside one of [`outbound`] that have the same endpoints: of [`passthrough`] and [`originated`].
+pub fn beside(outbound: &str) -> impl Iterator<Item = String> + use<'_> {
+    BESIDE.iter().map(|subset| outbound.replacen("||", subset, 1))
 }
 
-/// The service and port of a cluster that [`outbound`] or [`passthrough`] named.
+/// The name of a Secret in SDS.
+pub fn secret(secret: &Named) -> String {
+    format!("kubernetes://{}/{}", secret.0, secret.1)
+}
+
+/// The service and port of a cluster that [`outbound`], [`passthrough`] or [`originated`] named.
 pub fn parse_outbound(name: &str) -> Option<(Named, u16)> {
     let mut parts = name.strip_prefix("outbound|")?.split('|');
     let (port, _subset, host) = (parts.next()?, parts.next()?, parts.next()?);
@@ -88,10 +102,12 @@ mod tests {
     #[test]
     fn what_is_passed_on_has_the_endpoints_of_its_port() {
         let service: Named = ("shop".into(), "web".into());
-        let (plain, passed) = (outbound(&service, 443), passthrough(&service, 443));
-        assert_eq!(passthrough_of(&plain), passed);
-        assert_eq!(*endpoints_of(&passed.as_str().into()), *plain);
-        assert_eq!(*endpoints_of(&plain.as_str().into()), *plain);
-        assert_eq!(parse_outbound(&passed), Some((service, 443)));
+        let plain = outbound(&service, 443);
+        let others = [passthrough(&service, 443), originated(&service, 443)];
+        assert_eq!(beside(&plain).collect::<Vec<_>>(), others);
+        for name in others.iter().chain([&plain]) {
+            assert_eq!(*endpoints_of(&name.as_str().into()), *plain);
+            assert_eq!(parse_outbound(name), Some((service.clone(), 443)));
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What a proxy can see: all that is exported to its namespace, narrowed by the dependencies that it declared.
 //!
 //! - Annotation `outrider.dev/export-to` of a Service or ExternalService: the namespaces that see it, separated by commas; `.` is its
-//!   own, `*` all (the default).
+//!   own, `*` all. The default is all for a Service, its own for an ExternalService.
 //! - Annotation `outrider.dev/depends-on` of a Namespace, or of a Pod, which goes before: what is asked for, as `namespace/name`,
 //!   `namespace/*`, `./name`, separated by commas. Without one, all that is visible. The word `observed`: HTTP services are sent
 //!   when a request first needs them (on-demand CDS, delta streams), so that a proxy has what its application really calls.
@@ -13,10 +13,8 @@ use k8s_openapi::api::core::v1 as core;
 
 use super::policy::authorization::labels;
 use crate::model::Object;
-use crate::world::{Named, Proxy, Role, World};
+use crate::world::{Named, Proxy, Role, World, exported};
 
-/// The annotation that says which namespaces see a Service or ExternalService.
-pub(super) const EXPORT_TO: &str = "outrider.dev/export-to";
 const DEPENDS_ON: &str = "outrider.dev/depends-on";
 
 /// What several proxies have in common. Proxies of equal scopes get equal shared resources.
@@ -34,8 +32,9 @@ pub struct Scope {
     pub dependencies: Option<BTreeSet<Named>>,
     /// The clusters of HTTP services come on demand.
     pub observed: bool,
-    /// A router's labels, by which policies select it. Empty for others: what depends on their labels is in their own resources.
-    pub labels: BTreeMap<String, String>,
+    /// A router's labels, by which policies select it; `None` where nobody says them. `None` for others, too: what depends on their
+    /// labels is in their own resources.
+    pub labels: Option<BTreeMap<String, String>>,
 }
 
 impl Scope {
@@ -56,25 +55,17 @@ impl Scope {
                 .map(|text| dependencies(text, &proxy.namespace)),
             // gRPC clients ask for all they want by name anyway.
             observed: declared.is_some_and(observed) && proxy.role == Role::Sidecar && !proxy.grpc,
-            labels: if proxy.role == Role::Router { labels(world, proxy) } else { BTreeMap::new() },
+            labels: if proxy.role == Role::Router { labels(world, proxy) } else { None },
         }
     }
 
     /// Whether proxies of this scope see a Service or ExternalService.
     pub fn sees_object(&self, object: &Object) -> bool {
         let (namespace, name) = (&object.key.namespace, &object.key.name);
-        let exported = match object.annotation(EXPORT_TO) {
-            None => true,
-            Some(text) => text.split(',').map(str::trim).any(|word| match word {
-                "*" => true,
-                "." => self.namespace == *namespace,
-                word => *self.namespace == *word,
-            }),
-        };
         let wanted = self.dependencies.as_ref().is_none_or(|wanted| {
             wanted.iter().any(|(ns, wanted)| ns == namespace && (&**wanted == "*" || wanted == name))
         });
-        exported && wanted
+        wanted && exported(object, &self.namespace)
     }
 
     /// As [`Scope::sees_object`], for a Service by name.

@@ -1,5 +1,8 @@
 //! All that is known at one moment: the objects of all sources, with the indexes that translation needs.
 
+mod exported;
+pub mod pem;
+pub mod port;
 mod proxy;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -7,6 +10,7 @@ use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
+pub use exported::{EXPORT_TO, exported};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 pub use proxy::{NodeError, Proxy, Role};
 
@@ -198,6 +202,16 @@ impl World {
 
     fn index(&mut self, object: &Arc<Object>) {
         let Some(slice) = Of::<EndpointSlice>::new(object) else { return };
+        let listed = || slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+        if let Some(address) = listed().find(|it| it.parse::<IpAddr>().is_err()) {
+            let key = &object.key;
+            tracing::warn!(
+                %key,
+                kind = slice.address_type,
+                %address,
+                "endpoints that are no IP address are left out; use an ExternalService for a host"
+            );
+        }
         if let Some(service) = service_of(object) {
             self.slices.entry(service).or_default().insert(Arc::clone(&object.key.name));
         }
@@ -265,14 +279,23 @@ fn addresses<'s>(slice: &'s Of<'s, EndpointSlice>) -> impl Iterator<Item = IpAdd
     slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses).filter_map(|address| address.parse().ok())
 }
 
-/// Whether nothing changed that translation reads: status, resource version and managed fields do not count.
+/// Whether nothing changed that translation reads: status, resource version and managed fields do not count. Of statuses two are
+/// read: a Pod's, and the addresses of a Service of type LoadBalancer, which come later than the Service.
 fn same_content(old: &Object, new: &Object) -> bool {
     let bare = |object: &Object| {
         let mut value = object.to_json();
-        if object.key.kind != Kind::Pod
-            && let Some(map) = value.as_object_mut()
-        {
-            map.remove("status");
+        if let Some(map) = value.as_object_mut() {
+            match object.key.kind {
+                Kind::Pod => {}
+                Kind::Service => {
+                    let balancer =
+                        map.remove("status").and_then(|mut it| Some(it.get_mut("loadBalancer")?.take()));
+                    map.insert("status".to_owned(), balancer.unwrap_or_default());
+                }
+                _ => {
+                    map.remove("status");
+                }
+            }
         }
         if let Some(meta) = value.get_mut("metadata").and_then(serde_json::Value::as_object_mut) {
             meta.remove("resourceVersion");
@@ -282,4 +305,26 @@ fn same_content(old: &Object, new: &Object) -> bool {
         value
     };
     old.key == new.key && bare(old) == bare(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attach::tests::world;
+
+    #[test]
+    fn an_address_that_a_load_balancer_gives_later_is_a_change() {
+        let service = |status: &str| {
+            let yaml = format!(
+                "{{apiVersion: v1, kind: Service, metadata: {{name: edge, namespace: shop}}, spec: {{ports: [{{port: 80}}]}}, status: {{{status}}}}}"
+            );
+            Arc::clone(world(&yaml).objects().next().unwrap())
+        };
+        let mut world = World::default();
+        world.put(service(""));
+        assert!(world.put(service("conditions: []")).is_empty());
+        assert!(world.put(service("loadBalancer: {ingress: [{ip: 192.0.2.1}]}")).rest);
+        assert!(world.put(service("conditions: [], loadBalancer: {ingress: [{ip: 192.0.2.1}]}")).is_empty());
+        assert!(world.put(service("")).rest);
+    }
 }

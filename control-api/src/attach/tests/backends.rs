@@ -240,3 +240,24 @@ fn tcp_and_tls_routes_go_to_listeners_of_their_protocol() {
     assert_eq!(gateway.listeners[2].tcp[0].hostnames, ["a.example.com".into()]);
     assert!(gateway.listeners[1].tcp.is_empty());
 }
+
+#[test]
+fn what_cannot_be_done_for_one_of_several_backends_is_refused() {
+    let mirror = "{type: RequestMirror, requestMirror: {backendRef: {name: web, port: 80}}}";
+    let path = "{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /x}}}";
+    let host = "{type: URLRewrite, urlRewrite: {hostname: x.example}}";
+    let header = "{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}]}}";
+    let with = |filter: &str, other: &str| {
+        let rules = format!("[{{backendRefs: [{{name: web, port: 80, filters: [{filter}]}}, {other}]}}]");
+        told(&http(&rules), Kind::HttpRoute)[0].clone()
+    };
+    let another = "{name: web, port: 80, weight: 3}";
+    for filter in [mirror, path] {
+        assert_eq!(with(filter, another), "Accepted=False:UnsupportedValue", "{filter}");
+        // The only one that gets requests is as the rule itself.
+        assert_eq!(with(filter, "{name: web, port: 80, weight: 0}"), "Accepted=True:Accepted");
+    }
+    for filter in [host, header] {
+        assert_eq!(with(filter, another), "Accepted=True:Accepted", "{filter}");
+    }
+}

@@ -1,4 +1,4 @@
-//! Gateways, their listeners, and whom these let in.
+//! Gateways and their listeners.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::attach::{Attachments, Protocol};
 use crate::model::{Key, Kind};
 
 /// A world with a gateway of these listeners, and more.
-fn gateway(listeners: &str, more: &str) -> Attachments {
+pub(super) fn gateway(listeners: &str, more: &str) -> Attachments {
     attachments(&format!(
         "{CLASS}
 apiVersion: gateway.networking.k8s.io/v1
@@ -29,7 +29,7 @@ spec: {{ports: [{{port: 80}}]}}
 }
 
 /// An HTTPRoute of namespace `shop`.
-fn route(name: &str, parent: &str, hostnames: &str) -> String {
+pub(super) fn route(name: &str, parent: &str, hostnames: &str) -> String {
     format!(
         "---
 apiVersion: gateway.networking.k8s.io/v1
@@ -41,23 +41,23 @@ spec: {{parentRefs: [{parent}], hostnames: {hostnames}, rules: [{{backendRefs: [
     )
 }
 
-fn listener(all: &Attachments, at: usize) -> Vec<String> {
+pub(super) fn listener(all: &Attachments, at: usize) -> Vec<String> {
     conditions(all, Kind::Gateway, "infra/edge", &format!("/listeners/{at}/conditions"))
 }
 
-fn accepted(all: &Attachments, route: &str) -> String {
+pub(super) fn accepted(all: &Attachments, route: &str) -> String {
     conditions(all, Kind::HttpRoute, &format!("shop/{route}"), "/parents/0/conditions")
         .into_iter()
         .find(|it| it.starts_with("Accepted="))
         .unwrap_or_default()
 }
 
-fn served(all: &Attachments) -> Vec<(&str, u16)> {
+pub(super) fn served(all: &Attachments) -> Vec<(&str, u16)> {
     let gateway = &all.gateways[&("infra".into(), "edge".into())];
     gateway.listeners.iter().map(|it| (&*it.name, it.port)).collect()
 }
 
-const OPEN: &str = "allowedRoutes: {namespaces: {from: All}}";
+pub(super) const OPEN: &str = "allowedRoutes: {namespaces: {from: All}}";
 
 #[test]
 fn the_status_of_a_gateway_says_all_that_the_gateway_api_wants() {
@@ -227,97 +227,6 @@ stringData:
 }
 
 #[test]
-fn routes_are_let_in_by_namespace_and_kind() {
-    let from = |allowed: &str| {
-        let all = gateway(
-            &format!("[{{name: web, port: 80, protocol: HTTP, allowedRoutes: {allowed}}}]"),
-            &route("web", "{name: edge, namespace: infra}", "[]"),
-        );
-        accepted(&all, "web")
-    };
-    let (yes, no) = ("Accepted=True:Accepted", "Accepted=False:NotAllowedByListeners");
-    assert_eq!(from("{}"), no);
-    assert_eq!(from("{namespaces: {from: All}}"), yes);
-    assert_eq!(from("{namespaces: {from: All}, kinds: [{kind: GRPCRoute}]}"), no);
-    let selector = |it: &str| from(&format!("{{namespaces: {{from: Selector, selector: {it}}}}}"));
-    assert_eq!(selector("{matchLabels: {team: shop}}"), yes);
-    assert_eq!(selector("{matchLabels: {team: other}}"), no);
-    assert_eq!(selector("{matchLabels: {kubernetes.io/metadata.name: shop}}"), yes);
-    assert_eq!(selector("{matchExpressions: [{key: team, operator: In, values: [a, shop]}]}"), yes);
-    assert_eq!(selector("{matchExpressions: [{key: team, operator: NotIn, values: [shop]}]}"), no);
-    assert_eq!(selector("{matchExpressions: [{key: gone, operator: DoesNotExist}]}"), yes);
-    assert_eq!(selector("{}"), yes);
-}
-
-#[test]
-fn kinds_that_a_listener_cannot_have_are_told_and_the_others_stay() {
-    let all = gateway(
-        "[{name: web, port: 80, protocol: HTTP, allowedRoutes: {kinds: [{kind: TLSRoute}, {kind: HTTPRoute}]}}]",
-        "",
-    );
-    assert_eq!(listener(&all, 0)[2], "ResolvedRefs=False:InvalidRouteKinds");
-    let status = &all.statuses[&Key::new(Kind::Gateway, "infra", "edge")];
-    assert_eq!(
-        status["listeners"][0]["supportedKinds"],
-        json!([{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute"}])
-    );
-    assert_eq!(served(&all), [("web", 80)]);
-}
-
-#[test]
-fn a_parent_is_chosen_by_section_and_port() {
-    let listeners = format!(
-        "[{{name: a, port: 80, protocol: HTTP, {OPEN}}}, {{name: b, port: 81, protocol: HTTP, {OPEN}}}]"
-    );
-    let at = |choice: &str| {
-        let all =
-            gateway(&listeners, &route("web", &format!("{{name: edge, namespace: infra{choice}}}"), "[]"));
-        let gateway = &all.gateways[&("infra".into(), "edge".into())];
-        let names: Vec<_> =
-            gateway.listeners.iter().filter(|it| !it.http.is_empty()).map(|it| it.name.to_string()).collect();
-        (accepted(&all, "web"), names.join(","))
-    };
-    let yes = "Accepted=True:Accepted".to_owned();
-    let no = "Accepted=False:NoMatchingParent".to_owned();
-    assert_eq!(at(""), (yes.clone(), "a,b".to_owned()));
-    assert_eq!(at(", sectionName: b"), (yes.clone(), "b".to_owned()));
-    assert_eq!(at(", port: 80"), (yes, "a".to_owned()));
-    assert_eq!(at(", sectionName: c"), (no.clone(), String::new()));
-    assert_eq!(at(", sectionName: a, port: 81"), (no.clone(), String::new()));
-    let gone = gateway(&listeners, &route("web", "{name: gone}", "[]"));
-    assert_eq!(accepted(&gone, "web"), no);
-}
-
-#[test]
-fn hosts_of_a_route_are_narrowed_to_those_of_the_listener() {
-    let hosts = |listener: &str, hostnames: &str| {
-        let listener = if listener.is_empty() { String::new() } else { format!("hostname: '{listener}', ") };
-        let all = gateway(
-            &format!("[{{name: web, port: 80, protocol: HTTP, {listener}{OPEN}}}]"),
-            &route("web", "{name: edge, namespace: infra}", hostnames),
-        );
-        let gateway = &all.gateways[&("infra".into(), "edge".into())];
-        let hosts = gateway.listeners[0].http.first().map(|it| it.hostnames.join(" "));
-        hosts.ok_or_else(|| accepted(&all, "web"))
-    };
-    let none = Err("Accepted=False:NoMatchingListenerHostname".to_owned());
-    assert_eq!(hosts("", "[]"), Ok(String::new()));
-    assert_eq!(hosts("", "[a.b, '*.c']"), Ok("a.b *.c".to_owned()));
-    assert_eq!(hosts("a.example.com", "[]"), Ok("a.example.com".to_owned()));
-    assert_eq!(
-        hosts("a.example.com", "['*.example.com', '*.com', b.example.com]"),
-        Ok("a.example.com".to_owned())
-    );
-    assert_eq!(
-        hosts("*.example.com", "[a.b.example.com, example.com, '*.com', other.com]"),
-        Ok("a.b.example.com *.example.com".to_owned())
-    );
-    assert_eq!(hosts("*.a.example.com", "['*.example.com']"), Ok("*.a.example.com".to_owned()));
-    assert_eq!(hosts("*.example.com", "[example.com]"), none);
-    assert_eq!(hosts("a.example.com", "[b.example.com]"), none);
-}
-
-#[test]
 fn addresses_are_those_of_the_services_of_the_gateway() {
     let with = |addresses: &str| {
         let all = attachments(&format!(
@@ -428,4 +337,18 @@ status:
     assert_eq!(times(&first), expected);
     let later = Attachments::after(&world, NOW + 1000, Some(&first));
     assert_eq!(times(&later), expected, "what was said before is as good as what the object carries");
+}
+
+#[test]
+fn a_class_says_what_is_supported_in_the_order_of_the_alphabet() {
+    let all = attachments(CLASS);
+    let status = &all.statuses[&Key::new(Kind::GatewayClass, "", "outrider")];
+    let names: Vec<_> = status["supportedFeatures"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["name"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(names.is_sorted() && names.contains(&"HTTPRouteRequestMirror".to_owned()), "{names:?}");
+    assert!(names.len() <= 64, "the API takes no more");
 }

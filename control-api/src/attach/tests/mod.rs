@@ -2,6 +2,7 @@
 
 mod backend_tls;
 mod backends;
+mod gateway_routes;
 mod gateways;
 mod properties;
 mod services;
@@ -29,7 +30,7 @@ fn attachments(yaml: &str) -> Attachments {
 }
 
 /// The conditions at a place in a status, as `Type=Status:Reason`.
-fn conditions(all: &Attachments, kind: Kind, name: &str, pointer: &str) -> Vec<String> {
+pub(crate) fn conditions(all: &Attachments, kind: Kind, name: &str, pointer: &str) -> Vec<String> {
     let (namespace, name) = name.split_once('/').unwrap_or(("", name));
     let status = all.statuses.get(&Key::new(kind, namespace, name)).unwrap_or(&Value::Null);
     let list = status.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default();
@@ -59,7 +60,7 @@ fn certificate(indent: usize) -> (String, String) {
 }
 
 /// A Secret for TLS.
-fn tls_secret(name: &str, namespace: &str) -> String {
+pub(crate) fn tls_secret(name: &str, namespace: &str) -> String {
     let (chain, key) = certificate(4);
     format!(
         "---

@@ -129,3 +129,33 @@ fn a_parent_that_is_not_there_is_told() {
     );
     assert!(all.services.is_empty());
 }
+
+#[test]
+fn a_route_is_attached_where_its_kind_can_be_followed() {
+    let ports = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {ports: [{name: https, port: 443}, {name: tcp-db, port: 5432}, {name: http, port: 80}, {name: odd, port: 9000}]}
+---
+";
+    let told = |kind: &str, parent: &str| {
+        let all = attachments(&format!("{ports}{}", at_web(kind, "a", "shop", 2025, parent)));
+        let kind = if kind == "HTTPRoute" { Kind::HttpRoute } else { Kind::TcpRoute };
+        let attached: Vec<u16> = all.services.keys().filter_map(|(_, port)| *port).collect();
+        (conditions(&all, kind, "shop/a", "/parents/0/conditions")[0].clone(), attached)
+    };
+    let yes = "Accepted=True:Accepted".to_owned();
+    let no = "Accepted=False:NoMatchingParent".to_owned();
+    assert_eq!(told("HTTPRoute", ""), (yes.clone(), vec![80, 9000]));
+    assert_eq!(told("HTTPRoute", ", port: 443"), (no.clone(), vec![]));
+    assert_eq!(told("HTTPRoute", ", sectionName: tcp-db"), (no.clone(), vec![]));
+    assert_eq!(told("TCPRoute", ""), (yes, vec![443, 5432, 9000]));
+    assert_eq!(told("TCPRoute", ", port: 80"), (no, vec![]));
+    let all = attachments(&format!("{ports}{}", at_web("HTTPRoute", "a", "shop", 2025, ", port: 443")));
+    let why = message(&all, Kind::HttpRoute, "shop/a", "/parents/0/conditions", "Accepted");
+    assert_eq!(
+        why,
+        "Service shop/web speaks TLS or TCP at port 443, as its appProtocol or name says, where HTTPRoutes mean nothing"
+    );
+}

@@ -25,7 +25,9 @@ use super::common::{ConditionsStatus, Selector};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AuthorizationPolicySpec {
-    /// The workloads that it is for. Default: all of the namespace.
+    /// The workloads that it is for. Default: all of the namespace. The labels of a workload are those of its Pod, else those that its proxy
+    /// tells (`LABELS` of its node's metadata). Where neither is there, nobody can say that it is not meant: `Deny` is in force whatever
+    /// it selects, and only what every `Allow` would let through passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<Selector>,
     /// What is done with what a rule matches. Default: `Allow`.
@@ -75,13 +77,13 @@ pub struct Rule {
 #[serde(rename_all = "camelCase")]
 pub struct Source {
     /// Identities of workloads, as in `cluster.local/ns/shop/sa/web`; `*` in front or at the end stands for anything. They come from
-    /// mutual TLS: without it, none matches.
+    /// mutual TLS: a peer without it has none. `Allow` does not match such a peer; `Deny` does, since it could be anybody.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub principals: Vec<String>,
     /// Identities that it must not be. In `Allow` the peer must have one at all; in `Deny`, having none is not being it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_principals: Vec<String>,
-    /// Namespaces of the identities of workloads. Without mutual TLS, none matches.
+    /// Namespaces of the identities of workloads. As `principals`: a peer without an identity is not matched by `Allow`, and is by `Deny`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
     /// Namespaces that it must not be from. As `notPrincipals`.

@@ -11,8 +11,9 @@ use super::settings::{CircuitBreakers, ConnectionPool, OutlierDetection, Retries
 /// that applications then need not have. An application calls it in clear: by its host at the sidecar's explicit HTTP listener, or
 /// simply at its port where connections are captured.
 ///
-/// It is visible in all namespaces, or where the annotation `outrider.dev/export-to` says; one that has credentials or a client
-/// certificate is visible in its own namespace alone, unless the annotation says otherwise.
+/// It is visible in its own namespace alone, unless the annotation `outrider.dev/export-to` says otherwise (namespaces, separated by commas;
+/// `.` is its own, `*` all): whoever sees it has its hosts and ports taken over by it, and calls it with its credentials. A route of
+/// another namespace may lead to it where it is exported to that namespace, or where a ReferenceGrant permits it.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "outrider.dev",

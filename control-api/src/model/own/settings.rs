@@ -150,7 +150,8 @@ pub struct Timeouts {
     /// A whole request, with all its retries; `0s`: as long as it wants. Timeouts that a route has itself go before this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Duration>,
-    /// A request on which nothing moves in either direction; `0s`: as long as it wants.
+    /// A request on which nothing moves in either direction; `0s`: as long as it wants. Default: as long as it wants between workloads, five minutes
+    /// at gateways.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<Duration>,
     /// A connection to come about. Default: 10s.
@@ -246,6 +247,10 @@ pub struct FailurePercentage {
 }
 
 /// How many requests each proxy lets through, by a bucket of tokens. What is too much gets status 429.
+///
+/// The buckets are those of one match of one route in one proxy of a client or gateway: where routes of two hosts with five matches each lead
+/// to the service, ten times as much can get through, and once more for each further proxy. It protects from one client that calls
+/// too often; what a service can bear in all is limited by `circuitBreakers`, or by the service itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RateLimit {

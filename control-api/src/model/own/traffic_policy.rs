@@ -49,7 +49,7 @@ pub struct TrafficPolicySpec {
     /// How proxies find out by themselves whether an endpoint works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
-    /// How many requests each proxy lets through.
+    /// How many requests each proxy lets through, for each match of each route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
     /// Connections to endpoints.

@@ -16,10 +16,9 @@ use tokio::time::Instant;
 
 use super::merge::{merge, same};
 use super::{Kubernetes, MANAGER, REQUEST, clean, words};
+pub use crate::model::CONTROLLER;
 use crate::model::{Key, Kind};
 
-/// Our name in statuses.
-pub const CONTROLLER: &str = "outrider.dev/gateway-controller";
 /// What is to be said: by object, the JSON of its `status`.
 pub type Statuses = Arc<BTreeMap<Key, Value>>;
 

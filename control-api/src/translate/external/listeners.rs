@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use outrider_proto::pb::envoy::config::core::v3::TrafficDirection::Outbound;
 use outrider_proto::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
 
-use super::material::Material;
-use super::{cluster_name, named, visible};
+use super::{cluster_name, material, named, visible};
 use crate::model::own::{ExternalProtocol, Resolution};
 use crate::translate::hcm::{bare_listener, chain, tcp_proxy, tls_inspector};
 use crate::translate::wire::truth;
@@ -32,7 +31,7 @@ pub fn listeners(context: &Context, scope: &Scope, http: &BTreeSet<u16>) -> Vec<
     let logs = || policy::telemetry::access_logs(context, &scope.namespace, None);
     for it in visible(context, scope) {
         let (service, spec) = (named(&it), &it.body().spec);
-        let material = Material::of(&context.world, &it);
+        let material = material(context, &it);
         for port in &spec.ports {
             let name = cluster_name(&service, port);
             // A connection that cannot be made as it should be is closed.

@@ -3,14 +3,12 @@
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use outrider_proto::pb::envoy::config::core::v3::HeaderValueOption;
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::model::own::{
     CaKind, Credential, CredentialType, ExternalPort, ExternalProtocol, ExternalService, ExternalServiceSpec,
 };
 use crate::translate::wire::header;
-use crate::world::{Of, World};
+use crate::world::{Of, World, pem};
 
 /// A certificate and its key, in PEM.
 pub(super) struct Identity {
@@ -19,13 +17,20 @@ pub(super) struct Identity {
 }
 
 /// All that an ExternalService refers to; an error where something cannot be had, with the field in front.
-pub(super) struct Material {
+pub struct Material {
     /// Names and values, the same for each port that speaks HTTP.
     headers: Result<Vec<(String, String)>, String>,
     /// Authorities in PEM; `None`: those of the proxy's system.
     pub(super) roots: Result<Option<Vec<u8>>, String>,
     /// What the client shows.
     pub(super) identity: Result<Option<Identity>, String>,
+}
+
+/// What ExternalServices have of secrets is never printed.
+impl std::fmt::Debug for Material {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Material").finish_non_exhaustive()
+    }
 }
 
 impl Material {
@@ -83,12 +88,6 @@ impl Material {
     }
 }
 
-/// The content of an entry of a Secret.
-fn entry<'w>(secret: &'w Secret, key: &str) -> Option<&'w [u8]> {
-    let plain = secret.string_data.as_ref().and_then(|data| data.get(key)).map(String::as_bytes);
-    plain.or_else(|| Some(secret.data.as_ref()?.get(key)?.0.as_slice()))
-}
-
 fn secret<'w>(world: &'w World, namespace: &str, name: &str) -> Result<&'w Secret, String> {
     let found = world.get::<Secret>(namespace, name);
     found.map(Of::body).ok_or_else(|| format!("there is no Secret {namespace}/{name}"))
@@ -96,7 +95,7 @@ fn secret<'w>(world: &'w World, namespace: &str, name: &str) -> Result<&'w Secre
 
 fn needed<'w>(world: &'w World, namespace: &str, name: &str, key: &str) -> Result<&'w [u8], String> {
     let secret = secret(world, namespace, name)?;
-    entry(secret, key).ok_or_else(|| format!("Secret {namespace}/{name} has no entry {key:?}"))
+    pem::entry(secret, key).ok_or_else(|| format!("Secret {namespace}/{name} has no entry {key:?}"))
 }
 
 fn text<'w>(world: &'w World, namespace: &str, name: &str, key: &str) -> Result<&'w str, String> {
@@ -159,29 +158,16 @@ fn roots(world: &World, namespace: &str, spec: &ExternalServiceSpec) -> Result<O
                     .ok_or_else(|| format!("ConfigMap {namespace}/{name} has no entry {key:?}")),
             },
         };
-        let pem = found.map_err(|why| format!("[{index}]: {why}"))?;
-        certificates(pem).map_err(|why| {
-            format!("[{index}]: entry {key:?} of {:?} {namespace}/{name}: {why}", reference.kind)
+        let found = found.map_err(|why| format!("[{index}]: {why}"))?;
+        pem::certificates(found).map_err(|why| {
+            format!("[{index}]: {:?} {namespace}/{name} has an entry {key:?} {why}", reference.kind)
         })?;
-        out.extend_from_slice(pem);
-        if !pem.ends_with(b"\n") {
+        out.extend_from_slice(found);
+        if !found.ends_with(b"\n") {
             out.push(b'\n');
         }
     }
     Ok(Some(out))
-}
-
-/// A proxy refuses a cluster with a certificate that it cannot read, so it must not get that far.
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let all = all.map_err(|error| format!("no PEM: {error}"))?;
-    if all.is_empty() {
-        return Err("there is no certificate in PEM in it".to_owned());
-    }
-    for der in &all {
-        x509_parser::parse_x509_certificate(der).map_err(|error| format!("no certificate: {error}"))?;
-    }
-    Ok(all)
 }
 
 fn identity(world: &World, namespace: &str, spec: &ExternalServiceSpec) -> Result<Option<Identity>, String> {
@@ -191,12 +177,6 @@ fn identity(world: &World, namespace: &str, spec: &ExternalServiceSpec) -> Resul
     let name = reference.name.as_str();
     let (chain, key) =
         (needed(world, namespace, name, "tls.crt")?, needed(world, namespace, name, "tls.key")?);
-    let certificates = certificates(chain)
-        .map_err(|why| format!("entry \"tls.crt\" of Secret {namespace}/{name}: {why}"))?;
-    let private = PrivateKeyDer::from_pem_slice(key)
-        .map_err(|error| format!("entry \"tls.key\" of Secret {namespace}/{name}: {error}"))?;
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    rustls::sign::CertifiedKey::from_der(certificates, private, &provider)
-        .map_err(|error| format!("Secret {namespace}/{name}: certificate and key do not fit: {error}"))?;
+    pem::key_pair(chain, key).map_err(|why| format!("Secret {namespace}/{name} {why}"))?;
     Ok(Some(Identity { chain: chain.to_vec(), key: key.to_vec() }))
 }

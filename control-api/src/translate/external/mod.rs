@@ -7,6 +7,8 @@ mod material;
 mod routes;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod visibility_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,19 +19,19 @@ use outrider_proto::pb::envoy::config::route::v3::{
     Route, VirtualHost, route::Action, weighted_cluster::ClusterWeight,
 };
 
-use self::material::Material;
+pub use self::material::Material;
 use super::policy::upstream::Settings;
 use super::port::ports;
 use super::{Context, Resource, Resources, Scope, Type, names};
 use crate::model::own::{ExternalPort, ExternalProtocol, ExternalService, ExternalServiceSpec, Resolution};
 use crate::model::{Key, Kind, Object};
-use crate::world::{Named, Of, World};
+use crate::world::{Named, Of, World, exported};
 
 /// The clusters (and secrets) of all ExternalServices that a scope sees.
 pub fn clusters(context: &Context, scope: &Scope) -> Resources {
     let mut out = Resources::default();
     for it in visible(context, scope) {
-        let material = Material::of(&context.world, &it);
+        let material = material(context, &it);
         it.body().spec.ports.iter().for_each(|port| add_cluster(context, &it, port, &material, &mut out));
     }
     out
@@ -39,7 +41,7 @@ pub fn clusters(context: &Context, scope: &Scope) -> Resources {
 pub fn clusters_of(context: &Context, service: &Named, port: u16) -> Resources {
     let mut out = Resources::default();
     if let Ok((it, port)) = port_of(context, service, port) {
-        add_cluster(context, &it, port, &Material::of(&context.world, &it), &mut out);
+        add_cluster(context, &it, port, &material(context, &it), &mut out);
     }
     out
 }
@@ -101,7 +103,7 @@ fn port_of<'c>(
 pub fn apply_to_share(context: &Context, service: &Named, port: u16, share: &mut ClusterWeight) {
     use outrider_proto::pb::envoy::config::route::v3::weighted_cluster::cluster_weight::HostRewriteSpecifier;
     let Ok((it, port)) = port_of(context, service, port) else { return };
-    let material = Material::of(&context.world, &it);
+    let material = material(context, &it);
     if material.missing(port).is_some() {
         return;
     }
@@ -110,6 +112,13 @@ pub fn apply_to_share(context: &Context, service: &Named, port: u16, share: &mut
         let host = routes::own_host(&it.spec, port, None);
         share.host_rewrite_specifier = host.map(HostRewriteSpecifier::HostRewriteLiteral);
     }
+}
+
+/// Whether clients of a namespace may be given what a route to an ExternalService needs: its secrets go to those alone whom it is exported to,
+/// whoever wrote the route.
+pub fn may_be_given(world: &World, service: &Named, namespace: &str) -> bool {
+    let found = world.get::<ExternalService>(&service.0, &service.1);
+    found.is_none_or(|it| !it.spec.has_secrets() || exported(it.object, namespace))
 }
 
 /// Whether requests to a port of an ExternalService get credentials.
@@ -128,8 +137,20 @@ pub fn not_mirrored() -> Action {
     routes::unavailable("a request that gets credentials is not mirrored; take the mirror out of the route")
 }
 
+/// What all ExternalServices of a world refer to.
+pub(super) fn materials(world: &World) -> BTreeMap<Named, Arc<Material>> {
+    let all = world.all::<ExternalService>();
+    all.map(|it| (named(&it), Arc::new(Material::of(world, &it)))).collect()
+}
+
+/// What an ExternalService refers to, as it was read once for this world.
+fn material(context: &Context, it: &Of<'_, ExternalService>) -> Arc<Material> {
+    let known = context.policies.materials.get(&named(it)).cloned();
+    known.unwrap_or_else(|| Arc::new(Material::of(&context.world, it)))
+}
+
 /// What cannot be honoured of each ExternalService of a world, by key.
-pub(super) fn judge(world: &World) -> Vec<(Key, Vec<String>)> {
+pub(super) fn judge(world: &World, materials: &BTreeMap<Named, Arc<Material>>) -> Vec<(Key, Vec<String>)> {
     let mut hosts: BTreeMap<(&str, u16), Key> = BTreeMap::new();
     let mut tcp: BTreeMap<u16, Key> = BTreeMap::new();
     let mut all: Vec<Of<'_, ExternalService>> = world.all::<ExternalService>().collect();
@@ -141,7 +162,7 @@ pub(super) fn judge(world: &World) -> Vec<(Key, Vec<String>)> {
     all.iter()
         .map(|it| {
             let (key, spec) = (&it.object.key, &it.body().spec);
-            let mut out = Material::of(world, it).problems();
+            let mut out = materials.get(&named(it)).map(|it| it.problems()).unwrap_or_default();
             for port in &spec.ports {
                 for host in &spec.hosts {
                     let first = hosts.entry((host, port.number)).or_insert_with(|| key.clone());
@@ -192,11 +213,7 @@ fn http_of_services(world: &World) -> BTreeMap<u16, Named> {
 
 /// Those that a scope sees: its own namespace first, then what is older. Who claims a host first has it.
 fn visible<'c>(context: &'c Context, scope: &Scope) -> Vec<Of<'c, ExternalService>> {
-    let seen = |it: &Of<'_, ExternalService>| {
-        // Whoever sees it calls in its name.
-        let private = it.spec.has_secrets() && it.object.annotation(super::scope::EXPORT_TO).is_none();
-        scope.sees_object(it.object) && (!private || *it.namespace() == scope.namespace)
-    };
+    let seen = |it: &Of<'_, ExternalService>| scope.sees_object(it.object);
     let mut all: Vec<Of<'c, ExternalService>> = context.world.all::<ExternalService>().filter(seen).collect();
     all.sort_by_cached_key(|it| (*it.namespace() != scope.namespace, age(it.object)));
     all

@@ -5,8 +5,7 @@ use std::time::Duration;
 use outrider_proto::pb::envoy::config::core::v3 as core;
 use outrider_proto::pb::envoy::config::route::v3 as pb;
 
-use super::material::Material;
-use super::{captured, cluster, cluster_name, default_port, named, settings};
+use super::{captured, cluster, cluster_name, default_port, material, named, settings};
 use crate::model::own::{ExternalPort, ExternalService, ExternalServiceSpec};
 use crate::model::{Key, Kind};
 use crate::translate::Context;
@@ -78,7 +77,7 @@ pub(super) fn complete(
 ) {
     use pb::route_action::HostRewriteSpecifier::HostRewriteLiteral;
     let (service, spec) = (named(it), &it.body().spec);
-    let material = Material::of(&context.world, it);
+    let material = material(context, it);
     if let Some(reason) = material.missing(port) {
         let key = &it.object.key;
         route.action = Some(unavailable(&format!("{key}: {reason}")));

@@ -10,7 +10,7 @@ use crate::model::{Key, Kind};
 use crate::translate::testing::{
     Running, Table, WEB, as_json, ask, conditions, context, envoy_takes, message, resources, sidecar,
 };
-use crate::translate::{Resources, Scope, Type, translate};
+use crate::translate::{Resources, Type, translate};
 use crate::world::Proxy;
 
 /// A world with Service `shop/web`, and an ExternalService `shop/pay` of this spec in flow style.
@@ -125,24 +125,6 @@ fn without_its_credential_nothing_is_sent() {
             "{said:?}"
         );
     }
-}
-
-#[test]
-fn whoever_has_credentials_is_seen_in_its_namespace_alone_unless_exported() {
-    let spec = "{hosts: [api.pay.example], ports: [{number: 443, protocol: HTTPS}], credentials: [{type: Bearer, secretRef: {name: token}}]}";
-    let open = "{hosts: [api.pay.example], ports: [{number: 443, protocol: HTTPS}]}";
-    let seen = |yaml: &str| {
-        let context = context(yaml);
-        let scope = Scope { namespace: "other".into(), ..Scope::of(&context.world, &sidecar()) };
-        super::virtual_hosts(&context, &scope, None).len()
-    };
-    assert_eq!(seen(&with(spec, TOKEN)), 0);
-    assert_eq!(seen(&with(open, TOKEN)), 1);
-    let exported = with(spec, TOKEN).replace(
-        "{name: pay, namespace: shop}",
-        "{name: pay, namespace: shop, annotations: {outrider.dev/export-to: '*'}}",
-    );
-    assert_eq!(seen(&exported), 1);
 }
 
 #[test]

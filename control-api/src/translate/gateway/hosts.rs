@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::attach::Listener;
 use crate::attach::ir::HttpRoute;
+use crate::attach::{Listener, covers};
 
 /// Any host.
 pub(super) const ANY: &str = "*";
@@ -13,16 +13,6 @@ pub(super) const ANY: &str = "*";
 /// The host of a listener.
 pub(super) fn of(listener: &Listener) -> &str {
     listener.hostname.as_deref().unwrap_or(ANY)
-}
-
-/// Whether every host that is meant by `narrow` is meant by `wide`.
-pub(super) fn covers(wide: &str, narrow: &str) -> bool {
-    if wide == ANY || wide == narrow {
-        return true;
-    }
-    let Some(suffix) = wide.strip_prefix('*') else { return false };
-    let bare = narrow.strip_prefix('*').unwrap_or(narrow);
-    bare.len() > suffix.len() && bare.ends_with(suffix)
 }
 
 /// How exactly a host is named: a whole name first, then the longest.

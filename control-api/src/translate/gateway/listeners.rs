@@ -11,7 +11,7 @@ use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3 as tls_pb;
 
 use tls_pb::common_tls_context::ValidationContextType;
 
-use super::{hosts, secrets, tables};
+use super::{hosts, tables};
 use crate::attach::ir::TcpRoute;
 use crate::attach::{ClientValidation, Listener, Protocol};
 use crate::translate::hcm::{Hcm, Routes, bare_listener, chain, tcp_proxy, tls_inspector};
@@ -84,7 +84,7 @@ impl Frame<'_> {
     }
 
     fn logs(&self) -> Vec<AccessLog> {
-        policy::telemetry::access_logs(self.context, self.workload.namespace, Some(self.workload.labels))
+        policy::telemetry::access_logs(self.context, self.workload.namespace, self.workload.labels)
     }
 
     fn manager(&self, what: &str, table: String) -> pb::Filter {
@@ -168,7 +168,7 @@ fn terminate(
 ) -> TransportSocket {
     let named = certificates
         .iter()
-        .map(|secret| tls_pb::SdsSecretConfig { name: secrets::name(secret), sds_config: Some(ads()) });
+        .map(|secret| tls_pb::SdsSecretConfig { name: names::secret(secret), sds_config: Some(ads()) });
     let context = tls_pb::DownstreamTlsContext {
         common_tls_context: Some(tls_pb::CommonTlsContext {
             tls_certificate_sds_secret_configs: named.collect(),

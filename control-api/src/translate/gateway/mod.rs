@@ -1,5 +1,9 @@
 //! What a router gets: the listeners of its Gateway, and only what their routes reach.
 
+#[cfg(test)]
+mod authorization_tests;
+#[cfg(test)]
+mod backend_tests;
 mod hosts;
 mod listeners;
 mod secrets;
@@ -8,11 +12,12 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::listeners::Frame;
-use super::cluster::Way;
+use super::cluster::{Use, Way};
 use super::policy::authorization::Workload;
 use super::{Context, Resource, Resources, Scope, Type, cluster, external, routes};
 use crate::attach::ir::Target;
 use crate::attach::{Gateway, Listener, Protocol};
+use crate::model::Kind;
 use crate::world::Named;
 
 /// Listeners, routes, clusters and secrets of the scope's Gateway. Without one, a cluster that leads nowhere.
@@ -23,7 +28,7 @@ pub fn shared(context: &Context, scope: &Scope) -> Resources {
     let Some(named) = &scope.gateway else { return out };
     let Some(gateway) = context.attachments.gateways.get(named) else { return out };
     for (port, listeners) in by_port(gateway) {
-        let workload = Workload { namespace: &named.0, labels: &scope.labels };
+        let workload = Workload { namespace: &named.0, labels: scope.labels.as_ref() };
         let frame = Frame { context, gateway: named, workload, port };
         at_port(&frame, &listeners, &mut out);
     }
@@ -76,12 +81,16 @@ fn reached(context: &Context, gateway: &Gateway, out: &mut Resources) {
     let passes = |it: &&Listener| it.protocol == Protocol::TlsPassthrough;
     let passed = gateway.listeners.iter().filter(passes).flat_map(|it| &it.tcp);
     let ended = gateway.listeners.iter().filter(|it| !passes(it));
+    let calls = ended.clone().flat_map(|it| &it.http).filter(|it| it.key.kind == Kind::GrpcRoute);
+    let calls = routes::targets(calls, []);
     let ended = routes::targets(ended.clone().flat_map(|it| &it.http), ended.flat_map(|it| &it.tcp));
     for (targets, way) in [(ended, Way::Gateway), (routes::targets([], passed), Way::Passthrough)] {
         for target in targets {
+            let client_certificate = gateway.client_certificate.as_ref();
+            let usage = Use { way, grpc: calls.contains(&target), client_certificate };
             match target {
                 Target::Service { service, port } => {
-                    let cluster = cluster::for_gateway(context, &service, port, way);
+                    let cluster = cluster::at(context, &service, port, usage);
                     cluster.into_iter().for_each(|cluster| out.add(Type::Cluster, cluster));
                 }
                 Target::External { service, port } => {
@@ -98,5 +107,5 @@ fn certificates(gateway: &Gateway) -> BTreeSet<&Named> {
         Protocol::Https(secrets) | Protocol::TlsTerminate(secrets) => Some(secrets),
         _ => None,
     });
-    listed.flatten().collect()
+    listed.flatten().chain(&gateway.client_certificate).collect()
 }

@@ -11,7 +11,7 @@ use crate::translate::wire::truth;
 
 /// The table of a port without TLS: all listeners of the port are one server, and each host belongs to one of them.
 pub(super) fn plain(context: &Context, port: u16, listeners: &[&Listener]) -> pb::RouteConfiguration {
-    let place = Place { port, tls: false, namespace: None };
+    let place = Place { port, tls: false, sidecar: false };
     let hosts = hosts::owned(listeners).into_iter();
     let hosts =
         hosts.map(|(host, listener)| virtual_host(host.clone(), routes(context, listener, &host, &place)));
@@ -27,7 +27,7 @@ pub(super) fn tls(
     listener: &Listener,
     all: &[&Listener],
 ) -> pb::RouteConfiguration {
-    let place = Place { port, tls: true, namespace: None };
+    let place = Place { port, tls: true, sidecar: false };
     let hosts = hosts::owned(all).into_iter().filter_map(|(host, owner)| {
         if owner.name == listener.name {
             let routes = routes(context, listener, &host, &place);
@@ -46,7 +46,7 @@ pub(super) fn name(port: u16, tls: Option<&Listener>) -> String {
     }
 }
 
-fn routes(context: &Context, listener: &Listener, host: &str, place: &Place<'_>) -> Vec<pb::Route> {
+fn routes(context: &Context, listener: &Listener, host: &str, place: &Place) -> Vec<pb::Route> {
     hosts::groups(listener, host).iter().flat_map(|group| http(context, group, place)).collect()
 }
 

@@ -13,12 +13,13 @@ use outrider_proto::pb::envoy::config::core::v3::{data_source::Specifier, transp
 use outrider_proto::pb::envoy::config::route::v3 as pb;
 use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use outrider_proto::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use outrider_proto::pb::google::protobuf::Duration;
 use pb::header_matcher::HeaderMatchSpecifier;
 use pb::route_match::PathSpecifier;
 use tls::common_tls_context::ValidationContextType;
 
 use crate::translate::policy::backend_tls::SYSTEM_ROOTS;
-use crate::translate::wire::any;
+use crate::translate::wire::{any, duration};
 
 /// A route as a gRPC client understands it; `None` when no call of such a client could match it.
 pub(super) fn route(mut route: pb::Route) -> Option<pb::Route> {
@@ -48,10 +49,20 @@ pub(super) fn route(mut route: pb::Route) -> Option<pb::Route> {
 }
 
 fn forward(action: &mut pb::RouteAction) {
-    // The one limit that it reads.
-    if let Some(timeout) = action.timeout.filter(|it| it.seconds > 0 || it.nanos > 0) {
+    // The one limit that it reads. It has none for one attempt, so that all of them together get as long as they may take.
+    let std = |it: &Duration| {
+        let (seconds, nanos) = (u64::try_from(it.seconds).ok()?, u32::try_from(it.nanos).ok()?);
+        Some(std::time::Duration::new(seconds, nanos)).filter(|it| !it.is_zero())
+    };
+    let attempts = action.retry_policy.as_ref().and_then(|policy| {
+        let further = policy.num_retries.map_or(1, |it| it.value);
+        let attempts = if policy.retry_on.is_empty() { 1 } else { further.saturating_add(1) };
+        std(policy.per_try_timeout.as_ref()?)?.checked_mul(attempts)
+    });
+    let whole = action.timeout.as_ref().and_then(std);
+    if let Some(limit) = whole.into_iter().chain(attempts).min() {
         action.max_stream_duration = Some(pb::route_action::MaxStreamDuration {
-            max_stream_duration: Some(timeout),
+            max_stream_duration: Some(duration(limit)),
             ..Default::default()
         });
     }
@@ -111,7 +122,6 @@ fn verify(validation: &mut tls::CertificateValidationContext) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::translate::wire::duration;
 
     fn prefix(text: &str) -> pb::RouteMatch {
         pb::RouteMatch {
@@ -150,6 +160,31 @@ mod tests {
         let Some(pb::route::Action::Route(action)) = route.action else { panic!() };
         assert_eq!(action.max_stream_duration.unwrap().max_stream_duration.unwrap().seconds, 3);
         assert_eq!(action.retry_policy, None);
+    }
+
+    #[test]
+    fn the_limit_of_an_attempt_is_one_for_all_of_them() {
+        let limit = |whole: u64, attempt: u64, retry_on: &str| {
+            let seconds = |it: u64| duration(std::time::Duration::from_secs(it));
+            let action = pb::RouteAction {
+                timeout: Some(seconds(whole)),
+                retry_policy: Some(pb::RetryPolicy {
+                    retry_on: retry_on.to_owned(),
+                    num_retries: Some(crate::translate::wire::uint(2)),
+                    per_try_timeout: Some(seconds(attempt)),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            let route = route(forwarding(prefix("/a"), action)).unwrap();
+            let Some(pb::route::Action::Route(action)) = route.action else { panic!() };
+            action.max_stream_duration.map(|it| it.max_stream_duration.unwrap().seconds)
+        };
+        assert_eq!(limit(0, 2, ""), Some(2));
+        assert_eq!(limit(0, 2, "unavailable"), Some(6));
+        assert_eq!(limit(3, 2, "unavailable"), Some(3));
+        assert_eq!(limit(3, 0, "unavailable"), Some(3));
+        assert_eq!(limit(0, 0, ""), None);
     }
 
     #[test]

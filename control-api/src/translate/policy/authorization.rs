@@ -3,7 +3,7 @@
 //! The order is Istio's: what is logged, what is denied, what is allowed. The kinds of conditions that only HTTP has cannot be seen on other
 //! connections: a rule that denies is applied by what can be seen, one that allows does not match.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::core::v1::Pod;
 use outrider_proto::pb::envoy::config::core::v3::CidrRange;
@@ -18,11 +18,14 @@ use outrider_proto::pb::envoy::r#type::matcher::v3::{
 };
 use regex::escape;
 
-use crate::model::Typed as _;
 use crate::model::own::{Action, AuthorizationPolicy, Operation, Rule, Source, ip_block};
+use crate::model::{Key, Typed as _};
 use crate::translate::Context;
 use crate::translate::wire::{any_sorted, uint};
 use crate::world::{Proxy, World};
+
+/// The name of the filter for HTTP.
+pub const HTTP_FILTER: &str = "envoy.filters.http.rbac";
 
 /// In which order actions are taken.
 const ORDER: [Action; 3] = [Action::Log, Action::Deny, Action::Allow];
@@ -32,29 +35,29 @@ const ORDER: [Action; 3] = [Action::Log, Action::Deny, Action::Allow];
 pub struct Workload<'w> {
     /// The namespace, whose policies count.
     pub namespace: &'w str,
-    /// The labels, which selectors look at.
-    pub labels: &'w BTreeMap<String, String>,
+    /// The labels, which selectors look at. `None`: nobody says them.
+    pub labels: Option<&'w BTreeMap<String, String>>,
 }
 
-/// A proxy's labels. What its pod says counts: a proxy that does not tell its labels must not be without policies.
-pub fn labels(world: &World, proxy: &Proxy) -> BTreeMap<String, String> {
+/// A proxy's labels. What its pod says counts, then what the proxy says; `None` where neither says anything.
+pub fn labels(world: &World, proxy: &Proxy) -> Option<BTreeMap<String, String>> {
     match world.get::<Pod>(&proxy.namespace, &proxy.pod) {
-        Some(pod) => pod.metadata.labels.clone().unwrap_or_default(),
-        None => proxy.labels.clone(),
+        Some(pod) => Some(pod.metadata.labels.clone().unwrap_or_default()),
+        None => Some(proxy.labels.clone()).filter(|labels| !labels.is_empty()),
     }
 }
 
 /// The HTTP filters that enforce the policies of a workload. Rules say themselves which ports they are for.
 pub fn http_filters(context: &Context, workload: Workload<'_>) -> Vec<hcm::HttpFilter> {
     let one = |rules: pb::Rbac| hcm::HttpFilter {
-        name: "envoy.filters.http.rbac".to_owned(),
+        name: HTTP_FILTER.to_owned(),
         config_type: Some(hcm::http_filter::ConfigType::TypedConfig(any_sorted(&HttpRbac {
             rules: Some(rules),
             ..Default::default()
         }))),
         ..Default::default()
     };
-    ORDER.iter().filter_map(|action| rules(context, workload, *action, true)).map(one).collect()
+    ORDER.iter().flat_map(|action| rules(context, workload, *action, true)).map(one).collect()
 }
 
 /// The same for connections that are not HTTP.
@@ -67,37 +70,38 @@ pub fn network_filters(context: &Context, workload: Workload<'_>) -> Vec<listene
             ..Default::default()
         }))),
     };
-    ORDER.iter().filter_map(|action| rules(context, workload, *action, false)).map(one).collect()
+    ORDER.iter().flat_map(|action| rules(context, workload, *action, false)).map(one).collect()
 }
 
-/// The rules of all policies with an action for a workload; `None` when there is no such policy.
-fn rules(context: &Context, workload: Workload<'_>, action: Action, http: bool) -> Option<pb::Rbac> {
-    let listed = context.policies.authorization.get(workload.namespace)?;
-    let selected = |policy: &AuthorizationPolicy| {
-        policy.spec.selector.as_ref().is_none_or(|selector| selector.matches(workload.labels))
-    };
-    let (mut found, mut policies) = (false, std::collections::HashMap::new());
-    for object in listed {
-        let Some(policy) = AuthorizationPolicy::of(&object.body) else { continue };
-        if policy.spec.action != action || !selected(policy) {
-            continue;
+/// The rules of all policies with an action for a workload; none when there is no such policy. Of several that come of one action, all
+/// must let something pass.
+fn rules(context: &Context, workload: Workload<'_>, action: Action, http: bool) -> Vec<pb::Rbac> {
+    let listed = context.policies.authorization.get(workload.namespace).into_iter().flatten();
+    let mut all: Vec<_> = listed
+        .filter_map(|object| Some((&object.key, AuthorizationPolicy::of(&object.body)?)))
+        .filter(|(_, policy)| policy.spec.action == action && selected(policy, workload))
+        .collect();
+    let view = View { deny: action == Action::Deny, http };
+    if workload.labels.is_none() && action == Action::Allow {
+        // Which of those with a selector are for this workload, nobody knows. Those for all are, whatever else is; what passes these
+        // passes with any of the others as well. Where there are none, something passes for certain when each one lets it.
+        let (chosen, common): (Vec<_>, Vec<_>) =
+            all.iter().copied().partition(|(_, policy)| policy.spec.selector.is_some());
+        if common.is_empty() {
+            return chosen.iter().map(|one| view.rbac(action, std::slice::from_ref(one))).collect();
         }
-        found = true;
-        for (index, rule) in policy.spec.rules.iter().enumerate() {
-            let view = View { deny: action == Action::Deny, http };
-            if let Some(rule) = view.rule(rule) {
-                let name = format!("ns[{}]-policy[{}]-rule[{index}]", object.key.namespace, object.key.name);
-                policies.insert(name, rule);
-            }
-        }
+        all = common;
     }
-    // A rule that nothing can match is left out; an ALLOW without rules is one that refuses everything.
-    let action = match action {
-        Action::Allow => pb::rbac::Action::Allow,
-        Action::Deny => pb::rbac::Action::Deny,
-        Action::Log => pb::rbac::Action::Log,
-    };
-    found.then(|| pb::Rbac { action: action as i32, policies, ..Default::default() })
+    if all.is_empty() { Vec::new() } else { vec![view.rbac(action, &all)] }
+}
+
+/// Whether a policy is for a workload, as far as anybody knows.
+fn selected(policy: &AuthorizationPolicy, workload: Workload<'_>) -> bool {
+    match (&policy.spec.selector, workload.labels) {
+        (None, _) => true,
+        (Some(selector), Some(labels)) => selector.matches(labels),
+        (Some(_), None) => policy.spec.action != Action::Log,
+    }
 }
 
 /// A condition: of `That`s, which are permissions or principals.
@@ -163,6 +167,24 @@ struct View {
 }
 
 impl View {
+    /// The rules of these policies. One that nothing can match is left out; an `Allow` without rules refuses everything.
+    fn rbac(self, action: Action, policies: &[(&Key, &AuthorizationPolicy)]) -> pb::Rbac {
+        let mut out = HashMap::new();
+        for (key, policy) in policies {
+            for (index, rule) in policy.spec.rules.iter().enumerate() {
+                if let Some(rule) = self.rule(rule) {
+                    out.insert(format!("ns[{}]-policy[{}]-rule[{index}]", key.namespace, key.name), rule);
+                }
+            }
+        }
+        let action = match action {
+            Action::Allow => pb::rbac::Action::Allow,
+            Action::Deny => pb::rbac::Action::Deny,
+            Action::Log => pb::rbac::Action::Log,
+        };
+        pb::Rbac { action: action as i32, policies: out, ..Default::default() }
+    }
+
     /// A rule; `None` when nothing can match it here.
     fn rule(self, rule: &Rule) -> Option<pb::Policy> {
         use pb::permission::Rule as Permission;
@@ -226,12 +248,19 @@ impl View {
         let spaces = |list: &[String]| -> Vec<_> {
             list.iter().map(|it| identity(&format!("spiffe://[^/]+/ns/{}/.+", glob(it, "[^/]")))).collect()
         };
-        let mut all = both(names(&it.principals), names(&it.not_principals));
-        all.extend(both(spaces(&it.namespaces), spaces(&it.not_namespaces)));
+        let wanted = |mut list: Vec<_>| {
+            if self.deny && !list.is_empty() {
+                // Who shows no identity could be the one that is not to get in.
+                list.push(Is::not(identity(ANYBODY)));
+            }
+            list
+        };
+        let mut all = both(wanted(names(&it.principals)), names(&it.not_principals));
+        all.extend(both(wanted(spaces(&it.namespaces)), spaces(&it.not_namespaces)));
         let unwanted = !it.not_principals.is_empty() || !it.not_namespaces.is_empty();
         if unwanted && !self.deny {
             // Not to be somebody, one has to be somebody: who is unknown is not let in for it.
-            all.push(identity("spiffe://.+"));
+            all.push(identity(ANYBODY));
         }
         let blocks = |list: &[String], negative: bool| -> Vec<_> {
             list.iter().map(|it| self.block(it, negative)).collect()
@@ -264,6 +293,9 @@ fn both<T>(wanted: Vec<Is<T>>, unwanted: Vec<Is<T>>) -> Vec<Is<T>> {
     }
     out
 }
+
+/// Any identity.
+const ANYBODY: &str = "spiffe://.+";
 
 /// The identity of a peer, by a regular expression for all of it. Without a certificate there is none.
 fn identity(regex: &str) -> Is<pb::principal::Identifier> {

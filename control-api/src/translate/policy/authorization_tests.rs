@@ -3,12 +3,13 @@
 use outrider_proto::pb::envoy::config::listener::v3::Listener;
 use serde_json::{Value, json};
 
-use super::testing_filters;
+use super::testing_filters as filters_of;
 use crate::model::Kind;
 use crate::translate::testing::{
     Running, WEB, ask, conditions, context, envoy_takes, message, resources, sidecar,
 };
-use crate::translate::{Context, Type};
+use crate::translate::{Context, Type, translate};
+use crate::world::Proxy;
 
 fn policy(name: &str, spec: &str) -> String {
     format!(
@@ -24,7 +25,7 @@ fn world(policies: &[&str]) -> Context {
 
 /// An Envoy whose listener `http` has the filters for HTTP and whose listener `tcp` has those for connections that are not.
 fn envoy(context: &Context) -> Option<Running> {
-    let (http, tcp) = testing_filters(context, &sidecar());
+    let (http, tcp) = filters_of(context, &sidecar());
     let mut http_filters: Vec<Value> = http;
     http_filters.push(json!({"name": "envoy.filters.http.router", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}));
@@ -33,7 +34,8 @@ fn envoy(context: &Context) -> Option<Running> {
     let manager = |filters: Vec<Value>| {
         json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "test", "normalize_path": true, "route_config": routes, "http_filters": filters}})
+        "stat_prefix": "test", "normalize_path": true, "merge_slashes": true,
+        "path_with_escaped_slashes_action": "UNESCAPE_AND_FORWARD", "route_config": routes, "http_filters": filters}})
     };
     let router = vec![http_filters.last().cloned().unwrap()];
     let mut network: Vec<Value> = tcp;
@@ -62,7 +64,7 @@ fn answers(policies: &[&str], requests: &[(&str, &str, u16)]) {
 #[test]
 fn without_a_policy_everything_passes_and_no_filter_is_there() {
     let context = world(&[]);
-    let (http, network) = testing_filters(&context, &sidecar());
+    let (http, network) = filters_of(&context, &sidecar());
     assert!(http.is_empty() && network.is_empty());
 }
 
@@ -86,7 +88,68 @@ fn what_a_pod_says_of_its_labels_counts_and_not_what_its_proxy_says() {
         "{WEB}{}---\n{{apiVersion: v1, kind: Pod, metadata: {{name: web-0, namespace: shop, labels: {{app: secret}}}}}}",
         policy("p", "{selector: {matchLabels: {app: secret}}}")
     );
-    assert_eq!(testing_filters(&context(&yaml), &sidecar()).0.len(), 1);
+    assert_eq!(filters_of(&context(&yaml), &sidecar()).0.len(), 1);
+}
+
+#[test]
+fn where_nobody_says_the_labels_no_policy_is_without_force() {
+    let nameless = Proxy { labels: Default::default(), ..sidecar() };
+    let selected = |specs: &[&str]| {
+        let context = world(specs);
+        envoy_takes(&translate(&context, &nameless));
+        let (http, tcp) = filters_of(&context, &nameless);
+        assert_eq!(http.len(), tcp.len());
+        http.len()
+    };
+    let (web, db) = ("selector: {matchLabels: {app: web}}", "selector: {matchLabels: {app: db}}");
+    assert_eq!(selected(&[&format!("{{action: DENY, {db}, rules: [{{}}]}}")]), 1);
+    assert_eq!(selected(&[&format!("{{action: LOG, {db}, rules: [{{}}]}}")]), 0);
+    // What one of them lets through the other need not: all must.
+    assert_eq!(selected(&[&format!("{{{web}, rules: [{{}}]}}"), &format!("{{{db}}}")]), 2);
+    // What is for all lets through what it lets through, whatever is for this workload besides.
+    assert_eq!(selected(&[&format!("{{{web}}}"), "{rules: [{}]}"]), 1);
+    // A Pod without labels says that it has none.
+    let pod = "---\n{apiVersion: v1, kind: Pod, metadata: {name: web-0, namespace: shop}}";
+    let yaml = format!("{WEB}{}{pod}", policy("p", &format!("{{{db}}}")));
+    assert!(filters_of(&context(&yaml), &nameless).0.is_empty());
+}
+
+#[test]
+fn a_policy_that_selects_nothing_says_so() {
+    let pod =
+        "---\n{apiVersion: v1, kind: Pod, metadata: {name: web-0, namespace: shop, labels: {app: web}}}";
+    let said = |selector: &str, pod: &str| {
+        let spec = format!("{{selector: {{matchLabels: {{app: {selector}}}}}}}");
+        let context = context(&format!("{WEB}{}{pod}", policy("p", &spec)));
+        conditions(
+            &context.policies.statuses[&crate::model::Key::new(Kind::AuthorizationPolicy, "shop", "p")],
+        )
+        .join("\n")
+    };
+    assert!(said("wbe", pod).contains("no Pod of namespace shop has the labels"), "{}", said("wbe", pod));
+    assert!(!said("web", pod).contains("no Pod"));
+    assert!(!said("wbe", "").contains("no Pod"), "without any Pod nobody knows");
+}
+
+#[test]
+fn a_path_is_judged_as_the_application_reads_it() {
+    use outrider_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+    let manager = |context: &Context| -> HttpConnectionManager {
+        let listener: Listener = message(&resources(context), Type::Listener, "virtualInbound");
+        let chain = listener.filter_chains.iter().find(|it| it.name == "inbound|8080||").unwrap().clone();
+        let Some(outrider_proto::pb::envoy::config::listener::v3::filter::ConfigType::TypedConfig(config)) =
+            chain.filters.into_iter().next().unwrap().config_type
+        else {
+            panic!()
+        };
+        outrider_proto::any::unpack(&config).unwrap()
+    };
+    let judged = manager(&world(&["{action: DENY, rules: [{to: [{paths: [/admin]}]}]}"]));
+    assert!(judged.merge_slashes);
+    assert_eq!(judged.path_with_escaped_slashes_action().as_str_name(), "UNESCAPE_AND_FORWARD");
+    let free = manager(&world(&[]));
+    assert!(!free.merge_slashes, "nobody judges it, so nobody changes it");
+    assert_eq!(free.stream_idle_timeout.unwrap().seconds, 0, "a watch would be cut");
 }
 
 #[test]
@@ -97,6 +160,8 @@ fn a_deny_goes_before_any_allow() {
             ("GET /", "", 200),
             ("GET /admin/x?y", "", 403),
             ("GET /a/../admin", "", 403),
+            ("GET //admin", "", 403),
+            ("GET /a%2F..%2fadmin", "", 403),
             ("GET /x/admin", "", 200),
         ],
     );
@@ -160,9 +225,12 @@ fn nobody_has_an_identity_without_mutual_tls() {
     answers(&["{rules: [{from: [{notPrincipals: [a/ns/b/sa/mallory]}]}]}"], &[("GET /", "", 403)]);
     answers(&["{action: DENY, rules: [{from: [{notNamespaces: [shop]}]}]}"], &[("GET /", "", 403)]);
     answers(
-        &["{action: DENY, rules: [{from: [{principals: ['cluster.local/*', '*/sa/x', a/ns/b/sa/c]}]}]}"],
-        &[("GET /", "", 200)],
+        &[
+            "{action: DENY, rules: [{from: [{principals: ['cluster.local/*', '*/sa/x', a/ns/b/sa/c]}], to: [{paths: [/a]}]}]}",
+        ],
+        &[("GET /a", "", 403), ("GET /b", "", 200)],
     );
+    answers(&["{action: DENY, rules: [{from: [{namespaces: [evil]}]}]}"], &[("GET /", "", 403)]);
     let context = world(&["{rules: [{from: [{principals: ['*']}]}]}"]);
     let status = &context.policies.statuses[&crate::model::Key::new(Kind::AuthorizationPolicy, "shop", "p0")];
     let said = conditions(status);

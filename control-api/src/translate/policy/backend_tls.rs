@@ -11,8 +11,8 @@ use outrider_proto::pb::envoy::r#type::matcher::v3::{StringMatcher, string_match
 use pb::subject_alt_name_matcher::SanType;
 
 use crate::attach::{BackendTls, Roots, SubjectName};
-use crate::translate::wire::any;
-use crate::translate::{Context, port::Port, port::Spoken};
+use crate::translate::wire::{ads, any};
+use crate::translate::{Context, names, port::Port, port::Spoken};
 use crate::world::Named;
 
 /// Where proxies find the authorities that their system knows. Envoy has no word for them, only a path, and this
@@ -20,16 +20,26 @@ use crate::world::Named;
 /// file does not connect.
 pub const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// Puts TLS into the cluster of a service that has a policy.
-pub fn apply_to_cluster(context: &Context, service: &Named, port: &Port, cluster: &mut Cluster) {
+/// Puts TLS into the cluster of a service that has a policy. The client speaks HTTP/2 where the port does not say that it wants it (`http2`),
+/// and shows the certificate of a Secret.
+pub fn apply_to_cluster(
+    context: &Context,
+    service: &Named,
+    port: &Port,
+    (http2, certificate): (bool, Option<&Named>),
+    cluster: &mut Cluster,
+) {
     let Some(tls) = policy(context, service, port) else { return };
     let Some(validation) = validation(tls) else {
         fail(cluster);
         return;
     };
+    let shown = certificate
+        .map(|secret| pb::SdsSecretConfig { name: names::secret(secret), sds_config: Some(ads()) });
     let message = pb::UpstreamTlsContext {
         common_tls_context: Some(pb::CommonTlsContext {
-            alpn_protocols: protocols(port.spoken).iter().map(|it| (*it).to_owned()).collect(),
+            alpn_protocols: protocols(port.spoken, http2).iter().map(|it| (*it).to_owned()).collect(),
+            tls_certificate_sds_secret_configs: shown.into_iter().collect(),
             validation_context_type: Some(pb::common_tls_context::ValidationContextType::ValidationContext(
                 validation,
             )),
@@ -45,7 +55,11 @@ pub fn apply_to_cluster(context: &Context, service: &Named, port: &Port, cluster
 }
 
 /// The policy of a port: one for the port by name goes before one for the whole service.
-fn policy<'c>(context: &'c Context, service: &Named, port: &Port) -> Option<&'c BackendTls> {
+pub(in crate::translate) fn policy<'c>(
+    context: &'c Context,
+    service: &Named,
+    port: &Port,
+) -> Option<&'c BackendTls> {
     let all = &context.attachments.backend_tls;
     let named = || all.get(&(service.clone(), Some(Arc::clone(&port.name))));
     (!port.name.is_empty()).then(named).flatten().or_else(|| all.get(&(service.clone(), None)))
@@ -88,8 +102,9 @@ fn matcher(name: &SubjectName) -> pb::SubjectAltNameMatcher {
 
 /// What is offered in the handshake: what is spoken behind it. Where nobody said what that is, nothing is, and HTTP/1.1 is
 /// understood without.
-fn protocols(spoken: Spoken) -> &'static [&'static str] {
+fn protocols(spoken: Spoken, http2: bool) -> &'static [&'static str] {
     match spoken {
+        _ if http2 => &["h2"],
         Spoken::Http2 | Spoken::Grpc => &["h2"],
         Spoken::Http => &["http/1.1"],
         Spoken::Tls | Spoken::Tcp | Spoken::Unknown => &[],
@@ -114,7 +129,6 @@ mod tests {
     use crate::attach::Attachments;
     use crate::model::{Key, Kind};
     use crate::translate::cluster::{self as clusters, Way};
-    use crate::translate::names;
 
     fn port(name: &str, spoken: Spoken) -> Port {
         Port { number: 443, name: name.into(), spoken, target: None }

@@ -20,8 +20,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::attach::{Writer, rfc3339};
 use crate::model::own::TrafficPolicy;
 use crate::model::{Key, Kind, Object, Typed};
+use crate::translate::external;
 use crate::world::{Named, World};
 
 /// What a policy is in force for: kind, service, and the name of a port where it is for one.
@@ -35,6 +37,8 @@ pub struct Policies {
     authorization: BTreeMap<Arc<str>, Vec<Arc<Object>>>,
     /// Telemetry of each namespace, what is older first.
     telemetry: BTreeMap<Arc<str>, Vec<Arc<Object>>>,
+    /// What each ExternalService refers to: certificates and keys are read once for all that ask.
+    pub(in crate::translate) materials: Arc<BTreeMap<Named, Arc<external::Material>>>,
     /// The `status` of every policy and of every ExternalService, as JSON.
     pub statuses: BTreeMap<Key, Value>,
 }
@@ -48,7 +52,8 @@ impl Policies {
     /// As [`Policies::of`], for a world that changed at `now` (seconds since 1970): conditions that are as they were keep the time of
     /// their last change.
     pub fn after(world: &World, now: i64, previous: Option<&Self>) -> Self {
-        resolve::policies(world, &status::Writer::new(now, previous.map(|it| &it.statuses)))
+        let now = rfc3339(now);
+        resolve::policies(world, &Writer { now: &now, previous: previous.map(|it| &it.statuses) })
     }
 
     /// The policy for a port of a service: one for that port alone goes before one for all.
@@ -90,7 +95,7 @@ fn testing_filters(
         outrider_proto::to_json(&descriptors, &message)
     };
     let labels = authorization::labels(&context.world, proxy);
-    let workload = authorization::Workload { namespace: &proxy.namespace, labels: &labels };
+    let workload = authorization::Workload { namespace: &proxy.namespace, labels: labels.as_ref() };
     let http = authorization::http_filters(context, workload).into_iter().map(|it| {
         json("envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter", it.encode_to_vec())
     });

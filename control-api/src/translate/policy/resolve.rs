@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use serde_json::{Value, json};
 
-use super::status::{Verdict, Writer};
+use super::status::{self, Verdict};
 use super::{Policies, Target};
+use crate::attach::Writer;
 use crate::model::own::{
-    AuthorizationPolicy, ExternalService, MtlsMode, PeerPolicy, Selector, TargetRef, Telemetry, TrafficPolicy,
+    Action, AuthorizationPolicy, ExternalService, MtlsMode, PeerPolicy, Selector, TargetRef, Telemetry,
+    TrafficPolicy,
 };
 use crate::model::{Kind, Object, Typed};
 use crate::translate::external;
@@ -22,9 +24,10 @@ pub(super) fn policies(world: &World, writer: &Writer<'_>) -> Policies {
     authorization(world, writer, &mut out);
     telemetry(world, writer, &mut out);
     peers(world, writer, &mut out);
-    for (key, left_out) in external::judge(world) {
+    out.materials = Arc::new(external::materials(world));
+    for (key, left_out) in external::judge(world, &out.materials) {
         if let Some(object) = world.object(&key) {
-            let status = writer.whole(object, &Verdict::Accepted(left_out), "in force");
+            let status = status::whole(writer, object, &Verdict::Accepted(left_out), "in force");
             out.statuses.insert(key, status);
         }
     }
@@ -46,7 +49,14 @@ fn traffic(world: &World, writer: &Writer<'_>, out: &mut Policies) {
             let verdict = one_target(world, &policy, target, &mut out.traffic);
             verdicts.push((ancestor(namespace, target), verdict));
         }
-        out.statuses.insert(policy.object.key.clone(), writer.ancestors(policy.object, &verdicts));
+        let message = match policy.spec.rate_limit {
+            Some(_) => {
+                "in force; of spec.rateLimit, each match of each route that leads here has a bucket of its own in each proxy"
+            }
+            None => "in force",
+        };
+        out.statuses
+            .insert(policy.object.key.clone(), status::ancestors(writer, policy.object, &verdicts, message));
     }
 }
 
@@ -163,16 +173,32 @@ fn authorization(world: &World, writer: &Writer<'_>, out: &mut Policies) {
                 && from.not_namespaces.is_empty())
         });
         // In force as they are, but their author should know.
-        let notes = if principals {
-            vec![
-                "spec.rules: workloads have no identities yet, so principals and namespaces match nobody"
-                    .to_owned(),
-            ]
-        } else {
-            Vec::new()
-        };
-        let status = writer.whole(policy.object, &Verdict::Accepted(notes), "in force");
+        let whom = if policy.spec.action == Action::Deny { "everybody" } else { "nobody" };
+        let note = format!(
+            "spec.rules: workloads have no identities yet, so principals and namespaces match {whom}"
+        );
+        let notes = principals.then_some(note).into_iter().collect();
+        let message = in_force(world, policy.namespace(), policy.spec.selector.as_ref());
+        let status = status::whole(writer, policy.object, &Verdict::Accepted(notes), &message);
         out.statuses.insert(policy.object.key.clone(), status);
+    }
+}
+
+/// What a policy with a selector is told when it is in force: that it selects nothing, where that can be seen.
+fn in_force(world: &World, namespace: &str, selector: Option<&Selector>) -> String {
+    let selected = |selector: &Selector| {
+        let none = std::collections::BTreeMap::new();
+        world
+            .all_in::<Pod>(namespace)
+            .any(|pod| selector.matches(pod.metadata.labels.as_ref().unwrap_or(&none)))
+    };
+    // Without any Pod, proxies themselves say what their labels are.
+    let known = || world.all::<Pod>().next().is_some();
+    match selector {
+        Some(selector) if known() && !selected(selector) => {
+            format!("in force, but no Pod of namespace {namespace} has the labels of spec.selector now")
+        }
+        _ => "in force".to_owned(),
     }
 }
 
@@ -181,6 +207,7 @@ fn telemetry(world: &World, writer: &Writer<'_>, out: &mut Policies) {
     for policy in by_age::<Telemetry>(world) {
         let selector = policy.body().spec.selector.as_ref().filter(|it| !it.match_labels.is_empty());
         let key = (Arc::clone(policy.namespace()), selector);
+        let message = in_force(world, policy.namespace(), selector);
         let verdict = match first.get(&key) {
             Some(other) => Verdict::Refused(
                 "Conflicted",
@@ -195,7 +222,8 @@ fn telemetry(world: &World, writer: &Writer<'_>, out: &mut Policies) {
                 Verdict::fine()
             }
         };
-        out.statuses.insert(policy.object.key.clone(), writer.whole(policy.object, &verdict, "in force"));
+        out.statuses
+            .insert(policy.object.key.clone(), status::whole(writer, policy.object, &verdict, &message));
     }
 }
 
@@ -221,6 +249,7 @@ fn peers(world: &World, writer: &Writer<'_>, out: &mut Policies) {
             }
         };
         let message = "in force; workloads have no identities yet, so everything is spoken in clear text";
-        out.statuses.insert(policy.object.key.clone(), writer.whole(policy.object, &verdict, message));
+        out.statuses
+            .insert(policy.object.key.clone(), status::whole(writer, policy.object, &verdict, message));
     }
 }

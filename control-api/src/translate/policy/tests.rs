@@ -167,6 +167,9 @@ fn rates_are_limited_by_a_filter_that_only_those_get_who_need_it() {
             "{name} would ignore it"
         );
     }
+    // Whoever reads the status learns what the number is of.
+    let said = said(&world, Kind::TrafficPolicy, "web").join("\n");
+    assert!(said.contains("each match of each route that leads here has a bucket of its own"), "{said}");
     // A service that this proxy does not see changes nothing for it.
     let hidden = yaml.replace(
         "{name: web, namespace: shop}\nspec:\n  cluster",

@@ -42,16 +42,17 @@ pub fn http_filters(context: &Context, scope: &Scope) -> Vec<HttpFilter> {
     if limited.is_empty() {
         return Vec::new();
     }
+    let some = context.once.limits(scope, || any_limit(context, scope, &limited));
+    if some { vec![rate_limit::filter()] } else { Vec::new() }
+}
+
+fn any_limit(context: &Context, scope: &Scope, limited: &BTreeSet<(&Kind, &Named)>) -> bool {
     let seen = limited.iter().any(|(kind, (namespace, name))| {
         let key = Key::new(**kind, namespace, name);
         context.world.object(&key).is_some_and(|object| scope.sees_object(object))
     });
     let reached = || sidecar::routes::reached(context, scope, &sidecar::visible(context, scope));
-    if seen || reached().iter().any(|target| limits(&limited, target)) {
-        vec![rate_limit::filter()]
-    } else {
-        Vec::new()
-    }
+    seen || reached().all.iter().any(|target| limits(limited, target))
 }
 
 /// The same for a gateway.

@@ -26,7 +26,7 @@ pub(super) fn routes(
     rule: &HttpRule,
     matched: &HttpMatch,
     base: &pb::Route,
-    place: &Place<'_>,
+    place: &Place,
 ) -> Vec<pb::Route> {
     let (rejected, live) = shares(rule);
     // What stands at the only backend stands at the rule: routes can do more than weighted clusters.
@@ -34,17 +34,21 @@ pub(super) fn routes(
         [(only, _)] => only.filters.as_slice(),
         _ => &[],
     };
+    let error = || error(base, matched);
     // A filter that cannot be done must not be skipped.
-    let Ok(filters) = Filters::of(rule.filters.iter().chain(own)) else { return vec![error(base)] };
+    let cluster = |target: &Target| place.cluster(context, target);
+    let Ok(filters) = Filters::of(&cluster, rule.filters.iter().chain(own)) else { return vec![error()] };
     if let Some(filter) = filters.redirect {
         return redirects(&filters, filter, matched, base, place);
     }
     let whole = rejected + live.iter().map(|(_, weight)| weight).sum::<u64>();
     let share = per_million(rejected, whole);
     if live.is_empty() {
-        return vec![error(base)];
+        return vec![error()];
     }
-    let Some(action) = forward(rule, &filters, matched, &live, share) else { return vec![error(base)] };
+    let Some(action) = forward(&cluster, rule, &filters, matched, &live, share) else {
+        return vec![error()];
+    };
     let mut route = filters.on(base);
     route.action = Some(pb::route::Action::Route(action));
     if by_backend(&live) {
@@ -56,7 +60,7 @@ pub(super) fn routes(
     policies(context, rule, &live, &mut route);
     // Exactly the share of what leads nowhere gets 500. A weighted cluster without endpoints would answer 503, and one that is
     // not there makes gRPC clients wait for it; a fraction before the others is understood by all.
-    let mut out: Vec<_> = (share > 0).then(|| fraction_of(error(base), share)).into_iter().collect();
+    let mut out: Vec<_> = (share > 0).then(|| fraction_of(error(), share)).into_iter().collect();
     out.push(route);
     out
 }
@@ -67,7 +71,8 @@ fn shares(rule: &HttpRule) -> (u64, Vec<(&Backend, u64)>) {
     let several = rule.backends.iter().filter(|it| it.weight > 0 && it.target != Target::Invalid).count() > 1;
     for backend in rule.backends.iter().filter(|it| it.weight > 0) {
         let weight = u64::from(backend.weight);
-        let fits = !several || Filters::of(&backend.filters).is_ok_and(|it| it.fit_a_weighted_cluster());
+        let filters = || Filters::of(&cluster_of, &backend.filters);
+        let fits = !several || filters().is_ok_and(|it| it.fit_a_weighted_cluster());
         if backend.target == Target::Invalid || !fits {
             rejected += weight;
         } else {
@@ -77,12 +82,12 @@ fn shares(rule: &HttpRule) -> (u64, Vec<(&Backend, u64)>) {
     (rejected, live)
 }
 
-/// 500, as the Gateway API says for what leads nowhere.
-fn error(base: &pb::Route) -> pb::Route {
+/// 500, as the Gateway API says for what leads nowhere; for gRPC `UNAVAILABLE`, which is what clients make of 503.
+fn error(base: &pb::Route, matched: &HttpMatch) -> pb::Route {
     pb::Route {
         name: format!("{}/error", base.name),
         action: Some(pb::route::Action::DirectResponse(pb::DirectResponseAction {
-            status: 500,
+            status: if matched.grpc { 503 } else { 500 },
             ..Default::default()
         })),
         ..base.clone()
@@ -111,9 +116,9 @@ fn redirects(
     filter: &Filter,
     matched: &HttpMatch,
     base: &pb::Route,
-    place: &Place<'_>,
+    place: &Place,
 ) -> Vec<pb::Route> {
-    let Some(it) = redirect(filter, place, &matched.path) else { return vec![error(base)] };
+    let Some(it) = redirect(filter, place, &matched.path) else { return vec![error(base, matched)] };
     let mut out = Vec::new();
     if let Some(action) = it.with_port {
         let mut route = filters.on(base);
@@ -132,6 +137,7 @@ fn redirects(
 }
 
 fn forward(
+    cluster: &dyn Fn(&Target) -> Option<String>,
     rule: &HttpRule,
     filters: &Filters<'_>,
     matched: &HttpMatch,
@@ -139,7 +145,7 @@ fn forward(
     rejected: u32,
 ) -> Option<pb::RouteAction> {
     let mut action = pb::RouteAction {
-        cluster_specifier: Some(clusters(rule, live, rejected)?),
+        cluster_specifier: Some(clusters(cluster, rule, live, rejected)?),
         request_mirror_policies: filters.mirrors.clone(),
         host_rewrite_specifier: filters
             .host
@@ -172,18 +178,23 @@ fn by_backend(live: &[(&Backend, u64)]) -> bool {
     live.len() > 1 && live.iter().any(|(backend, _)| own(backend))
 }
 
-fn clusters(rule: &HttpRule, live: &[(&Backend, u64)], rejected: u32) -> Option<ClusterSpecifier> {
+fn clusters(
+    cluster: &dyn Fn(&Target) -> Option<String>,
+    rule: &HttpRule,
+    live: &[(&Backend, u64)],
+    rejected: u32,
+) -> Option<ClusterSpecifier> {
     if let [(only, _)] = live {
-        return Some(ClusterSpecifier::Cluster(cluster_of(&only.target)?));
+        return Some(ClusterSpecifier::Cluster(cluster(&only.target)?));
     }
     let weights: Vec<u64> = live.iter().map(|(_, weight)| *weight).collect();
     let clusters = live.iter().zip(fit(&weights, rejected)).map(|((backend, _), weight)| {
         use pb::weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral;
         let shared = if by_backend(live) { rule.filters.as_slice() } else { &[] };
-        let headers = Filters::of(shared.iter().chain(&backend.filters)).ok()?;
-        let host = Filters::of(&backend.filters).ok()?.host;
+        let headers = Filters::of(cluster, shared.iter().chain(&backend.filters)).ok()?;
+        let host = Filters::of(cluster, &backend.filters).ok()?.host;
         Some(pb::weighted_cluster::ClusterWeight {
-            name: cluster_of(&backend.target)?,
+            name: cluster(&backend.target)?,
             weight: Some(uint(weight)),
             request_headers_to_add: headers.request.add(),
             request_headers_to_remove: headers.request.remove(),
@@ -257,13 +268,19 @@ struct Filters<'f> {
 }
 
 impl<'f> Filters<'f> {
-    fn of(filters: impl IntoIterator<Item = &'f Filter>) -> Result<Self, Untouchable> {
+    /// `cluster`: which one requests for a target go to.
+    fn of(
+        cluster: &dyn Fn(&Target) -> Option<String>,
+        filters: impl IntoIterator<Item = &'f Filter>,
+    ) -> Result<Self, Untouchable> {
         let mut out = Self::default();
         for filter in filters {
             match filter {
                 Filter::RequestHeaders(change) => out.request_headers(change)?,
                 Filter::ResponseHeaders(change) => out.response.then(change)?,
-                Filter::Mirror { target, per_million } => out.mirrors.extend(mirror(target, *per_million)),
+                Filter::Mirror { target, per_million } => {
+                    out.mirrors.extend(mirror(cluster(target), *per_million))
+                }
                 Filter::Redirect { .. } => out.redirect = Some(filter),
                 Filter::Rewrite { hostname, path } => {
                     out.host = hostname.as_deref().map(str::to_owned).or(out.host);
@@ -308,8 +325,8 @@ impl<'f> Filters<'f> {
 }
 
 /// A copy to a cluster; none to what leads nowhere, which the route's status says.
-fn mirror(target: &Target, per_million: u32) -> Option<RequestMirrorPolicy> {
-    let cluster = cluster_of(target).filter(|_| per_million > 0)?;
+fn mirror(cluster: Option<String>, per_million: u32) -> Option<RequestMirrorPolicy> {
+    let cluster = cluster.filter(|_| per_million > 0)?;
     Some(RequestMirrorPolicy {
         cluster,
         runtime_fraction: (per_million < 1_000_000).then(|| fraction(per_million)),

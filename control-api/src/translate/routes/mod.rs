@@ -22,24 +22,38 @@ use outrider_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tc
 
 use super::hcm::{network_filter, tcp_proxy};
 use super::wire::origin;
-use super::{Context, names};
+use super::{Context, cluster, names};
 use crate::attach::ir::{self, Target};
 
 /// Where routes will stand.
-#[derive(Clone, Debug)]
-pub struct Place<'p> {
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
     /// The port of the listener, for redirects.
     pub port: u16,
     /// Whether TLS ends at the listener.
     pub tls: bool,
-    /// The namespace of the client, for sidecars.
-    pub namespace: Option<&'p str>,
+    /// Whether they are a sidecar's: ports that speak TLS have a cluster for requests beside the one for connections.
+    pub sidecar: bool,
+}
+
+impl Place {
+    /// The cluster that requests for a target go to; `None` when it leads nowhere.
+    fn cluster(&self, context: &Context, target: &Target) -> Option<String> {
+        match target {
+            Target::Service { service, port }
+                if self.sidecar && cluster::is_originated(context, service, *port) =>
+            {
+                Some(names::originated(service, *port))
+            }
+            other => cluster_of(other),
+        }
+    }
 }
 
 /// The routes of several HTTPRoutes and GRPCRoutes for one host, by precedence: an exact path first, then the longest prefix, a
 /// method, the most headers, the most query parameters, the oldest route, the first by name, the first rule.
 /// <https://gateway-api.sigs.k8s.io/reference/spec/#httprouterule>
-pub fn http(context: &Context, routes: &[Arc<ir::HttpRoute>], place: &Place<'_>) -> Vec<pb::Route> {
+pub fn http(context: &Context, routes: &[Arc<ir::HttpRoute>], place: &Place) -> Vec<pb::Route> {
     let mut all = Vec::new();
     for route in routes {
         for rule in &route.rules {
@@ -128,21 +142,25 @@ pub fn targets<'r>(
     tcp: impl IntoIterator<Item = &'r Arc<ir::TcpRoute>>,
 ) -> BTreeSet<Target> {
     let mut out = BTreeSet::new();
-    let mirrors = |filters: &[ir::Filter], out: &mut BTreeSet<Target>| {
-        out.extend(filters.iter().filter_map(|filter| match filter {
-            ir::Filter::Mirror { target, per_million: 1.. } => Some(target.clone()),
-            _ => None,
-        }));
-    };
-    for rule in http.into_iter().flat_map(|route| &route.rules) {
-        mirrors(&rule.filters, &mut out);
-        for backend in rule.backends.iter().filter(|it| it.weight > 0) {
-            out.insert(backend.target.clone());
-            mirrors(&backend.filters, &mut out);
-        }
+    for route in http {
+        out.extend(mirrored(route));
+        let backends = route.rules.iter().flat_map(|rule| &rule.backends);
+        out.extend(backends.filter(|it| it.weight > 0).map(|it| it.target.clone()));
     }
     let backends = tcp.into_iter().flat_map(|route| &route.backends);
     out.extend(backends.filter(|(_, weight)| *weight > 0).map(|(target, _)| target.clone()));
     out.remove(&Target::Invalid);
     out
+}
+
+/// Where a route sends copies.
+pub fn mirrored(route: &ir::HttpRoute) -> impl Iterator<Item = Target> + use<'_> {
+    let filters = route.rules.iter().flat_map(|rule| {
+        let live = rule.backends.iter().filter(|it| it.weight > 0);
+        rule.filters.iter().chain(live.flat_map(|it| &it.filters))
+    });
+    filters.filter_map(|filter| match filter {
+        ir::Filter::Mirror { target, per_million: 1.. } if *target != Target::Invalid => Some(target.clone()),
+        _ => None,
+    })
 }

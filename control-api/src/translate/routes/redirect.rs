@@ -21,7 +21,7 @@ pub(super) struct Redirect {
 /// The port is the one that was given, else the one that the new scheme is known for, else the listener's; where it is the one
 /// that the scheme is known for anyway it is not said.
 /// <https://gateway-api.sigs.k8s.io/reference/spec/#httprequestredirectfilter>
-pub(super) fn redirect(filter: &Filter, place: &Place<'_>, matched: &PathMatch) -> Option<Redirect> {
+pub(super) fn redirect(filter: &Filter, place: &Place, matched: &PathMatch) -> Option<Redirect> {
     let Filter::Redirect { scheme, hostname, path, port, status } = filter else { return None };
     let path = match path.as_ref().map(|change| new_path(matched, change)) {
         Some(None) => return None,
@@ -82,7 +82,7 @@ mod tests {
             port,
             status: 302,
         };
-        let place = Place { port: listener.0, tls: listener.1, namespace: None };
+        let place = Place { port: listener.0, tls: listener.1, sidecar: false };
         let it = redirect(&filter, &place, &PathMatch::default()).unwrap();
         (it.action.port_redirect, it.with_port.is_some())
     }
@@ -107,7 +107,7 @@ mod tests {
     fn what_cannot_be_done_is_no_redirect() {
         let filter =
             |status, path| Filter::Redirect { scheme: None, hostname: None, path, port: None, status };
-        let place = Place { port: 80, tls: false, namespace: None };
+        let place = Place { port: 80, tls: false, sidecar: false };
         assert_eq!(redirect(&filter(304, None), &place, &PathMatch::default()), None);
         let change = Some(crate::attach::ir::PathChange::Prefix("/x".into()));
         assert_eq!(redirect(&filter(301, change), &place, &PathMatch::Exact("/a".into())), None);

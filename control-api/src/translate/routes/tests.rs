@@ -11,7 +11,7 @@ use crate::attach::ir::{
 };
 use crate::model::{Key, Kind};
 
-const PLACE: Place<'static> = Place { port: 80, tls: false, namespace: None };
+const PLACE: Place = Place { port: 80, tls: false, sidecar: false };
 
 fn service(name: &str) -> Target {
     Target::Service { service: ("shop".into(), name.into()), port: 80 }
@@ -59,6 +59,15 @@ fn without_a_backend_the_answer_is_500() {
         let routes = routes(rule(vec![], backends));
         assert_eq!(routes.iter().map(status).collect::<Vec<_>>(), [Some(500)]);
     }
+}
+
+#[test]
+fn calls_that_lead_nowhere_are_unavailable() {
+    let grpc = HttpMatch { grpc: true, ..HttpMatch::default() };
+    let rule =
+        HttpRule { matches: vec![grpc], backends: vec![backend(Target::Invalid, 1)], ..HttpRule::default() };
+    // What clients make of 503 is UNAVAILABLE; of 500 it is UNKNOWN.
+    assert_eq!(routes(rule).iter().map(status).collect::<Vec<_>>(), [Some(503)]);
 }
 
 #[test]

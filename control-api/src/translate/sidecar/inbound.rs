@@ -8,7 +8,9 @@ use outrider_proto::pb::envoy::config::core::v3::TrafficDirection;
 use outrider_proto::pb::envoy::config::listener::v3::{Filter, FilterChainMatch, Listener};
 use outrider_proto::pb::envoy::config::route::v3 as route;
 
-use crate::translate::hcm::{Hcm, Routes, bare_listener, chain, original_dst, tcp_proxy};
+use crate::translate::hcm::{
+    DETECTION, Hcm, Routes, bare_listener, chain, http_inspector, is_http, only_at, original_dst, tcp_proxy,
+};
 use crate::translate::policy::authorization::{self, Workload};
 use crate::translate::policy::telemetry;
 use crate::translate::port::{Spoken, ports};
@@ -22,10 +24,11 @@ const PORT: u16 = 15006;
 /// The source of connections to the application, so that capture knows them as ours.
 const SOURCE: &str = "127.0.0.6";
 
-/// The ports at which this proxy's application serves, as services say.
+/// The ports at which this proxy's application serves, as services of its namespace say: slices elsewhere could name any address.
 fn served(context: &Context, proxy: &Proxy) -> BTreeMap<u16, Spoken> {
     let mut out = BTreeMap::new();
-    for service in context.world.services_of(proxy.address) {
+    let services = context.world.services_of(proxy.address).into_iter();
+    for service in services.filter(|it| *it.namespace() == proxy.namespace) {
         for port in ports(&service) {
             let named = || {
                 let slices = context.world.slices(service.namespace(), service.name());
@@ -39,14 +42,23 @@ fn served(context: &Context, proxy: &Proxy) -> BTreeMap<u16, Spoken> {
             // What slices say is what clients use; a number in the service is the next best.
             if let Some(target) = named().or(port.target) {
                 let known = out.entry(target).or_insert(port.spoken);
-                // Two services that disagree about a port: what both can live with.
-                if *known != port.spoken && !(known.is_http() && port.spoken.is_http()) {
-                    *known = Spoken::Tcp;
-                }
+                *known = together(*known, port.spoken);
             }
         }
     }
     out
+}
+
+/// What is spoken at a port of which two services say something. Who says nothing agrees with the other; where one says HTTP and the other
+/// something else, it is found out, so that rules for HTTP stay in force for what is HTTP.
+fn together(one: Spoken, other: Spoken) -> Spoken {
+    match (one, other) {
+        (one, other) if one == other => one,
+        (Spoken::Unknown, known) | (known, Spoken::Unknown) => known,
+        (one, other) if one.is_http() && other.is_http() => Spoken::Http,
+        (one, other) if one.is_http() || other.is_http() => Spoken::Unknown,
+        _ => Spoken::Tcp,
+    }
 }
 
 /// The clusters towards the application.
@@ -66,7 +78,7 @@ pub(super) fn clusters(context: &Context, proxy: &Proxy) -> Vec<Cluster> {
 /// `virtualInbound`.
 pub(super) fn listener(context: &Context, proxy: &Proxy) -> Listener {
     let labels = authorization::labels(&context.world, proxy);
-    let workload = Workload { namespace: &proxy.namespace, labels: &labels };
+    let workload = Workload { namespace: &proxy.namespace, labels: labels.as_ref() };
     let at = At { context, proxy, workload };
     let mut listener = bare_listener("virtualInbound", any_address(proxy), PORT, TrafficDirection::Inbound);
     listener.listener_filters = vec![original_dst()];
@@ -76,10 +88,26 @@ pub(super) fn listener(context: &Context, proxy: &Proxy) -> Listener {
         Some(at_port(PORT)),
         vec![tcp_proxy(names::BLACK_HOLE, names::BLACK_HOLE, Vec::new())],
     )];
-    for (port, spoken) in served(context, proxy) {
+    let served = served(context, proxy);
+    let unknown: Vec<u16> =
+        served.iter().filter(|(_, spoken)| **spoken == Spoken::Unknown).map(|(port, _)| *port).collect();
+    if !unknown.is_empty() {
+        listener.listener_filters.push(only_at(http_inspector(), &unknown));
+        listener.listener_filters_timeout = Some(duration(DETECTION));
+    }
+    for (port, spoken) in served {
         let name = names::inbound(port);
-        let filters = if spoken.is_http() { at.http(port, &name) } else { at.tcp(&name) };
-        listener.filter_chains.push(chain(&name, Some(at_port(port)), filters));
+        let mut add = |name: &str, wanted, filters| {
+            listener.filter_chains.push(chain(name, Some(wanted), filters));
+        };
+        match spoken {
+            Spoken::Http | Spoken::Http2 | Spoken::Grpc => add(&name, at_port(port), at.http(port, &name)),
+            Spoken::Tls | Spoken::Tcp => add(&name, at_port(port), at.tcp(&name)),
+            Spoken::Unknown => {
+                add(&format!("{name}http"), is_http(at_port(port)), at.http(port, &name));
+                add(&name, at_port(port), at.tcp(&name));
+            }
+        }
     }
     let passthrough = at.tcp(names::INBOUND_PASSTHROUGH);
     listener.default_filter_chain = Some(chain("virtualInbound", None, passthrough));
@@ -96,7 +124,7 @@ struct At<'c> {
 
 impl At<'_> {
     fn logs(self) -> Vec<AccessLog> {
-        telemetry::access_logs(self.context, &self.proxy.namespace, Some(&self.proxy.labels))
+        telemetry::access_logs(self.context, &self.proxy.namespace, self.workload.labels)
     }
 
     fn http(self, port: u16, cluster: &str) -> Vec<Filter> {

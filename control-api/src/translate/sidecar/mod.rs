@@ -2,13 +2,19 @@
 
 mod inbound;
 mod outbound;
+#[cfg(test)]
+mod route_tests;
 pub mod routes;
+mod secrets;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 
+use super::cluster::{Use, Way};
 use super::port::{Port, ports};
 use super::{Context, Resource, Resources, Scope, Type, cluster, external, names};
 use crate::attach::ir::Target;
@@ -55,21 +61,33 @@ pub fn visible<'c>(context: &'c Context, scope: &Scope) -> Vec<Visible<'c>> {
 pub fn shared(context: &Context, scope: &Scope) -> Resources {
     let mut out = external::clusters(context, scope);
     let services = visible(context, scope);
+    let reached = routes::reached(context, scope, &services);
     for it in &services {
-        let cluster = cluster::of_port(context, &it.service, &it.port);
-        // TCP proxies cannot wait for a cluster.
-        if scope.observed && routes::spoken(context, it).is_http() {
+        let target = Target::Service { service: it.service.clone(), port: it.port.number };
+        let usage = Use { grpc: reached.calls.contains(&target), ..Way::Mesh.into() };
+        let cluster = cluster::of_port(context, &it.service, &it.port, usage);
+        let waits = scope.observed && routes::spoken(context, scope, it).is_http();
+        if waits && !reached.at_once.contains(&target) {
             out.on_demand.insert(cluster);
         } else {
             out.add(Type::Cluster, cluster);
         }
     }
-    for (service, port) in beyond(context, scope, &services) {
-        out.add(Type::Cluster, cluster::of_port(context, &service, &port));
+    for (service, port) in beyond(context, &services, &reached) {
+        let target = Target::Service { service: service.clone(), port: port.number };
+        let usage = Use { grpc: reached.calls.contains(&target), ..Way::Mesh.into() };
+        out.add(Type::Cluster, cluster::of_port(context, &service, &port, usage));
     }
-    for target in routes::reached(context, scope, &services) {
+    for target in &reached.requests {
+        let Target::Service { service, port } = target else { continue };
+        if cluster::is_originated(context, service, *port) {
+            let usage = Use { grpc: reached.calls.contains(target), ..Way::Originated.into() };
+            cluster::at(context, service, *port, usage).into_iter().for_each(|it| out.add(Type::Cluster, it));
+        }
+    }
+    for target in &reached.all {
         if let Target::External { service, port } = target {
-            out.merge(&external::clusters_of(context, &service, port));
+            out.merge(&external::clusters_of(context, service, *port));
         }
     }
     for cluster in [cluster::original_destination(names::PASSTHROUGH, None), cluster::black_hole()] {
@@ -85,10 +103,9 @@ pub fn shared(context: &Context, scope: &Scope) -> Resources {
 }
 
 /// The ports that routes lead to and that the scope alone does not have: who wrote the route depends on them.
-pub fn beyond(context: &Context, scope: &Scope, services: &[Visible<'_>]) -> Vec<(Named, Port)> {
+pub fn beyond(context: &Context, services: &[Visible<'_>], reached: &routes::Reached) -> Vec<(Named, Port)> {
     let known: BTreeSet<(&Named, u16)> = services.iter().map(|it| (&it.service, it.port.number)).collect();
-    let targets = routes::reached(context, scope, services);
-    let further = targets.iter().filter_map(|target| match target {
+    let further = reached.all.iter().filter_map(|target| match target {
         Target::Service { service, port } if !known.contains(&(service, *port)) => Some((service, *port)),
         _ => None,
     });

@@ -1,7 +1,6 @@
 //! What the application calls: port 15001, a listener for each port of a service behind it, and the explicit HTTP listener.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use outrider_proto::pb::envoy::config::core::v3::TrafficDirection::Outbound;
 use outrider_proto::pb::envoy::config::listener::v3::{Filter, FilterChainMatch, Listener};
@@ -9,7 +8,7 @@ use outrider_proto::pb::envoy::config::listener::v3::{Filter, FilterChainMatch, 
 use super::Visible;
 use super::routes::{HTTP_PROXY, spoken};
 use crate::translate::hcm::{
-    Hcm, Routes, bare_listener, chain, http_inspector, on_demand, original_dst, tcp_proxy,
+    DETECTION, Hcm, Routes, bare_listener, chain, http_inspector, is_http, on_demand, original_dst, tcp_proxy,
 };
 use crate::translate::port::Spoken;
 use crate::translate::wire::{duration, truth, uint};
@@ -19,15 +18,12 @@ use crate::world::Proxy;
 /// Where redirected outbound connections arrive.
 const PORT: u16 = 15001;
 
-/// How long a client may be silent before it counts as one that waits for the server to speak.
-const DETECTION: Duration = Duration::from_millis(200);
-
 /// `virtualOutbound` and what it hands connections to.
 pub(super) fn listeners(context: &Context, scope: &Scope, services: &[Visible<'_>]) -> Vec<Listener> {
     let mut out = vec![virtual_outbound(context, scope)];
     let mut http: BTreeSet<u16> = external::http_ports(context, scope).into_iter().collect();
     for it in services {
-        match spoken(context, it) {
+        match spoken(context, scope, it) {
             Spoken::Http | Spoken::Http2 | Spoken::Grpc => {
                 http.insert(it.port.number);
             }
@@ -36,7 +32,10 @@ pub(super) fn listeners(context: &Context, scope: &Scope, services: &[Visible<'_
         }
     }
     // Nobody takes a service's address away by claiming it for something outside.
-    let taken: BTreeSet<String> = out.iter().map(|it| it.name.clone()).collect();
+    let at = |it: &Visible<'_>| -> Vec<String> {
+        it.addresses().iter().map(|address| format!("{address}_{}", it.port.number)).collect()
+    };
+    let taken: BTreeSet<String> = services.iter().flat_map(at).collect();
     out.extend(external::listeners(context, scope, &http).into_iter().filter(|it| !taken.contains(&it.name)));
     for port in http {
         let mut listener = bare_listener(&format!("0.0.0.0_{port}"), "0.0.0.0", port, Outbound);
@@ -75,10 +74,7 @@ fn at_address(context: &Context, scope: &Scope, it: &Visible<'_>, address: &str,
         listener.listener_filters = vec![http_inspector()];
         listener.listener_filters_timeout = Some(duration(DETECTION));
         listener.continue_on_listener_filters_timeout = true;
-        let wanted = FilterChainMatch {
-            application_protocols: vec!["http/1.0".into(), "http/1.1".into(), "h2c".into()],
-            ..Default::default()
-        };
+        let wanted = is_http(FilterChainMatch::default());
         let name = super::routes::table_of(it);
         let filter = manager(context, scope, &format!("outbound_{address}_{port}"), &name);
         listener.filter_chains = vec![chain("http", Some(wanted), vec![filter])];

@@ -8,7 +8,7 @@ use outrider_proto::pb::envoy::config::accesslog::v3::AccessLog;
 use outrider_proto::pb::envoy::config::listener::v3::Filter;
 use outrider_proto::pb::envoy::config::route::v3 as pb;
 
-use super::Visible;
+use super::{Visible, secrets};
 use crate::attach::{ServiceRoutes, ir};
 use crate::model::{Key, Kind};
 use crate::translate::hcm::tcp_proxy;
@@ -23,10 +23,13 @@ pub const HTTP_PROXY: &str = "http_proxy";
 /// Where requests of captured clients go that no service claims.
 const ALLOW_ANY: &str = "allow_any";
 
-/// What is spoken at a port: a route that is attached to it settles the question.
-pub fn spoken(context: &Context, it: &Visible<'_>) -> Spoken {
-    let attached = attached(context, it).any(|routes| !routes.http.is_empty());
-    if it.port.spoken == Spoken::Unknown && attached { Spoken::Http } else { it.port.spoken }
+/// What is spoken at a port: a route that clients of the scope meet there settles the question.
+pub fn spoken(context: &Context, scope: &Scope, it: &Visible<'_>) -> Spoken {
+    let met = |route: &Arc<ir::HttpRoute>| {
+        *route.key.namespace == *scope.namespace || route.key.namespace == it.service.0
+    };
+    let attached = || attached(context, it).any(|routes| routes.http.iter().any(met));
+    if it.port.spoken == Spoken::Unknown && attached() { Spoken::Http } else { it.port.spoken }
 }
 
 /// The name of a table for one service's port alone.
@@ -38,9 +41,9 @@ pub fn table_of(it: &Visible<'_>) -> String {
 pub fn tables(context: &Context, scope: &Scope, services: &[Visible<'_>]) -> Vec<pb::RouteConfiguration> {
     let mut ports: BTreeMap<u16, Vec<pb::VirtualHost>> = BTreeMap::new();
     let (mut explicit, mut out) = (Vec::new(), Vec::new());
-    let defaults = default_ports(context, services);
+    let defaults = default_ports(context, scope, services);
     for it in services {
-        let spoken = spoken(context, it);
+        let spoken = spoken(context, scope, it);
         if !spoken.is_http() && spoken != Spoken::Unknown {
             continue;
         }
@@ -77,10 +80,15 @@ pub fn tables(context: &Context, scope: &Scope, services: &[Visible<'_>]) -> Vec
 }
 
 /// The port that a client means which names none: 80, else the only one for HTTP.
-fn default_ports(context: &Context, services: &[Visible<'_>]) -> BTreeMap<crate::world::Named, u16> {
+fn default_ports(
+    context: &Context,
+    scope: &Scope,
+    services: &[Visible<'_>],
+) -> BTreeMap<crate::world::Named, u16> {
     let mut http: BTreeMap<_, Vec<u16>> = BTreeMap::new();
-    for it in services.iter().filter(|it| spoken(context, it).is_http() || it.port.spoken == Spoken::Unknown)
-    {
+    let speaks =
+        |it: &&Visible<'_>| spoken(context, scope, it).is_http() || it.port.spoken == Spoken::Unknown;
+    for it in services.iter().filter(speaks) {
         http.entry(it.service.clone()).or_default().push(it.port.number);
     }
     http.into_iter()
@@ -97,7 +105,7 @@ pub fn of_service(context: &Context, scope: &Scope, it: &Visible<'_>) -> Vec<pb:
     if attached.is_empty() {
         return vec![default_route(context, it)];
     }
-    let place = Place { port: it.port.number, tls: false, namespace: Some(&scope.namespace) };
+    let place = Place { port: it.port.number, tls: false, sidecar: !scope.grpc };
     http(context, &attached, &place)
 }
 
@@ -109,7 +117,10 @@ fn http_routes(context: &Context, scope: &Scope, it: &Visible<'_>) -> Vec<Arc<ir
         all.filter(|route| *route.key.namespace == *namespace).cloned().collect()
     };
     let mine = of(&scope.namespace);
-    if mine.is_empty() { of(&it.service.0) } else { mine }
+    if !mine.is_empty() {
+        return mine;
+    }
+    of(&it.service.0).into_iter().map(|route| secrets::http(context, scope, route)).collect()
 }
 
 /// The TCPRoute or TLSRoute that they meet.
@@ -119,14 +130,32 @@ fn tcp_route(context: &Context, scope: &Scope, it: &Visible<'_>) -> Option<Arc<i
         let mine = routes.filter(|route| *route.key.namespace == *namespace);
         mine.min_by_key(|route| (route.created, route.key.clone())).cloned()
     };
-    seen(&scope.namespace).or_else(|| seen(&it.service.0))
+    let theirs = || Some(secrets::tcp(context, scope, seen(&it.service.0)?));
+    seen(&scope.namespace).or_else(theirs)
+}
+
+/// What the routes of a scope's services lead to.
+#[derive(Clone, Debug, Default)]
+pub struct Reached {
+    /// All of it.
+    pub all: BTreeSet<ir::Target>,
+    /// What requests are sent to, copies too.
+    pub requests: BTreeSet<ir::Target>,
+    /// What GRPCRoutes lead to.
+    pub calls: BTreeSet<ir::Target>,
+    /// What a proxy cannot wait for: copies are sent, and connections passed on, to clusters that are there.
+    pub at_once: BTreeSet<ir::Target>,
 }
 
 /// What the routes of these services lead to.
-pub fn reached(context: &Context, scope: &Scope, services: &[Visible<'_>]) -> BTreeSet<ir::Target> {
+pub fn reached(context: &Context, scope: &Scope, services: &[Visible<'_>]) -> Reached {
+    use crate::translate::routes::{mirrored, targets};
     let http: Vec<_> = services.iter().flat_map(|it| http_routes(context, scope, it)).collect();
     let tcp: Vec<_> = services.iter().filter_map(|it| tcp_route(context, scope, it)).collect();
-    crate::translate::routes::targets(&http, &tcp)
+    let calls = http.iter().filter(|it| it.key.kind == Kind::GrpcRoute);
+    let mut at_once = targets([], &tcp);
+    at_once.extend(http.iter().flat_map(|it| mirrored(it)));
+    Reached { all: targets(&http, &tcp), requests: targets(&http, []), calls: targets(calls, []), at_once }
 }
 
 /// All to the service itself.

@@ -1,0 +1,26 @@
+//! What follows from a world and is asked for again and again: by each proxy, for each port.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::Scope;
+
+/// Answers, as they were worked out first. They depend on nothing but the world and what they are kept by.
+#[derive(Debug, Default)]
+pub(super) struct Once {
+    limits: Mutex<HashMap<Scope, bool>>,
+}
+
+impl Once {
+    /// Whether a policy limits rates of something that a scope sees or reaches.
+    pub(super) fn limits(&self, scope: &Scope, find: impl FnOnce() -> bool) -> bool {
+        let known = || self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known().get(scope) {
+            return *found;
+        }
+        // Without the lock: whoever asks at the same time finds the same.
+        let found = find();
+        known().insert(scope.clone(), found);
+        found
+    }
+}

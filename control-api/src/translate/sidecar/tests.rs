@@ -1,0 +1,125 @@
+//! What others may change of a sidecar's listeners, and what not.
+
+use outrider_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use outrider_proto::pb::envoy::config::listener::v3::Listener;
+
+use crate::translate::testing::{WEB, context, envoy_takes, message, resources, sidecar};
+use crate::translate::{Type, translate};
+use crate::world::Proxy;
+
+/// A Service whose port has no name, so that nobody says what is spoken.
+const ODD: &str = "---
+apiVersion: v1
+kind: Service
+metadata: {name: odd, namespace: shop}
+spec: {clusterIP: 10.96.0.5, ports: [{port: 9100}]}
+";
+
+fn route(namespace: &str) -> String {
+    format!(
+        "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: odd, namespace: {namespace}}}
+spec: {{parentRefs: [{{group: '', kind: Service, name: odd, namespace: shop}}], rules: [{{backendRefs: [{{name: odd, namespace: shop, port: 9100}}]}}]}}
+"
+    )
+}
+
+#[test]
+fn a_route_of_one_client_changes_nothing_for_the_others() {
+    let detected = |context: &_, namespace: &str| {
+        let all = translate(context, &Proxy { namespace: namespace.into(), ..sidecar() });
+        all.of(Type::Listener).get("10.96.0.5_9100").is_some()
+    };
+    let consumer = context(&format!("{WEB}{ODD}{}", route("other")));
+    assert!(detected(&consumer, "shop"), "a stranger's route made HTTP of everybody's connections");
+    assert!(!detected(&consumer, "other"), "for the client itself it is HTTP");
+    let producer = context(&format!("{WEB}{ODD}{}", route("shop")));
+    assert!(!detected(&producer, "other"), "the owner's route is for all");
+}
+
+fn slice(namespace: &str, service: &str, port: &str, kind: &str, address: &str) -> String {
+    format!(
+        "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {service}-x, namespace: {namespace}, labels: {{kubernetes.io/service-name: {service}}}}}
+addressType: {kind}
+ports: [{port}]
+endpoints: [{{addresses: [{address}]}}]
+"
+    )
+}
+
+#[test]
+fn what_is_no_address_is_no_endpoint() {
+    let yaml = format!("{WEB}{}", slice("shop", "web", "{name: http, port: 1}", "FQDN", "evil.example"));
+    let all = resources(&context(&yaml));
+    let found: ClusterLoadAssignment =
+        message(&all, Type::Endpoints, "outbound|80||web.shop.svc.cluster.local");
+    let text = format!("{found:?}");
+    assert!(text.contains("10.0.0.1") && !text.contains("evil.example"), "{text}");
+}
+
+/// The names of the inbound chains, and whether each has a connection manager.
+fn inbound(yaml: &str) -> Vec<(String, bool)> {
+    let all = resources(&context(yaml));
+    envoy_takes(&all);
+    let listener: Listener = message(&all, Type::Listener, "virtualInbound");
+    let http = |name: &str| name == "envoy.filters.network.http_connection_manager";
+    listener
+        .filter_chains
+        .into_iter()
+        .skip(1)
+        .map(|it| (it.name, it.filters.iter().any(|filter| http(&filter.name))))
+        .collect()
+}
+
+fn named(list: &[(&str, bool)]) -> Vec<(String, bool)> {
+    list.iter().map(|(name, http)| ((*name).to_owned(), *http)).collect()
+}
+
+#[test]
+fn services_elsewhere_do_not_say_what_is_spoken_here() {
+    let own = [("inbound|5432||", false), ("inbound|8080||", true), ("inbound|9000||", true)];
+    assert_eq!(inbound(WEB), named(&own));
+    let foreign = format!(
+        "{WEB}---\n{{apiVersion: v1, kind: Service, metadata: {{name: x, namespace: evil}}, spec: {{ports: [{{name: tcp, port: 80, targetPort: 8080}}, {{name: http, port: 7}}]}}}}\n{}",
+        slice("evil", "x", "{name: tcp, port: 8080}, {name: http, port: 7}", "IPv4", "10.0.0.1")
+    );
+    assert_eq!(inbound(&foreign), named(&own));
+}
+
+#[test]
+fn two_services_of_one_port_do_not_take_its_http_away() {
+    let with = |port: &str| {
+        format!(
+            "{WEB}---\n{{apiVersion: v1, kind: Service, metadata: {{name: x, namespace: shop}}, spec: {{ports: [{{{port}, port: 80, targetPort: 8080}}]}}}}\n{}",
+            slice("shop", "x", &format!("{{{port}, port: 8080}}"), "IPv4", "10.0.0.1")
+        )
+    };
+    let at = |yaml: &str| -> Vec<_> {
+        inbound(yaml).into_iter().filter(|(name, _)| name.starts_with("inbound|8080||")).collect()
+    };
+    // Without a name nobody says what it is, so that the other counts.
+    assert_eq!(at(&with("name: ''")), named(&[("inbound|8080||", true)]));
+    assert_eq!(at(&with("name: grpc")), named(&[("inbound|8080||", true)]));
+    // They disagree: it is found out.
+    let detected = named(&[("inbound|8080||http", true), ("inbound|8080||", false)]);
+    assert_eq!(at(&with("name: tcp")), detected);
+}
+
+#[test]
+fn what_arrives_at_a_port_without_a_name_is_found_out() {
+    let yaml = format!("{WEB}{ODD}{}", slice("shop", "odd", "{port: 9100}", "IPv4", "10.0.0.1"));
+    let found = inbound(&yaml);
+    let both = named(&[("inbound|9100||http", true), ("inbound|9100||", false)]);
+    assert_eq!(found.iter().filter(|(name, _)| name.contains("9100")).cloned().collect::<Vec<_>>(), both);
+    let all = resources(&context(&yaml));
+    let listener: Listener = message(&all, Type::Listener, "virtualInbound");
+    let inspector = listener.listener_filters.iter().find(|it| it.name.ends_with("http_inspector")).unwrap();
+    assert!(inspector.filter_disabled.is_some(), "servers that speak first would wait at all ports");
+    let plain: Listener = message(&resources(&context(WEB)), Type::Listener, "virtualInbound");
+    assert!(!plain.listener_filters.iter().any(|it| it.name.ends_with("http_inspector")));
+}
