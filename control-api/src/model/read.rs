@@ -134,16 +134,31 @@ pub(crate) fn unjudged(
 
 /// Reads a typed value; unknown fields go to `unknown`.
 pub(super) fn typed<T: DeserializeOwned>(value: Value, unknown: &mut Vec<String>) -> Result<T, FieldError> {
+    let mut read = None;
+    tracked(value, unknown, &mut |deserializer| {
+        read = Some(erased_serde::deserialize(deserializer)?);
+        Ok(())
+    })?;
+    read.ok_or_else(|| (String::new(), "nothing was read".to_owned()))
+}
+
+/// As [`typed`], with the type behind `read`: one instance for all of them.
+fn tracked(
+    value: Value,
+    unknown: &mut Vec<String>,
+    read: &mut dyn FnMut(&mut dyn erased_serde::Deserializer<'_>) -> Result<(), erased_serde::Error>,
+) -> Result<(), FieldError> {
     let mut track = serde_path_to_error::Track::new();
-    let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
-    let read = serde_ignored::deserialize(deserializer, |path| {
+    let mut note = |path: serde_ignored::Path<'_>| {
         let path = dotted(&path);
         // The type itself says both; Kubernetes' managed fields and typed nulls are nobody's mistake.
         if path != "apiVersion" && path != "kind" {
             unknown.push(path);
         }
-    });
-    read.map_err(|error: serde_json::Error| {
+    };
+    let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
+    let deserializer = serde_ignored::Deserializer::new(deserializer, &mut note);
+    read(&mut <dyn erased_serde::Deserializer<'_>>::erase(deserializer)).map_err(|error| {
         let path = track.path().to_string();
         (if path == "." { String::new() } else { path }, error.to_string())
     })

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use outrider_tests::oracle;
+use outrider_tests::{left_out, oracle};
 
 /// The real Envoy. `None` when it cannot be had, unless it is required.
 pub(crate) fn envoy() -> Option<PathBuf> {
@@ -12,7 +12,7 @@ pub(crate) fn envoy() -> Option<PathBuf> {
         Ok(path) => Some(path),
         Err(error) if oracle::required() => panic!("no Envoy: {error:#}"),
         Err(error) => {
-            eprintln!("left out, no Envoy: {error:#}");
+            left_out(format_args!("no Envoy: {error:#}"));
             None
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use outrider_tests::control::{Control, Manifests, service};
-use outrider_tests::{binary, oracle, ports::Lease, wait};
+use outrider_tests::{binary, left_out, oracle, ports::Lease, wait};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
@@ -67,7 +67,7 @@ impl Script {
 async fn an_xds_target_is_resolved_and_follows_changes() -> Result<()> {
     if let Err(error) = oracle::grpc_python() {
         ensure!(!oracle::required(), "no gRPC for Python: {error:#}");
-        eprintln!("left out: gRPC's own xDS client: {error:#}");
+        left_out(format_args!("gRPC's own xDS client: {error:#}"));
         return Ok(());
     }
     let (first, second) = (Lease::new()?, Lease::new()?);

@@ -59,10 +59,18 @@ fn steps() -> Vec<(&'static str, &'static str, &'static str, &'static str)> {
             "one",
         ),
         (
-            "timeouts",
-            "  - timeouts: { request: 10s, backendRequest: 9s }\n    backendRefs: [ { name: two, port: 80 } ]\n",
-            "/",
-            "two",
+            "a short timeout",
+            "  - matches: [ { path: { value: /slow } } ]\n    timeouts: { request: 200ms, backendRequest: 100ms }\n    \
+             backendRefs: [ { name: slow, port: 80 } ]\n  - backendRefs: [ { name: two, port: 80 } ]\n",
+            "/slow",
+            "504",
+        ),
+        (
+            "a long timeout",
+            "  - matches: [ { path: { value: /slow } } ]\n    timeouts: { request: 60s, backendRequest: 50s }\n    \
+             backendRefs: [ { name: slow, port: 80 } ]\n  - backendRefs: [ { name: two, port: 80 } ]\n",
+            "/slow",
+            "slow",
         ),
     ]
 }
@@ -81,7 +89,9 @@ async fn run(kind: outrider_tests::proxy::Kind, delta: bool) -> Result<()> {
     let (one, _diary, _script) = Upstream::http("one").await?;
     let (two, diary, _script) = Upstream::http("two").await?;
     let manifests = Manifests::new()?;
-    let services = [("test", &one), ("one", &one), ("two", &two)];
+    let (slow, _diary, script) = Upstream::http("slow").await?;
+    script.set(&[], &[("slow".to_owned(), Reply::text("slow").after(1000))]);
+    let services = [("test", &one), ("one", &one), ("two", &two), ("slow", &slow)];
     for (name, upstream) in services {
         manifests.write(name, &service("shop", name, 80, "http", &[upstream.address().port()]))?;
     }

@@ -13,8 +13,8 @@ mod planes;
 mod power;
 mod sidecar;
 
-use outrider_tests::oracle;
 use outrider_tests::proxy::Kind;
+use outrider_tests::{left_out, oracle};
 
 /// The proxies that a test runs with: Outrider, and Envoy where it can be had.
 fn proxies() -> Vec<Kind> {
@@ -22,7 +22,7 @@ fn proxies() -> Vec<Kind> {
     match oracle::envoy() {
         Ok(_) => kinds.push(Kind::Envoy),
         Err(error) if oracle::required() => panic!("no Envoy: {error:#}"),
-        Err(error) => eprintln!("left out: Envoy as the data plane: {error:#}"),
+        Err(error) => left_out(format_args!("Envoy as the data plane: {error:#}")),
     }
     kinds
 }

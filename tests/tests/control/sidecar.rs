@@ -58,7 +58,10 @@ async fn services_are_reached_by_their_names_and_follow_the_folder() -> Result<(
                 "apiVersion: v1\nkind: Service\nmetadata: { name: api, namespace: shop }\nspec: [",
             )?;
             control.process().wait_log("api.yaml").await?;
-            comes(port, "api", |it| it.text() == "one").await?;
+            // When a later change has come, one by the broken file would have come too.
+            manifests.write("late", &service("shop", "late", 80, "http", &[two.address().port()]))?;
+            comes(port, "late", |it| it.text() == "two").await?;
+            ensure!(ask(port, "api", "/", "").await?.text() == "one", "a broken file took a service away");
         }
     }
     Ok(())

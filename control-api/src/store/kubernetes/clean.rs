@@ -86,7 +86,9 @@ fn ours(status: &Value) -> bool {
 }
 
 fn known<T: DeserializeOwned + Serialize>(value: Value) -> Result<Value, String> {
-    let typed: T = serde_json::from_value(value).map_err(|error| error.to_string())?;
+    // As manifests are read: no other instance of the type's code.
+    let mut value = <dyn erased_serde::Deserializer<'_>>::erase(value);
+    let typed: T = erased_serde::deserialize(&mut value).map_err(|error| error.to_string())?;
     serde_json::to_value(typed).map_err(|error| error.to_string())
 }
 

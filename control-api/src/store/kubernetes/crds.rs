@@ -16,13 +16,7 @@ pub fn own() -> Vec<CustomResourceDefinition> {
 /// # Errors
 /// Never, as far as is known: every definition can be written.
 pub fn yaml() -> Result<String, String> {
-    let mut text = String::new();
-    for crd in own() {
-        let value = serde_json::to_value(&crd).map_err(|error| error.to_string())?;
-        text.push_str("---\n");
-        text.push_str(&serde_saphyr::to_string(&value).map_err(|error| error.to_string())?);
-    }
-    Ok(text)
+    Ok(own::crds_yaml()?.into_iter().map(|(_, yaml)| format!("---\n{yaml}")).collect())
 }
 
 /// Those of the Gateway API as the Rust types know them: the standard channel, and TCPRoute of the experimental one. For tests

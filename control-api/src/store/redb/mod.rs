@@ -162,6 +162,11 @@ struct Batch {
 impl Writer {
     fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(job) = queue.blocking_recv() {
+            // Before anything is judged: what a file that had failed really holds may be newer than what is known of it.
+            if let Err(error) = self.ready() {
+                let _ = job.answer.send(Err(error));
+                continue;
+            }
             let mut batch = Batch::default();
             self.judge(&mut batch, job);
             while batch.answers.len() < TOGETHER
@@ -207,7 +212,6 @@ impl Writer {
 
     /// Writes a batch, then lets everyone see it.
     fn write(&mut self, commits: Vec<Commit>) -> Result<(), StoreError> {
-        self.ready()?;
         let Ok(store) = &self.store else { return Err(self.closed()) };
         let mut memento = self.memento.clone();
         let mut forgotten = 0;
@@ -278,5 +282,51 @@ impl Writer {
 
     fn unavailable(&self, what: &str, unknown: bool) -> StoreError {
         StoreError::Unavailable { reason: format!("{}: {what}", self.path.display()), unknown }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::Expect;
+    use super::*;
+    use crate::model::Kind;
+
+    /// A commit reached the disk, its caller was told that nobody knows, and the file could not be opened for a moment. What comes next
+    /// is judged by what the file holds, not by what was known before.
+    #[tokio::test]
+    async fn after_a_failure_commits_are_judged_by_what_the_file_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = Key::new(Kind::Service, "shop", "web");
+        let put = |expect, json: &'static str| {
+            vec![Write { key: key.clone(), expect, json: Some(Bytes::from_static(json.as_bytes())) }]
+        };
+        let store = Redb::open(dir.path()).await.unwrap();
+        let first = store.commit(put(Expect::Absent, "{\"n\":1}")).await.unwrap();
+        drop(store);
+
+        let lock = file::lock(dir.path()).unwrap();
+        let path = dir.path().join(FILE);
+        let (file, state) = open_file(&path).unwrap();
+        let (memento, image) = (Memento::of(state.forgotten, &state.history), Image::new(state));
+        // The commit that nobody knows of.
+        let unknown = Commit {
+            revision: first + 1,
+            effects: vec![(key.clone(), Some(Bytes::from_static(b"{\"n\":2}")))],
+        };
+        file.write(&[unknown], 0).unwrap();
+        drop(file);
+        let error = StoreError::Unavailable { reason: "the disk was away".into(), unknown: true };
+        let failed = Err((Instant::now().checked_sub(AGAIN).unwrap(), error));
+        let (jobs, queue) = mpsc::channel(WAITING);
+        let writer = Writer { path, lock, image: Arc::clone(&image), memento, store: failed };
+        let writer = Some(thread::spawn(move || writer.run(queue)));
+        let store = Redb { dir: dir.path().to_owned(), image, jobs: Some(jobs), writer };
+
+        let stale = store.commit(put(Expect::Revision(first), "{\"n\":3}")).await;
+        assert!(matches!(stale, Err(StoreError::Conflict { .. })), "{stale:?}");
+        let last = store.commit(put(Expect::Revision(first + 1), "{\"n\":4}")).await.unwrap();
+        assert_eq!(last, first + 2);
     }
 }
