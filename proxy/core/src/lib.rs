@@ -9,10 +9,14 @@ pub mod generation;
 pub mod health;
 pub mod load;
 pub mod matcher;
+pub mod matching;
 pub mod metadata;
+pub mod metadata_matcher;
+pub mod rbac;
 pub mod reply;
 pub mod rng;
 pub mod runtime;
+pub mod san;
 pub mod stats;
 pub mod stream;
 

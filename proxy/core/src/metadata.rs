@@ -3,6 +3,21 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+static READ: AtomicBool = AtomicBool::new(false);
+
+/// Somebody reads dynamic metadata: a format, a matcher, a filter. To be said when configuration is converted, by whoever
+/// will read it: filters that would note something for each request do so only from then on.
+pub fn note_reader() {
+    READ.store(true, Relaxed);
+}
+
+/// Whether anybody reads dynamic metadata.
+#[inline]
+pub fn is_read() -> bool {
+    READ.load(Relaxed)
+}
 
 /// `Metadata.filter_metadata`: structures by namespace.
 #[derive(Debug, Clone, PartialEq, Default)]

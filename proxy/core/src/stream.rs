@@ -77,8 +77,10 @@ pub struct TlsInfo {
     pub resumed: bool,
     /// The session id in hex; empty when there is none.
     pub session_id: Arc<str>,
-    /// The peer's verified certificate, if it showed one.
+    /// The peer's certificate, if it showed one that we take.
     pub peer: Option<Arc<CertInfo>>,
+    /// The client's certificate was held against trusted authorities or hashes, and held. Servers say it.
+    pub peer_verified: bool,
     /// The certificates behind the peer's own, in the order in which it sent them: DER.
     pub peer_chain: Arc<[Box<[u8]>]>,
     /// Our own certificate.
@@ -355,6 +357,12 @@ impl StreamInfo {
         let dynamic = self.dynamic.get_or_insert_default();
         let known = dynamic.namespaces.entry(namespace.clone()).or_default();
         known.extend(values.iter().map(|(name, value)| (name.clone(), value.clone())));
+    }
+
+    /// Sets one value of the dynamic metadata of `namespace`.
+    pub fn set_metadata(&mut self, namespace: &Arc<str>, key: &Arc<str>, value: MetadataValue) {
+        let dynamic = self.dynamic.get_or_insert_default();
+        dynamic.namespaces.entry(namespace.clone()).or_default().insert(key.clone(), value);
     }
 
     /// The client's address: what the request's head says of it if that is trusted, else the connection's.

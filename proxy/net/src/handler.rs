@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use outrider_config::model;
-use outrider_core::{ConnInfo, StreamInfo};
+use outrider_core::{ConnInfo, Metadata, StreamInfo};
 
 use crate::drain::DrainWatch;
 use crate::io::IoStream;
@@ -31,6 +31,8 @@ pub struct Downstream {
     pub buffer_limit: usize,
     /// Present where the listener logs its connections.
     pub session: Option<SessionSlot>,
+    /// What filters said of the connection (dynamic metadata); `None` where none said anything.
+    pub metadata: Option<Box<Metadata>>,
 }
 
 /// The network filter that ends a filter chain, on one worker.
@@ -42,6 +44,11 @@ pub trait ConnectionHandler {
     /// filter can do that.
     fn succeeded_by(&self, next: &Rc<dyn ConnectionHandler>) {
         let _ = next;
+    }
+
+    /// A connection of this chain ended as `info` says: a filter in front refused it.
+    fn refused(&self, info: &StreamInfo) {
+        let _ = info;
     }
 
     /// Itself, for [`succeeded_by`](Self::succeeded_by) to find out what the successor is.

@@ -12,14 +12,14 @@ use outrider_http::HcmWorker;
 use outrider_net::drain::{DrainController, DrainWatch};
 use outrider_net::handler::{ConnectionHandler, HandlerFactory};
 use outrider_net::listener::{WorkerListener, WorkerListeners};
-use outrider_tcp::TcpProxyWorker;
+use outrider_tcp::{GatedWorker, TcpProxyWorker};
 use outrider_telemetry::access_log;
 use outrider_upstream::WorkerClusters;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
 use crate::control::{Control, StopListening};
-use crate::listeners::{BuiltFilter, BuiltListener, Command};
+use crate::listeners::{BuiltChain, BuiltFilter, BuiltListener, Command};
 
 /// How often a worker looks whether memory is to be given back.
 const LOOK_AT_MEMORY: Duration = Duration::from_secs(3);
@@ -153,8 +153,8 @@ impl Listening {
         let before = self.running.get(built.name());
         let mut handlers = Handlers::new();
         for chain in &built.chains {
-            let known = before.and_then(|before| before.handler_of(&chain.filter));
-            handlers.push(known.unwrap_or_else(|| handler(&chain.filter, &self.clusters)));
+            let known = before.and_then(|before| before.handler_of(chain));
+            handlers.push(known.unwrap_or_else(|| handler(chain, &self.clusters)));
         }
         if let Some(before) = before {
             for (handler, heir) in before.handlers.iter().zip(before.built.heirs(built)) {
@@ -170,17 +170,26 @@ impl Listening {
 }
 
 impl Running {
-    fn handler_of(&self, filter: &BuiltFilter) -> Option<Rc<dyn ConnectionHandler>> {
+    /// The handler of a chain that is the same as `wanted`, gates and all.
+    fn handler_of(&self, wanted: &BuiltChain) -> Option<Rc<dyn ConnectionHandler>> {
         let mut chains = self.built.chains.iter().zip(&self.handlers);
-        chains.find_map(|(chain, handler)| chain.filter.is(filter).then(|| handler.clone()))
+        let same = |chain: &BuiltChain| {
+            let gates = (chain.gates.as_ref().map(Arc::as_ptr), wanted.gates.as_ref().map(Arc::as_ptr));
+            gates.0 == gates.1 && chain.filter.is(&wanted.filter)
+        };
+        chains.find_map(|(chain, handler)| same(chain).then(|| handler.clone()))
     }
 }
 
-fn handler(filter: &BuiltFilter, clusters: &Rc<WorkerClusters>) -> Rc<dyn ConnectionHandler> {
-    match filter {
+fn handler(chain: &BuiltChain, clusters: &Rc<WorkerClusters>) -> Rc<dyn ConnectionHandler> {
+    let last: Rc<dyn ConnectionHandler> = match &chain.filter {
         BuiltFilter::Http(shared) => HcmWorker::new(shared.clone(), clusters.clone()),
         BuiltFilter::Tcp(shared) => TcpProxyWorker::new(shared.clone(), clusters.clone()),
         BuiltFilter::Missing => Rc::new(Refuse),
+    };
+    match &chain.gates {
+        Some(gates) => GatedWorker::new(gates.clone(), last),
+        None => last,
     }
 }
 

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrider_config::model;
+use outrider_core::StreamInfo;
 use outrider_core::rng::{self, Rng};
 use outrider_core::stats::Registry;
 use outrider_net::handler::{ConnectionHandler, Downstream, LocalFuture};
@@ -108,6 +109,11 @@ impl ConnectionHandler for TcpProxyWorker {
 
     fn handle(self: Rc<Self>, downstream: Downstream) -> LocalFuture<()> {
         Box::pin(session::serve(self, downstream))
+    }
+
+    fn refused(&self, info: &StreamInfo) {
+        self.shared.stats.downstream_cx_total().inc();
+        session::write_log(self, info, "TcpConnectionEnd");
     }
 }
 

@@ -22,9 +22,12 @@ pub(crate) async fn serve(worker: Rc<TcpProxyWorker>, downstream: Downstream) {
     let shared = &worker.shared;
     shared.stats.downstream_cx_total().inc();
     let end = shared.config.max_duration.map(|most| Instant::now() + most);
-    let Downstream { stream, info: conn, drain, session, buffer_limit } = downstream;
+    let Downstream { stream, info: conn, drain, session, buffer_limit, metadata } = downstream;
     let is_logged = !shared.logger.is_empty() || session.is_some();
     let mut log = is_logged.then(|| Box::new(StreamInfo::new(conn.clone(), None)));
+    if let Some(log) = &mut log {
+        log.dynamic = metadata;
+    }
     // Boxed, so that its memory is gone while the session lives.
     let lease = Box::pin(connect(&worker, &conn, log.as_deref_mut())).await;
     let Some(TcpLease { stream: upstream, guard }) = lease else {
@@ -124,7 +127,7 @@ fn finish(worker: &TcpProxyWorker, log: Option<Box<StreamInfo>>, session: Option
     }
 }
 
-fn write_log(worker: &TcpProxyWorker, info: &StreamInfo, log_type: &'static str) {
+pub(crate) fn write_log(worker: &TcpProxyWorker, info: &StreamInfo, log_type: &'static str) {
     worker.shared.logger.log(&FormatContext {
         info,
         request: None,

@@ -126,6 +126,7 @@ impl Proxy {
             drain: self.drain.watch(),
             buffer_limit: 1 << 20,
             session: Some(session.clone()),
+            metadata: None,
         };
         let serve = self.worker.clone().handle(downstream);
         let ended = tokio::task::spawn_local(async move {

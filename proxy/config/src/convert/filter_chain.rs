@@ -7,6 +7,7 @@ use std::sync::Arc;
 use outrider_proto::Path;
 use outrider_proto::pb::envoy::config::listener::v3 as pb;
 use outrider_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use outrider_proto::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
 use outrider_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use outrider_proto::pb::google::protobuf::Any;
 use outrider_proto::prost::Message as _;
@@ -15,8 +16,8 @@ use super::address::cidrs;
 use super::cx::{Cx, refuse};
 use super::extension::{self, Found};
 use super::scalar::{enumeration, timeout, type_of, u32_of, unpack};
-use super::{hcm, json, tcp_proxy, tls_context, transport};
-use crate::model::{FilterChain, FilterChainMatch, NetworkFilter, SourceType};
+use super::{hcm, json, network_rbac, tcp_proxy, tls_context, transport};
+use crate::model::{FilterChain, FilterChainMatch, Gate, NetworkFilter, SourceType};
 
 /// The filter chains of a listener. Two that match the same connections are an error.
 pub(crate) fn chains(cx: &Cx, path: &Path<'_>, messages: &[pb::FilterChain]) -> Vec<Arc<FilterChain>> {
@@ -90,7 +91,8 @@ pub(crate) fn chain(cx: &Cx, path: &Path<'_>, message: &pb::FilterChain) -> Opti
         Some(message) => chain_match(cx, &path.field("filter_chain_match"), message),
         None => FilterChainMatch::default(),
     };
-    let filter = network_filter(cx, &path.field("filters"), filters);
+    let mut gates = Vec::new();
+    let filter = network_filters(cx, &path.field("filters"), filters, &mut gates);
     Some(FilterChain {
         metadata: json::metadata(cx, path, metadata.as_ref()),
         name: Arc::from(name.as_str()),
@@ -103,6 +105,7 @@ pub(crate) fn chain(cx: &Cx, path: &Path<'_>, message: &pb::FilterChain) -> Opti
             transport_socket_connect_timeout,
             None,
         ),
+        gates,
         filter: filter?,
         hash: hash(&message.encode_to_vec()),
         entry_hash: {
@@ -186,8 +189,13 @@ fn chain_match(cx: &Cx, path: &Path<'_>, message: &pb::FilterChainMatch) -> Filt
     }
 }
 
-/// The filter that ends the chain; those that do not are not supported yet.
-fn network_filter(cx: &Cx, path: &Path<'_>, messages: &[pb::Filter]) -> Option<NetworkFilter> {
+/// The filter that ends the chain; those in front of it are put in `gates`.
+fn network_filters(
+    cx: &Cx,
+    path: &Path<'_>,
+    messages: &[pb::Filter],
+    gates: &mut Vec<Gate>,
+) -> Option<NetworkFilter> {
     use pb::filter::ConfigType;
     let mut found = None;
     let mut failed = false;
@@ -213,6 +221,16 @@ fn network_filter(cx: &Cx, path: &Path<'_>, messages: &[pb::Filter]) -> Option<N
             }
         };
         let at = path.field("typed_config");
+        if let Found::Known(gate) = self::gate(cx, &at, any) {
+            gates.extend(gate);
+            if i + 1 == messages.len() {
+                let why = format!(
+                    "the filter {name:?} does not end a chain: tcp_proxy or http_connection_manager is needed behind it"
+                );
+                cx.error(&path, why);
+            }
+            continue;
+        }
         let Found::Known(filter) = kind(cx, &at, any) else {
             cx.refuse(
                 &at,
@@ -236,6 +254,15 @@ fn network_filter(cx: &Cx, path: &Path<'_>, messages: &[pb::Filter]) -> Option<N
         cx.error(path, "no filter: a chain ends in tcp_proxy or http_connection_manager");
     }
     found
+}
+
+/// The filter in front of others whose settings `any` carries.
+fn gate(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<Gate> {
+    Found::Known(if outrider_proto::any::is::<Rbac>(any) {
+        unpack(cx, path, any).map(|message| Gate::Rbac(Arc::new(network_rbac::filter(cx, path, &message))))
+    } else {
+        return Found::Unknown;
+    })
 }
 
 /// The types of filters that a control plane may send.

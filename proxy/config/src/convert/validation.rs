@@ -79,45 +79,10 @@ fn sans(
     typed: &[pb::SubjectAltNameMatcher],
     old: &[outrider_proto::pb::envoy::r#type::matcher::v3::StringMatcher],
 ) -> Vec<SanMatcher> {
-    use pb::subject_alt_name_matcher::SanType;
     let at = path.field("match_typed_subject_alt_names");
     let mut matchers = Vec::new();
     for (i, message) in typed.iter().enumerate() {
-        let path = at.index(i);
-        let pb::SubjectAltNameMatcher { san_type, matcher: message, oid } = message;
-        inert!(cx, path, "only OTHER_NAME has one"; oid);
-        let kind = match enumeration::<SanType>(cx, &path, "san_type", *san_type) {
-            SanType::Email => SanKind::Email,
-            SanType::Dns => SanKind::Dns,
-            SanType::Uri => SanKind::Uri,
-            SanType::IpAddress => SanKind::Ip,
-            SanType::OtherName => {
-                cx.refuse(
-                    &path.field("san_type"),
-                    "OTHER_NAME is not supported; use DNS, URI, EMAIL or IP_ADDRESS",
-                );
-                continue;
-            }
-            SanType::Unspecified => {
-                cx.error(&path.field("san_type"), "a type is needed: DNS, URI, EMAIL or IP_ADDRESS");
-                continue;
-            }
-        };
-        let path = path.field("matcher");
-        let Some(message) = message else {
-            cx.error(&path, "a matcher is needed");
-            continue;
-        };
-        let Some(matcher) = matcher::string(cx, &path, message) else { continue };
-        if let (SanKind::Ip, StringMatch::Exact(text)) = (kind, &matcher.matcher)
-            && text.parse::<IpAddr>().is_err()
-        {
-            cx.error(
-                &path.field("exact"),
-                format!("{text:?} is not an IP address, so no certificate could match"),
-            );
-        }
-        matchers.push(SanMatcher { kind, matcher });
+        matchers.extend(san(cx, &at.index(i), message));
     }
     let at = path.field("match_subject_alt_names");
     if !typed.is_empty() && !old.is_empty() {
@@ -165,6 +130,45 @@ fn hex(text: &str) -> Option<[u8; 32]> {
 fn base64(text: &str) -> Option<[u8; 32]> {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.decode(text).ok()?.try_into().ok()
+}
+
+/// A matcher of one kind of names; `None`, and an error, when it is not usable.
+pub(crate) fn san(cx: &Cx, path: &Path<'_>, message: &pb::SubjectAltNameMatcher) -> Option<SanMatcher> {
+    use pb::subject_alt_name_matcher::SanType;
+    let pb::SubjectAltNameMatcher { san_type, matcher: message, oid } = message;
+    inert!(cx, path, "only OTHER_NAME has one"; oid);
+    let kind = match enumeration::<SanType>(cx, path, "san_type", *san_type) {
+        SanType::Email => SanKind::Email,
+        SanType::Dns => SanKind::Dns,
+        SanType::Uri => SanKind::Uri,
+        SanType::IpAddress => SanKind::Ip,
+        SanType::OtherName => {
+            cx.refuse(
+                &path.field("san_type"),
+                "OTHER_NAME is not supported; use DNS, URI, EMAIL or IP_ADDRESS",
+            );
+            return None;
+        }
+        SanType::Unspecified => {
+            cx.error(&path.field("san_type"), "a type is needed: DNS, URI, EMAIL or IP_ADDRESS");
+            return None;
+        }
+    };
+    let path = path.field("matcher");
+    let Some(message) = message else {
+        cx.error(&path, "a matcher is needed");
+        return None;
+    };
+    let matcher = matcher::string(cx, &path, message)?;
+    if let (SanKind::Ip, StringMatch::Exact(text)) = (kind, &matcher.matcher)
+        && text.parse::<IpAddr>().is_err()
+    {
+        cx.error(
+            &path.field("exact"),
+            format!("{text:?} is not an IP address, so no certificate could match"),
+        );
+    }
+    Some(SanMatcher { kind, matcher })
 }
 
 #[cfg(test)]

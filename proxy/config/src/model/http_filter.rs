@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use outrider_core::format::Format;
 use outrider_core::matcher::{RuntimeFraction, StringMatcher};
 
-use super::{AppendAction, ConfigSource, Discovered, Fault, GrpcStats, HeaderAdd, HealthCheckFilter};
+use super::{AppendAction, ConfigSource, Discovered, Fault, GrpcStats, HeaderAdd, HealthCheckFilter, Rbac};
 
 /// A filter's name. Every name is kept once as long as anybody has it, so that two are compared by their address.
 #[derive(Debug, Clone)]
@@ -68,6 +68,8 @@ pub enum HttpFilterKind {
     OnDemand(Arc<OnDemand>),
     /// `envoy.filters.http.health_check`
     HealthCheck(Arc<HealthCheckFilter>),
+    /// `envoy.filters.http.rbac`
+    Rbac(Arc<Rbac>),
     /// A control plane sends it; its place is taken by what came before anything is built.
     Discovered(Arc<Discovered<HttpFilterKind>>),
     /// Nothing came for it: requests are answered 500.
@@ -97,6 +99,8 @@ pub enum RouteFilterConfig {
     HeaderMutation(Arc<FilterMutations>),
     /// For [`HttpFilterKind::OnDemand`].
     OnDemand(Arc<OnDemand>),
+    /// For [`HttpFilterKind::Rbac`], in place of the filter's own; `None` turns it off.
+    Rbac(Option<Arc<Rbac>>),
 }
 
 /// `OnDemand`, and `PerRouteConfig` of the same filter.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use outrider_core::Metadata;
 
 use super::{
-    AccessLog, Cidr, Discovered, DownstreamTls, HttpConnectionManager, RuntimeInteger, SocketAddress,
-    SocketOption, TcpKeepalive, WeightedCluster,
+    AccessLog, Cidr, Discovered, DownstreamTls, HttpConnectionManager, NetworkRbac, RuntimeInteger,
+    SocketAddress, SocketOption, TcpKeepalive, WeightedCluster,
 };
 
 /// A listener.
@@ -160,6 +160,8 @@ pub struct FilterChain {
     pub tls: Option<Arc<DownstreamTls>>,
     /// Longest time of the transport handshake; `None` for no limit.
     pub transport_connect_timeout: Option<Duration>,
+    /// The network filters in front of the one that ends the chain.
+    pub gates: Vec<Gate>,
     /// The network filter that ends the chain.
     pub filter: NetworkFilter,
     /// Its metadata, for `%METADATA(..)%`.
@@ -205,6 +207,13 @@ pub enum SourceType {
     SameIpOrLoopback,
     /// Any other.
     External,
+}
+
+/// A network filter that lets connections in, or not.
+#[derive(Debug, Clone)]
+pub enum Gate {
+    /// `envoy.filters.network.rbac`
+    Rbac(Arc<NetworkRbac>),
 }
 
 /// The network filter that ends a chain.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{DataSource, DataSourceKind, SecretRef, ValidationRef};
-use outrider_core::matcher::StringMatcher;
+pub use outrider_core::san::{SanKind, SanMatcher};
 
 /// TLS versions that we speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,28 +68,6 @@ pub struct CertificateValidation {
     pub accept_untrusted: bool,
     /// Longest chain accepted; `None` for rustls's own limit.
     pub max_verify_depth: Option<u32>,
-}
-
-/// A matcher of one kind of subject alternative name.
-#[derive(Debug, Clone)]
-pub struct SanMatcher {
-    /// Which names.
-    pub kind: SanKind,
-    /// What they must be.
-    pub matcher: StringMatcher,
-}
-
-/// Kinds of subject alternative names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SanKind {
-    /// DNS name; exact matchers honour a wildcard in the certificate.
-    Dns,
-    /// URI.
-    Uri,
-    /// IP address.
-    Ip,
-    /// E-mail.
-    Email,
 }
 
 /// `DownstreamTlsContext`

@@ -210,6 +210,9 @@ fn filter_state(argument: &str) -> Result<Op, String> {
 
 /// `NAMESPACE:KEY:KEY`
 fn metadata(of: MetadataOf, argument: &str) -> Op {
+    if of == MetadataOf::Dynamic {
+        crate::metadata::note_reader();
+    }
     let mut parts = argument.split(':').map(Box::from);
     Op::Metadata { of, namespace: parts.next().unwrap_or_default(), path: parts.collect() }
 }

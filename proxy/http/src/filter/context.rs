@@ -97,6 +97,12 @@ impl RequestCx<'_> {
         (self.parts, levels)
     }
 
+    /// The head, and the route, side by side.
+    pub(crate) fn head_and_route(&mut self) -> (&Parts, Option<&Selected>) {
+        let route = self.routing.selected(self.stream, self.parts);
+        (self.parts, route)
+    }
+
     /// What the route says of this filter: the table first, then the virtual host, the route, the weighted cluster.
     pub(crate) fn levels(&mut self) -> &[RouteFilterConfig] {
         let name = self.name;

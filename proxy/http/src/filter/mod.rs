@@ -26,7 +26,8 @@
 //!    - To see or change a body or trailers: [`RequestCx::wrap_body`], [`ResponseCx::wrap_body`], [`Mapped`].
 //!    - What it keeps for a request, from one function to the next or until the stream ends (a permit, say), is a
 //!      variant of [`State`]: `keep` and `take`.
-//!    - For access logs: `stream.info` (flags, details, `dynamic` metadata, `filter_state`).
+//!    - For access logs: `stream.info` (flags, details, `dynamic` metadata, `filter_state`). Metadata that each request would
+//!      get is noted only where `outrider_core::metadata::is_read`; what reads it says `note_reader` when it is converted.
 //! 4. Its conformance cases beside the real Envoy: a group in `tests/tests/conformance/groups`.
 
 mod body;
@@ -39,6 +40,7 @@ mod header_mutation;
 mod health_check;
 mod named;
 mod on_demand;
+mod rbac;
 
 use std::rc::Rc;
 
@@ -60,6 +62,7 @@ pub(crate) enum Filter {
     HeaderMutation(header_mutation::HeaderMutation),
     HealthCheck(health_check::HealthCheck),
     OnDemand(on_demand::OnDemand),
+    Rbac(rbac::Rbac),
     /// Its settings did not come.
     Missing,
 }
@@ -89,6 +92,7 @@ impl Filter {
                 Self::HeaderMutation(header_mutation::HeaderMutation::new(config.clone()))
             }
             HttpFilterKind::OnDemand(config) => Self::OnDemand(on_demand::OnDemand::new(config.clone())),
+            HttpFilterKind::Rbac(config) => Self::Rbac(rbac::Rbac::new(config.clone(), scope)),
             HttpFilterKind::Discovered(_) | HttpFilterKind::Missing => Self::Missing,
         }
     }
@@ -102,6 +106,7 @@ impl Filter {
             Self::HeaderMutation(filter) => filter.request(cx),
             Self::HealthCheck(filter) => filter.request(cx),
             Self::OnDemand(filter) => filter.request(cx),
+            Self::Rbac(filter) => filter.request(cx),
             Self::Missing => Step::reply(
                 LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "")
                     .flags(ResponseFlags::NO_FILTER_CONFIG_FOUND),
@@ -117,8 +122,7 @@ impl Filter {
             Self::GrpcStats(_) => grpc_stats::response(cx),
             Self::HeaderMutation(filter) => filter.response(cx),
             Self::HealthCheck(filter) => filter.response(cx),
-            Self::OnDemand(_) => {}
-            Self::Missing => {}
+            Self::OnDemand(_) | Self::Rbac(_) | Self::Missing => {}
         }
     }
 }

@@ -97,8 +97,14 @@ impl Proxy {
             while let Ok((socket, _)) = listener.accept().await {
                 let stream = IoStream::from_tcp(socket);
                 let info = Rc::new(info(&stream));
-                let downstream =
-                    Downstream { stream, info, drain: watch.clone(), buffer_limit: 1 << 20, session: None };
+                let downstream = Downstream {
+                    stream,
+                    info,
+                    drain: watch.clone(),
+                    buffer_limit: 1 << 20,
+                    session: None,
+                    metadata: None,
+                };
                 tokio::task::spawn_local(worker.clone().handle(downstream));
             }
         });

@@ -404,8 +404,14 @@ fn run(yaml: &str, listener: TcpListener, registry: &Registry) {
         while let Ok((stream, peer)) = listener.accept().await {
             let info = Rc::new(info(peer, stream.local_addr().unwrap()));
             let stream = IoStream::from_tcp(stream);
-            let downstream =
-                Downstream { stream, info, drain: drain.watch(), buffer_limit: 1 << 20, session: None };
+            let downstream = Downstream {
+                stream,
+                info,
+                drain: drain.watch(),
+                buffer_limit: 1 << 20,
+                session: None,
+                metadata: None,
+            };
             tokio::task::spawn_local(worker.clone().handle(downstream));
         }
     });

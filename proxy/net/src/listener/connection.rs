@@ -359,6 +359,7 @@ fn ready(mut open: Open, stream: IoStream, facts: Facts, chain: usize, tls: Opti
         drain,
         buffer_limit: shared.config.per_connection_buffer_limit,
         session: (!shared.logger.is_empty()).then(|| Rc::new(RefCell::new(None))),
+        metadata: None,
     };
     if downstream.session.is_some() {
         open.info = Some(info);

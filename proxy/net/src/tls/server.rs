@@ -185,7 +185,9 @@ impl ServerTls {
         let session = stream.get_ref().1;
         self.counts.handshake(session);
         let sni = session.server_name().map(Into::into);
-        let info = TlsInfo { sni, local, ..session_info(session) };
+        let mut info = TlsInfo { sni, local, ..session_info(session) };
+        let leaf = info.peer.as_ref().map(|leaf| leaf.der.as_slice());
+        info.peer_verified = self.admission.verifier.vouches(leaf, &info.peer_chain, UnixTime::now());
         Ok((IoStream::from_server_tls(stream), info))
     }
 

@@ -16,7 +16,6 @@ use webpki::{
 
 use super::TlsError;
 use super::cert::{cert_info, sha256, spki_sha256};
-use super::names::matches_any;
 use super::roots::Roots;
 use super::stats::{Counts, UNNAMED_CA};
 
@@ -190,6 +189,19 @@ impl PeerVerifier {
         })
     }
 
+    /// Whether it vouches for the client of a session that was begun under it: the client showed a certificate, there was
+    /// something to hold it against, and it held (which under `ACCEPT_UNTRUSTED` it need not).
+    pub(super) fn vouches(&self, leaf: Option<&[u8]>, behind: &[Box<[u8]>], now: UnixTime) -> bool {
+        let Some(leaf) = leaf else { return false };
+        let hashes = !self.certificate_hashes.is_empty() || !self.spki_hashes.is_empty();
+        if self.roots.is_none() && !hashes {
+            return false;
+        }
+        let behind = || behind.iter().map(|der| CertificateDer::from(&**der)).collect::<Vec<_>>();
+        !self.accept_untrusted
+            || self.check(&CertificateDer::from(leaf), &behind(), now, self.allow_expired).is_ok()
+    }
+
     fn verify_chain(
         &self,
         roots: &Roots,
@@ -284,7 +296,8 @@ impl PeerVerifier {
     /// Names and hashes of the leaf.
     fn verify_leaf(&self, end_entity: &CertificateDer<'_>) -> Result<(), Distrust> {
         if !self.sans.is_empty() {
-            let matches = cert_info(end_entity).is_some_and(|info| matches_any(&self.sans, &info));
+            let matches = cert_info(end_entity)
+                .is_some_and(|info| self.sans.iter().any(|wanted| wanted.matches(&info)));
             if !matches {
                 return Err(Distrust::Name);
             }

@@ -125,6 +125,7 @@ pub fn chain(name: &str, matches: FilterChainMatch) -> Arc<FilterChain> {
         matches,
         tls: None,
         transport_connect_timeout: None,
+        gates: Vec::new(),
         filter: NetworkFilter::TcpProxy(Arc::new(tcp)),
         hash: 0,
         entry_hash: 0,

@@ -9,7 +9,7 @@ use outrider_http::on_demand::Asker;
 use outrider_http::routing::{RoutePlace, RouteSlot, Scope, ScopeSlot, ScopeTable};
 use outrider_net::drain::DrainController;
 use outrider_net::listener::{GlobalConnections, ListenerShared};
-use outrider_tcp::TcpProxyShared;
+use outrider_tcp::{Gates, TcpProxyShared};
 use outrider_telemetry::access_log::LogFiles;
 use outrider_upstream::ClusterManager;
 
@@ -29,7 +29,9 @@ pub struct BuiltListener {
 pub struct BuiltChain {
     /// As configured.
     pub config: Arc<model::FilterChain>,
-    /// Its network filter.
+    /// The network filters in front of the last; `None` where there are none.
+    pub gates: Option<Arc<Gates>>,
+    /// Its last network filter.
     pub filter: BuiltFilter,
     /// Tells its connections to finish. A chain that takes the place of another takes this over too.
     pub drain: DrainController,
@@ -94,6 +96,7 @@ impl Builder {
                     let before = heirs.iter().position(|heir| *heir == Some(index));
                     let drain = before.and_then(|before| earlier?.chains.get(before));
                     BuiltChain {
+                        gates: self.gates(&chain.gates),
                         filter: self.filter(&chain.filter, &prefix)?,
                         drain: drain.map_or_else(DrainController::new, |known| known.drain.clone()),
                         config: chain.clone(),
@@ -130,6 +133,10 @@ impl Builder {
         }
         let built = built.iter().map(|(scope, made)| (&scope.key[..], made.clone()));
         Ok(Arc::new(ScopeSlot::new(ScopeTable::build(&config.key, built))))
+    }
+
+    fn gates(&self, gates: &[model::Gate]) -> Option<Arc<Gates>> {
+        (!gates.is_empty()).then(|| Gates::build(gates, &self.registry))
     }
 
     fn filter(&self, filter: &model::NetworkFilter, stat_prefix: &str) -> anyhow::Result<BuiltFilter> {

@@ -13,6 +13,7 @@ mod logs;
 mod mutations;
 mod pedantry;
 mod places;
+mod rbac;
 mod replies;
 mod responses;
 mod retries;
@@ -74,6 +75,10 @@ pub(crate) fn all() -> Vec<Group> {
         filters::grpc_stats(),
         filters::health_check(),
         health::outliers(),
+        rbac::conditions(),
+        rbac::actions(),
+        rbac::trees(),
+        rbac::network(),
         runtime::runtime(),
         runtime::runtime_default(),
         runtime::runtime_logs(),

@@ -1,0 +1,135 @@
+//! Network filters in front of the one that ends a chain: they let a connection in, or not.
+//!
+//! What they look at is known when the connection begins, so that is when they decide. One that is let in goes to the last
+//! filter at once, protocols in which the server speaks first among them. For one that is refused the last filter does
+//! nothing: no upstream is connected to, and the client hears nothing. Envoy decides at the first byte, and its tcp_proxy
+//! connects, and passes on what the server says, before that.
+
+mod refused;
+
+use std::any::Any;
+use std::rc::Rc;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use http::HeaderMap;
+use outrider_config::model::{self, NetworkRbac};
+use outrider_core::StreamInfo;
+use outrider_core::matcher::HeadView;
+use outrider_core::rbac::{EnforcedStats, Facts, ShadowStats};
+use outrider_core::stats::Registry;
+use outrider_net::handler::{ConnectionHandler, Downstream, LocalFuture};
+
+/// The namespace of what RBAC says of a connection.
+static RBAC: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("envoy.filters.network.rbac"));
+
+/// The filters of a chain in front of its last. Shared by all workers.
+#[derive(Debug)]
+pub struct Gates(Box<[Gate]>);
+
+#[derive(Debug)]
+enum Gate {
+    Rbac(Rbac),
+}
+
+#[derive(Debug)]
+struct Rbac {
+    config: Arc<NetworkRbac>,
+    enforced: EnforcedStats,
+    shadow: ShadowStats,
+}
+
+/// A chain's last filter behind its gates, on one worker.
+pub struct GatedWorker {
+    gates: Arc<Gates>,
+    last: Rc<dyn ConnectionHandler>,
+}
+
+/// Why a connection is refused.
+#[derive(Debug)]
+struct Refusal {
+    details: String,
+    /// It stays open that long.
+    delay: Duration,
+}
+
+impl Gates {
+    /// The gates that `config` describes. Control thread.
+    pub fn build(config: &[model::Gate], registry: &Registry) -> Arc<Self> {
+        let gate = |gate: &model::Gate| match gate {
+            model::Gate::Rbac(config) => {
+                let prefix = config.stat_prefix.trim_end_matches('.');
+                let scope = registry.scope(format!("{prefix}.rbac."));
+                Gate::Rbac(Rbac {
+                    enforced: EnforcedStats::of(&scope, &config.enforced_names),
+                    shadow: ShadowStats::of(&scope, &config.shadow_names),
+                    config: config.clone(),
+                })
+            }
+        };
+        Arc::new(Self(config.iter().map(gate).collect()))
+    }
+
+    /// Asks one after the other, and notes what they say of the connection.
+    fn judge(&self, info: &mut StreamInfo) -> Result<(), Refusal> {
+        self.0.iter().try_for_each(|gate| match gate {
+            Gate::Rbac(rbac) => rbac.judge(info),
+        })
+    }
+}
+
+impl Rbac {
+    fn judge(&self, info: &mut StreamInfo) -> Result<(), Refusal> {
+        let empty = HeaderMap::new();
+        let head = HeadView::of(&empty);
+        if let Some(engine) = &self.config.shadow {
+            let decision = engine.decide(&Facts { conn: &info.conn, stream: info, head, route: None });
+            self.shadow.count(&decision);
+            decision.note(info, &RBAC, &self.config.shadow_names);
+        }
+        let Some(engine) = &self.config.enforced else { return Ok(()) };
+        let decision = engine.decide(&Facts { conn: &info.conn, stream: info, head, route: None });
+        self.enforced.count(&decision);
+        decision.note_log(info);
+        if decision.allowed {
+            return Ok(());
+        }
+        Err(Refusal { details: decision.details(), delay: self.config.delay_deny })
+    }
+}
+
+impl GatedWorker {
+    /// `last` behind `gates`.
+    pub fn new(gates: Arc<Gates>, last: Rc<dyn ConnectionHandler>) -> Rc<Self> {
+        Rc::new(Self { gates, last })
+    }
+}
+
+impl ConnectionHandler for GatedWorker {
+    /// The last filter: a successor is one to it.
+    fn as_any(self: Rc<Self>) -> Rc<dyn Any> {
+        self.last.clone().as_any()
+    }
+
+    fn handle(self: Rc<Self>, mut downstream: Downstream) -> LocalFuture<()> {
+        let mut info = StreamInfo::new(downstream.info.clone(), None);
+        info.dynamic = downstream.metadata.take();
+        match self.gates.judge(&mut info) {
+            Ok(()) => {
+                downstream.metadata = info.dynamic;
+                self.last.clone().handle(downstream)
+            }
+            Err(refusal) => Box::pin(refused::close(self.last.clone(), downstream, Box::new(info), refusal)),
+        }
+    }
+
+    fn succeeded_by(&self, next: &Rc<dyn ConnectionHandler>) {
+        self.last.succeeded_by(next);
+    }
+}
+
+impl std::fmt::Debug for GatedWorker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GatedWorker").field("gates", &self.gates).finish_non_exhaustive()
+    }
+}
