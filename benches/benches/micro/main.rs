@@ -5,6 +5,7 @@
 mod headers;
 mod lb;
 mod logs;
+mod rbac;
 mod routes;
 mod stats;
 
@@ -15,6 +16,7 @@ criterion_group!(
     headers::benchmarks,
     lb::benchmarks,
     logs::benchmarks,
+    rbac::benchmarks,
     routes::benchmarks,
     stats::benchmarks
 );

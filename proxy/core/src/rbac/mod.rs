@@ -66,7 +66,7 @@ pub enum Engine {
     Tree {
         /// The tree.
         tree: Tree<Leaf>,
-        /// Whether one of its leaves logs: then it is said of all whether they are to be logged.
+        /// Whether one of its leaves logs: then it is said of all that matches whether it is to be logged.
         logs: bool,
     },
 }
@@ -134,7 +134,7 @@ impl Engine {
                 Decision {
                     allowed: action.is_some_and(|action| action != Action::Deny),
                     policy: leaf.map(|leaf| &leaf.name),
-                    log: logs.then_some(action == Some(Action::Log)),
+                    log: action.filter(|_| *logs).map(|action| action == Action::Log),
                 }
             }
         }

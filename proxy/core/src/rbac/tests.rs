@@ -186,3 +186,85 @@ fn a_client_is_known_by_its_names_then_its_subject() {
     let unverified = TlsInfo { peer: Some(Arc::new(peer)), ..TlsInfo::default() };
     assert!(!holds(&Condition::Mtls(None), "/", &none, Some(unverified)));
 }
+
+/// Texts that share beginnings, so that policies filed under them do.
+fn text() -> impl Strategy<Value = String> {
+    "[ab/]{0,5}".prop_map(|text| format!("/{text}"))
+}
+
+fn matcher() -> impl Strategy<Value = StringMatcher> {
+    let of = |matcher| StringMatcher { matcher, ignore_case: false };
+    prop_oneof![
+        text().prop_map(move |text| of(StringMatch::Exact(text.into()))),
+        text().prop_map(move |text| of(StringMatch::Prefix(text.into()))),
+        text().prop_map(move |text| of(StringMatch::Suffix(text.into()))),
+        (text(), prop_oneof![Just(""), Just(".*"), Just("[ab]+"), Just("(a|b)"), Just(".?/a")]).prop_map(
+            move |(text, rest)| {
+                let regex = crate::matcher::full_regex(&format!("{text}{rest}")).unwrap();
+                of(StringMatch::Regex(Box::new(regex)))
+            }
+        ),
+        text()
+            .prop_map(|text| StringMatcher { matcher: StringMatch::Prefix(text.into()), ignore_case: true }),
+    ]
+}
+
+fn asking() -> impl Strategy<Value = Condition> {
+    let leaf = prop_oneof![
+        4 => matcher().prop_map(Condition::Path),
+        4 => matcher().prop_map(|matcher| Condition::Authenticated(Some(matcher))),
+        1 => Just(Condition::Any),
+    ];
+    leaf.prop_recursive(3, 8, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 1..4).prop_map(Condition::all),
+            prop::collection::vec(inner.clone(), 1..4).prop_map(Condition::one_of),
+            inner.prop_map(|one| Condition::Not(Box::new(one))),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_index_leaves_out_nothing_that_matches(
+        policies in prop::collection::vec((asking(), asking()), 0..40),
+        path in text(), uri in text(), dns in prop::option::of(text()), subject in text(), tls in 0..4
+    ) {
+        let policies = policies.into_iter().enumerate().map(|(i, (permission, principal))| {
+            Policy { name: format!("{i:02}").into(), permission, principal }
+        });
+        let rules = Rules::new(Action::Allow, policies.collect());
+        let peer = CertInfo { subject, uri_sans: vec![uri], dns_sans: dns.into_iter().collect(), ..CertInfo::default() };
+        let peer = (tls > 1).then(|| Arc::new(peer));
+        let stream = StreamInfo::new(connection((tls > 0).then(|| TlsInfo { peer, ..TlsInfo::default() })), None);
+        let headers = HeaderMap::new();
+        let head = HeadView { path: &path, ..HeadView::of(&headers) };
+        let facts = Facts { conn: &stream.conn, stream: &stream, head, route: None };
+        let first = rules.policies().iter().find(|policy| policy.matches(&facts)).map(|policy| &policy.name);
+        prop_assert_eq!(rules.decide(&facts).policy, first);
+        prop_assert_eq!(rules.nearest(&facts).is_none(), first.is_some() || rules.policies().is_empty());
+    }
+}
+
+#[test]
+fn the_nearest_policy_is_that_of_which_most_holds() {
+    let policy = |name: &str, permission, principal| Policy { name: name.into(), permission, principal };
+    let rules = Rules::new(
+        Action::Allow,
+        vec![
+            policy("far", header("a"), Condition::SourceIp("10.0.0.0/8".parse().unwrap())),
+            policy(
+                "near",
+                Condition::all(vec![header("b"), Condition::Path(StringMatcher::exact("/x"))]),
+                Condition::Any,
+            ),
+        ],
+    );
+    let stream = StreamInfo::new(connection(None), None);
+    let headers = headers(0b10);
+    let head = HeadView { path: "/y", ..HeadView::of(&headers) };
+    let facts = Facts { conn: &stream.conn, stream: &stream, head, route: None };
+    assert!(!rules.decide(&facts).allowed);
+    let nearest = rules.nearest(&facts).unwrap();
+    assert_eq!((&**nearest.policy, &*nearest.failed), ("near", "permission: url_path exact \"/x\""));
+}

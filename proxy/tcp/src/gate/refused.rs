@@ -26,7 +26,9 @@ pub(super) async fn close(
     refusal: Refusal,
 ) {
     let Downstream { mut stream, drain: _drain, session, .. } = downstream;
-    let _ = timeout(FIRST_BYTE, first_bytes(&mut stream)).await;
+    let mut received = 0;
+    let _ = timeout(FIRST_BYTE, first_bytes(&mut stream, &mut received)).await;
+    info.bytes_received = received;
     let Refusal { details, delay } = refusal;
     let _ = info.conn.termination_details.set(details.into());
     if !delay.is_zero() {
@@ -41,22 +43,21 @@ pub(super) async fn close(
     }
 }
 
-/// Reads what is there as soon as anything is, the client's end among it.
-async fn first_bytes(stream: &mut IoStream) {
+/// Reads what is there as soon as anything is, the client's end among it; counts the bytes.
+async fn first_bytes(stream: &mut IoStream, received: &mut u64) {
     let mut buffer = [0; 2048];
-    let mut any = false;
     std::future::poll_fn(|cx| {
         loop {
             let mut buffer = ReadBuf::new(&mut buffer);
             let read = Pin::new(&mut *stream).poll_read(cx, &mut buffer);
-            if read.is_pending() && any {
+            if read.is_pending() && *received > 0 {
                 return Poll::Ready(());
             }
             let outcome = ready!(read);
             if outcome.is_err() || buffer.filled().is_empty() {
                 return Poll::Ready(());
             }
-            any = true;
+            *received += buffer.filled().len() as u64;
         }
     })
     .await;

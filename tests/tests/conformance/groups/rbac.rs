@@ -199,11 +199,7 @@ pub(crate) fn conditions() -> Group {
             &principal(&format!("{{ metadata: {{ {} }} }}", meta("string_match: { prefix: t }", "name", ""))),
             dynamic,
         ),
-        route(
-            "idstate",
-            &principal("{ filter_state: { key: no.such, string_match: { prefix: \"\" } } }"),
-            "",
-        ),
+        route("idstate", &principal("{ filter_state: { key: no.such, string_match: { contains: x } } }"), ""),
         route(
             "idstatenot",
             &principal(

@@ -7,6 +7,7 @@ mod first;
 mod listeners;
 mod mesh;
 mod mutations;
+mod rbac;
 mod resources;
 mod rest;
 mod routes;
