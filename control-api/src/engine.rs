@@ -4,6 +4,8 @@
 
 mod layers;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -11,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+pub use layers::Gone;
 pub use snapshot::{Since, Snapshot, Step};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -26,6 +29,8 @@ const QUIET: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(1);
 /// Inputs that wait; then sources do.
 const QUEUE: usize = 1024;
+/// How many scopes are kept current at a time, unless somebody says otherwise: each is worked out anew with each change.
+pub const SCOPES: usize = 1000;
 
 /// The current state of everything. Cheap to share.
 #[derive(Debug)]
@@ -36,7 +41,17 @@ pub struct Engine {
     revision: watch::Sender<u64>,
     /// Scopes that somebody uses, with what they get: kept current as long as a stream holds the key.
     scopes: Mutex<HashMap<Scope, Weak<ScopeKey>>>,
+    /// How many of them there may be.
+    most: usize,
 }
+
+/// There are as many scopes as there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "proxies of {0} scopes (namespaces, Gateways, declared dependencies, labels that policies select by) are connected, the most \
+     that this control plane keeps current; raise --max-scopes, or look for proxies that make namespaces up"
+)]
+pub struct TooManyScopes(usize);
 
 /// Whoever holds one keeps the resources of its scope worked out.
 #[derive(Debug)]
@@ -45,11 +60,17 @@ pub struct ScopeKey(pub Scope);
 impl Engine {
     /// Starts it; it is ready when each of `origins` has told all it has. Must be called in a runtime of several threads.
     pub fn start(origins: BTreeSet<Origin>) -> (Arc<Self>, Inputs) {
+        Self::bounded(origins, SCOPES)
+    }
+
+    /// As [`Engine::start`], with `most` scopes at a time.
+    pub fn bounded(origins: BTreeSet<Origin>, most: usize) -> (Arc<Self>, Inputs) {
         let engine = Arc::new(Self {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             generation: watch::channel(0).0,
             revision: watch::channel(0).0,
             scopes: Mutex::default(),
+            most,
         });
         let (inputs, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(run(Arc::clone(&engine), receiver, origins));
@@ -83,15 +104,21 @@ impl Engine {
     }
 
     /// Enters a scope, whose resources are kept current until the key is dropped.
-    pub fn enter(&self, scope: &Scope) -> Arc<ScopeKey> {
+    ///
+    /// # Errors
+    /// When there are too many already, and this is another one.
+    pub fn enter(&self, scope: &Scope) -> Result<Arc<ScopeKey>, TooManyScopes> {
         let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(key) = scopes.get(scope).and_then(Weak::upgrade) {
-            return key;
+            return Ok(key);
         }
         scopes.retain(|_, key| key.strong_count() > 0);
+        if scopes.len() >= self.most {
+            return Err(TooManyScopes(self.most));
+        }
         let key = Arc::new(ScopeKey(scope.clone()));
         scopes.insert(scope.clone(), Arc::downgrade(&key));
-        key
+        Ok(key)
     }
 
     /// What a scope gets in a snapshot, worked out on a thread that may be busy if nobody did before. `None`: it could not be
@@ -188,23 +215,24 @@ impl State {
     fn take(&mut self, inputs: impl Iterator<Item = Input>) {
         let mut touched = Touched::default();
         for input in inputs {
-            if let Input::Reset { origin, .. } = &input {
-                self.missing.remove(origin);
-            }
+            let last = matches!(&input, Input::Reset { origin, .. } if self.missing.remove(origin));
             touched.merge(self.layers.take(input));
+            if last && self.missing.is_empty() {
+                self.layers.complete();
+            }
         }
         if !self.missing.is_empty() {
             self.waiting.merge(touched);
             return;
         }
-        let rest = touched.rest || self.waiting.rest;
+        // Before anything is published: of what waits, it must not say that it is served.
+        self.waiting.rest |= touched.rest;
         if !touched.endpoints.is_empty() && self.engine.ready() {
             self.publish_endpoints(&touched.endpoints, touched.addresses.clone());
-        } else if !rest && self.engine.ready() {
+        } else if !self.waiting.rest && self.engine.ready() {
             // Nothing that a proxy could notice, but readers want to see their writes.
             self.publish_endpoints(&BTreeSet::new(), BTreeSet::new());
         }
-        self.waiting.rest |= touched.rest;
     }
 
     /// Publishes the endpoints of these services, with routes and policies as they are.
@@ -225,6 +253,7 @@ impl State {
         let context = Arc::new(old.context.with_endpoints(world));
         let mut snapshot = old.next(step, context, Arc::new(set), old.all_shared());
         snapshot.revision = self.layers.revision();
+        snapshot.gone = self.layers.gone();
         // With something else waiting, the store's revision is not in what is served yet.
         let revision =
             if self.waiting.rest { *self.engine.revision.borrow() } else { self.layers.revision() };
@@ -234,7 +263,6 @@ impl State {
     /// Works everything out anew.
     fn publish_all(&mut self) {
         let began = std::time::Instant::now();
-        self.waiting = Touched::default();
         let old = self.engine.snapshot();
         let now = chrono::Utc::now().timestamp();
         let context = Arc::new(old.context.after(self.layers.world(), now));
@@ -258,7 +286,10 @@ impl State {
         let (objects, count) = (context.world.objects().count(), scopes.len());
         let mut snapshot = old.next(step, context, Arc::new(set), scopes);
         snapshot.revision = self.layers.revision();
+        snapshot.gone = self.layers.gone();
         self.engine.publish(snapshot, self.missing.is_empty(), self.layers.revision());
+        // Not before it is done: after a fault it still waits, and the next change tries again.
+        self.waiting = Touched::default();
         let took = began.elapsed();
         tracing::info!(generation, objects, scopes = count, ?took, "a new configuration is published");
     }

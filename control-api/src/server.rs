@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::ads::{Ads, Connected, Limits};
 use crate::api::audit::Audit;
-use crate::api::auth::{Guard, Security, incoming};
+use crate::api::auth::{Bounds, Guard, Security, incoming};
 use crate::api::{ControlService, Parts, Served};
 use crate::engine::Engine;
 use crate::source::{Origin, Problems, manifests, stored};
@@ -24,6 +24,9 @@ use crate::store::{self, Place, SharedStore, kubernetes};
 
 /// How often a silent client is asked whether it is there, and how long it may take to say so.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+
+/// Streams of one connection at a time. A proxy has one or two; several may share a connection.
+const STREAMS: u32 = 256;
 
 /// How long connections may take to end once their streams were told to go elsewhere.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -52,14 +55,15 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
     let mut origins = BTreeSet::from([Origin::Store]);
     origins.extend(options.manifests.as_ref().map(|_| Origin::Manifests));
-    let (engine, inputs) = Engine::start(origins);
+    let (leave, leaving) = watch::channel(false);
+    let (engine, inputs) = Engine::bounded(origins, options.max_scopes);
     let problems = Problems::default();
     if let Some(dir) = &options.manifests {
         manifests::start(dir, inputs.clone(), problems.clone())
             .await
             .with_context(|| format!("--manifests {}", dir.display()))?;
     }
-    stored::start(Arc::clone(&store), inputs, problems);
+    stored::start(Arc::clone(&store), inputs, problems.clone());
     if let Some(writer) = writer {
         tokio::spawn(writer.run(statuses::follow(Arc::clone(&engine))));
     }
@@ -72,8 +76,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         connected: Arc::clone(&connected),
         audit,
         instance: instance().into(),
+        problems,
+        leaving: leaving.clone(),
     });
-    let (leave, leaving) = watch::channel(false);
     let limits = Limits { streams: options.max_proxies };
     let ads = Ads::new(engine, connected, limits, leaving.clone());
     tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, instance = instance(), "listening");
@@ -102,9 +107,11 @@ async fn serve_xds(
     security: &Security,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
+    let bounds = Bounds::new(ads.limits().streams, security.of_one_address);
     // Several proxies may share a connection, seldom do.
-    let connections = incoming(listener, security.tls.clone(), ads.limits().streams);
+    let connections = incoming(listener, security.tls.clone(), bounds);
     tonic::transport::Server::builder()
+        .max_concurrent_streams(STREAMS)
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .layer(Guard::new(Arc::clone(&security.authenticator), None))

@@ -11,7 +11,8 @@ use outrider_proto::prost::Message as _;
 use outrider_proto::{Descriptors, prost_reflect, redact, to_json};
 use tokio::time::Instant;
 
-use super::session::{Session, TypeReport};
+use super::report::TypeReport;
+use super::session::Session;
 use crate::pb;
 use crate::translate::names::endpoints_of;
 use crate::translate::{Resources, Type};
@@ -72,15 +73,11 @@ impl Connected {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lists a stream; `None` when there are too many.
-    pub(super) fn list(self: &Arc<Self>, stream: Stream, limits: Limits) -> Option<Listed> {
-        let mut streams = self.lock();
-        if streams.len() >= limits.streams {
-            return None;
-        }
+    /// Lists a stream.
+    pub(super) fn list(self: &Arc<Self>, stream: Stream) -> Listed {
         let (id, stream) = (self.next.fetch_add(1, Ordering::Relaxed), Arc::new(stream));
-        streams.insert(id, Arc::clone(&stream));
-        Some(Listed { connected: Arc::clone(self), id, stream })
+        self.lock().insert(id, Arc::clone(&stream));
+        Listed { connected: Arc::clone(self), id, stream }
     }
 
     /// How many there are.
@@ -146,19 +143,36 @@ impl Connected {
         Some(pb::DescribeProxyResponse { summary: Some(summary(&stream)), node_json: node, resources })
     }
 
-    /// A proxy, and all that it should have now.
-    pub fn resources(&self, id: &str) -> Option<(Proxy, Resources)> {
+    /// A proxy, all that it should have now, and in words what of it it does not have: what it refused, and what is on its way.
+    pub fn resources(&self, id: &str) -> Option<(Proxy, Resources, Vec<String>)> {
         let stream = self.find(id)?;
-        let view = stream.session().view().clone();
+        let (view, behind) = {
+            let session = stream.session();
+            let behind = Type::ALL.into_iter().filter_map(|kind| behind(kind, &session.report(kind)));
+            (session.view().clone(), behind.collect())
+        };
         let mut out = (*view.shared).clone();
         out.merge(&view.own);
-        let names: Vec<_> = out.of(Type::Cluster).iter().map(|it| endpoints_of(&it.name)).collect();
+        let clusters = out.of(Type::Cluster).iter().chain(out.on_demand.iter());
+        let names: Vec<_> = clusters.map(|it| endpoints_of(&it.name)).collect();
         for name in names {
             if let Some(found) = view.endpoints.get(&name) {
                 out.add(Type::Endpoints, Arc::clone(found));
             }
         }
-        Some((stream.proxy.clone(), out))
+        Some((stream.proxy.clone(), out, behind))
+    }
+}
+
+/// Why a client does not have all of a type; `None`: it does.
+fn behind(kind: Type, report: &TypeReport) -> Option<String> {
+    let what = kind.message().rsplit('.').next().unwrap_or_default();
+    match report {
+        TypeReport { asked: false, .. } => None,
+        TypeReport { refused: Some(words), .. } => Some(format!("it refused some {what}s ({words})")),
+        TypeReport { outstanding: true, .. } => Some(format!("it has not answered to the last {what}s yet")),
+        TypeReport { pending: true, .. } => Some(format!("newer {what}s wait for their turn")),
+        _ => None,
     }
 }
 

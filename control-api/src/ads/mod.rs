@@ -1,12 +1,17 @@
 //! The ADS server: state of the world and delta on one state machine, and a thin gRPC stream around it.
 
 mod connected;
+mod refusals;
+mod report;
 mod service;
 mod session;
 mod subscription;
 #[cfg(test)]
 mod tests;
+mod wish;
 
 pub use connected::{Connected, Limits};
+pub use report::TypeReport;
 pub use service::Ads;
-pub use session::{Due, Session, TypeReport, Wish};
+pub use session::{Due, Session};
+pub use wish::Wish;

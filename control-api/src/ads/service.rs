@@ -10,14 +10,17 @@ use outrider_proto::pb::envoy::config::core::v3::Node;
 use outrider_proto::pb::envoy::service::discovery::v3 as xds;
 use outrider_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use outrider_proto::pb::google::protobuf::Any;
-use tokio::sync::{mpsc, watch};
+use outrider_proto::prost::Message as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use xxhash_rust::xxh64::xxh64;
 
 use super::connected::{Connected, Limits, Listed, Stream};
-use super::session::{Due, Session, Wish};
+use super::refusals::shortened;
+use super::session::{Due, Session};
+use super::wish::Wish;
 use crate::api::auth::{Identity, Peer};
 use crate::engine::{Engine, ScopeKey, Since, View};
 use crate::translate::{Resources, Scope, Type, own};
@@ -25,6 +28,8 @@ use crate::world::Proxy;
 
 /// How long a new stream may take to say who it is.
 const INTRODUCTION: Duration = Duration::from_secs(15);
+/// How many bytes what a proxy says of itself (its node) has. It is kept as long as the stream.
+const NODE: usize = 64 << 10;
 /// Over how many milliseconds the streams of a control plane that leaves are ended. Less than what the server waits for them.
 const LEAVING: u64 = 3000;
 
@@ -34,6 +39,8 @@ pub struct Ads {
     engine: Arc<Engine>,
     connected: Arc<Connected>,
     limits: Limits,
+    /// What is left of `limits.streams`: streams count before they say who they are.
+    streams: Arc<Semaphore>,
     /// Becomes true when streams are to end: their proxies go to another control plane.
     leaving: watch::Receiver<bool>,
 }
@@ -143,7 +150,8 @@ impl Ads {
         limits: Limits,
         leaving: watch::Receiver<bool>,
     ) -> Self {
-        Self { engine, connected, limits, leaving }
+        let streams = Arc::new(Semaphore::new(limits.streams.min(Semaphore::MAX_PERMITS)));
+        Self { engine, connected, limits, streams, leaving }
     }
 
     /// What bounds its streams.
@@ -151,7 +159,15 @@ impl Ads {
         self.limits
     }
 
-    fn open<P: Protocol>(&self, request: Request<Streaming<P::In>>) -> Answers<P::Out> {
+    /// A place among the open streams.
+    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
+        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{} streams are open, the most allowed", self.limits.streams))
+        })
+    }
+
+    fn open<P: Protocol>(&self, request: Request<Streaming<P::In>>) -> Result<Answers<P::Out>, Status> {
+        let place = self.place()?;
         let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
         let who = request.extensions().get::<Identity>().cloned();
         let incoming = request.into_inner();
@@ -159,11 +175,13 @@ impl Ads {
         let (answers, receiver) = mpsc::channel(1);
         let ads = self.clone();
         tokio::spawn(async move {
-            if let Err(status) = ads.serve::<P>(peer, who, incoming, &answers).await {
+            let ended = ads.serve::<P>(peer, who, incoming, &answers).await;
+            drop(place);
+            if let Err(status) = ended {
                 let _ = answers.send(Err(status)).await;
             }
         });
-        Box::pin(ReceiverStream::new(receiver))
+        Ok(Box::pin(ReceiverStream::new(receiver)))
     }
 
     async fn serve<P: Protocol>(
@@ -178,6 +196,7 @@ impl Ads {
         let Some(said) = first.map(P::read) else { return Ok(()) };
         let node =
             said.node.clone().ok_or_else(|| Status::invalid_argument("the first request has no node"))?;
+        small_enough(&node)?;
         let proxy = Proxy::from_node(&node).map_err(|error| Status::invalid_argument(error.to_string()))?;
         // The guard in front says who it is; without one nobody is let in.
         who.ok_or_else(|| {
@@ -186,16 +205,17 @@ impl Ads {
         .may_be(&proxy)?;
         let session = Mutex::new(Session::new(P::DELTA));
         let stream = Stream { proxy, node, peer, since: Instant::now(), session };
-        let Some(listed) = self.connected.list(stream, self.limits) else {
-            return Err(Status::resource_exhausted(format!(
-                "{} streams are open, the most allowed",
-                self.limits.streams
-            )));
-        };
+        let listed = self.connected.list(stream);
         tracing::info!(proxy = %listed.stream.proxy.id, peer = ?peer, delta = P::DELTA, "a proxy is connected");
-        let ended = Driver { ads: self, listed: &listed, held: None, own: Arc::default(), generation: 0 }
-            .run::<P>(said, &mut incoming, answers)
-            .await;
+        let driver = Driver {
+            ads: self,
+            listed: &listed,
+            delta: P::DELTA,
+            held: None,
+            own: Arc::default(),
+            generation: 0,
+        };
+        let ended = driver.run::<P>(said, &mut incoming, answers).await;
         let reason = ended.as_ref().err().map_or("it closed the stream", Status::message);
         tracing::info!(proxy = %listed.stream.proxy.id, reason, "a proxy has left");
         ended
@@ -206,6 +226,7 @@ impl Ads {
 struct Driver<'a> {
     ads: &'a Ads,
     listed: &'a Listed,
+    delta: bool,
     held: Option<Arc<ScopeKey>>,
     own: Arc<Resources>,
     generation: u64,
@@ -225,21 +246,21 @@ impl Driver<'_> {
             () = gone(&mut leaving) => return Err(left()),
         }
         let mut news = self.ads.engine.news();
-        self.refresh().await;
+        self.refresh().await?;
         loop {
-            let (blocked, wake) = {
-                let (mut session, now) = (self.listed.stream.session(), Instant::now());
-                // Made only when the client can take it: it always gets the newest.
-                let permit = answers.try_reserve().ok();
-                let due = permit.as_ref().and_then(|_| session.due(now));
-                if let (Some(permit), Some(due)) = (permit, due) {
+            // Made only when the client can take it: it always gets the newest.
+            if let Ok(permit) = answers.try_reserve() {
+                // Written out when the session is free again: that takes its time.
+                let due = self.listed.stream.session().due(Instant::now());
+                if let Some(due) = due {
                     tracing::debug!(proxy = %self.listed.stream.proxy.id, kind = ?due.kind, resources = due.resources.len(),
                         removed = due.removed.len(), "sent");
                     permit.send(Ok(P::write(due, crate::server::instance())));
                     continue;
                 }
-                (answers.capacity() == 0, session.wake(now))
-            };
+            }
+            let blocked = answers.capacity() == 0;
+            let wake = self.listed.stream.session().wake(Instant::now());
             tokio::select! {
                 message = incoming.message() => match message? {
                     Some(message) => self.take(P::read(message))?,
@@ -250,7 +271,7 @@ impl Driver<'_> {
                         return Err(left());
                     }
                     news.borrow_and_update();
-                    self.refresh().await;
+                    self.refresh().await?;
                 }
                 room = answers.reserve(), if blocked => {
                     if room.is_err() {
@@ -279,7 +300,7 @@ impl Driver<'_> {
             return Ok(());
         };
         if let Some(words) = &said.refused {
-            tracing::warn!(proxy = %self.listed.stream.proxy.id, ?kind, reason = words, "a proxy refused what it was sent");
+            tracing::warn!(proxy = %self.listed.stream.proxy.id, ?kind, reason = shortened(words), "a proxy refused what it was sent");
         }
         let mut session = self.listed.stream.session();
         session
@@ -288,7 +309,7 @@ impl Driver<'_> {
     }
 
     /// Takes over what is published now.
-    async fn refresh(&mut self) {
+    async fn refresh(&mut self) -> Result<(), Status> {
         let snapshot = self.ads.engine.snapshot();
         let since = if self.generation == 0 { Since::Anything } else { snapshot.since(self.generation) };
         let proxy = &self.listed.stream.proxy;
@@ -297,11 +318,14 @@ impl Driver<'_> {
             Since::Endpoints { addresses, .. } => (false, addresses.contains(&proxy.address)),
         };
         let shared = if anything {
-            let scope = Scope::of(&snapshot.context.world, proxy);
+            let mut scope = Scope::of(&snapshot.context.world, proxy);
+            // On demand means to ask for one more name, for which state of the world has no words.
+            scope.observed &= self.delta;
             let held = self.ads.engine.enter(&scope);
+            let held = held.map_err(|error| Status::resource_exhausted(error.to_string()))?;
             let Some(shared) = self.ads.engine.shared(&snapshot, &held.0).await else {
                 tracing::error!(proxy = %proxy.id, "its configuration could not be worked out; it keeps what it has");
-                return;
+                return Ok(());
             };
             self.held = Some(held);
             shared
@@ -309,7 +333,12 @@ impl Driver<'_> {
             Arc::clone(&self.listed.stream.session().view().shared)
         };
         if moved {
-            let mut own = own(&snapshot.context, proxy);
+            let (context, of) = (Arc::clone(&snapshot.context), proxy.clone());
+            // On a thread that may be busy, and that may fail: a fault of ours is no reason to end the stream.
+            let Ok(mut own) = tokio::task::spawn_blocking(move || own(&context, &of)).await else {
+                tracing::error!(proxy = %proxy.id, "what is its own could not be worked out; it keeps what it has");
+                return Ok(());
+            };
             own.share_with(&self.own);
             self.own = Arc::new(own);
         }
@@ -318,7 +347,20 @@ impl Driver<'_> {
         // The application moved: listeners and clusters of its own may have changed with the endpoints.
         let since = if moved { Since::Anything } else { since };
         self.listed.stream.session().update(view, snapshot.generation, &since, Instant::now());
+        Ok(())
     }
+}
+
+/// Whether what a proxy says of itself is of bearable size.
+pub(super) fn small_enough(node: &Node) -> Result<(), Status> {
+    let size = node.encoded_len();
+    if size <= NODE {
+        return Ok(());
+    }
+    let id: String = node.id.chars().take(128).collect();
+    Err(Status::invalid_argument(format!(
+        "node {id:?} has {size} bytes, {NODE} at most are taken: leave out what its metadata does not need"
+    )))
 }
 
 /// Waits until streams are to end.
@@ -346,13 +388,13 @@ impl AggregatedDiscoveryService for Ads {
         &self,
         request: Request<Streaming<xds::DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Ok(Response::new(self.open::<Whole>(request)))
+        self.open::<Whole>(request).map(Response::new)
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<xds::DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        Ok(Response::new(self.open::<Delta>(request)))
+        self.open::<Delta>(request).map(Response::new)
     }
 }

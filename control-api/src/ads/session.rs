@@ -4,14 +4,14 @@
 //! goes before what uses it (a route table waits until the clusters were taken); a cluster goes when the routes that named it have
 //! been replaced. <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol>
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use xxhash_rust::xxh64::xxh64;
 
 use super::subscription::{Difference, Look, Outstanding, Subscription};
+use super::wish::Wish;
 use crate::engine::{Since, View};
 use crate::translate::names::endpoints_of;
 use crate::translate::{Resource, Type};
@@ -26,33 +26,6 @@ const LAST_FAREWELL: Duration = Duration::from_secs(3600);
 /// How many bytes of resources one delta response has at most, but for a single resource that is larger. The buffers under a stream
 /// keep the size of the largest message that went through them, and there are a thousand streams.
 const CHUNK: usize = 128 << 10;
-/// How many names a stream may ask for in one type.
-const NAMES: usize = 100_000;
-
-/// What a client wants, in either protocol.
-#[derive(Debug)]
-pub enum Wish {
-    /// State of the world: these names and no others; empty in the first request: all there is (clusters and listeners).
-    Whole {
-        /// The names.
-        names: Vec<String>,
-    },
-    /// Delta.
-    Change {
-        /// Names to add; `*` is all.
-        subscribe: Vec<String>,
-        /// Names to leave.
-        unsubscribe: Vec<String>,
-        /// What a client that comes back has.
-        known: HashMap<String, String>,
-    },
-}
-
-/// A wish whose names are shared.
-enum Named {
-    Whole(Vec<Arc<str>>),
-    Change { subscribe: Vec<Arc<str>>, unsubscribe: Vec<String>, known: HashMap<Arc<str>, String> },
-}
 
 /// A response that is to be sent now.
 #[derive(Debug)]
@@ -67,29 +40,6 @@ pub struct Due {
     pub resources: Vec<Arc<Resource>>,
     /// Names that are gone (delta).
     pub removed: Vec<Arc<str>>,
-}
-
-/// How far a type is, for people.
-#[derive(Clone, Debug, Default)]
-pub struct TypeReport {
-    /// The client asked for it.
-    pub asked: bool,
-    /// It has been sent so many resources.
-    pub resources: usize,
-    /// A response is on its way.
-    pub outstanding: bool,
-    /// Something is to be looked at.
-    pub pending: bool,
-    /// The last version sent.
-    pub version_sent: String,
-    /// The last version acknowledged.
-    pub version_acked: String,
-    /// The client's words about what it refused.
-    pub refused: Option<String>,
-    /// When the last response went out.
-    pub sent_at: Option<Instant>,
-    /// When the last acknowledgement came.
-    pub acked_at: Option<Instant>,
 }
 
 /// One stream.
@@ -127,7 +77,7 @@ impl Session {
         }
     }
 
-    fn at(&self, kind: Type) -> &Subscription {
+    pub(super) fn at(&self, kind: Type) -> &Subscription {
         match self.types.get(kind.index()) {
             Some(subscription) => subscription,
             None => unreachable!("an index is below the number of types"),
@@ -146,51 +96,16 @@ impl Session {
         wish: Wish,
         now: Instant,
     ) -> Result<(), String> {
-        let delta = self.delta;
-        let wish = self.named(kind, wish);
+        let (delta, view) = (self.delta, self.view.clone());
         let subscription = self.of(kind);
         let first = !subscription.asked;
-        let latest = subscription.outstanding.as_ref().is_some_and(|it| it.nonce == nonce);
-        if latest {
-            subscription.outstanding = None;
-            match refused {
-                Some(words) => subscription.refused = Some(shortened(words)),
-                None => {
-                    subscription.refused = None;
-                    subscription.version_acked = subscription.version_sent.clone();
-                    subscription.acked_at = Some(now);
-                }
-            }
-        } else if !delta && !nonce.is_empty() && subscription.outstanding.is_some() {
+        let latest = subscription.answered(nonce, refused, now);
+        if !latest && !delta && !nonce.is_empty() && subscription.outstanding.is_some() {
             // It answers something older than what is on its way; the answer to that will say all again.
             return Ok(());
         }
         subscription.asked = true;
-        match wish {
-            Named::Whole(names) => whole(kind, subscription, names, first),
-            Named::Change { subscribe, unsubscribe, known } => {
-                change(kind, subscription, subscribe, unsubscribe, known, first);
-            }
-        }
-        if subscription.names.len() > NAMES {
-            return Err(format!("more than {NAMES} names of {} on one stream", kind.message()));
-        }
-        Ok(())
-    }
-
-    /// The names of a wish. A resource that is there lends its own: a name is kept once, not once for each stream.
-    fn named(&self, kind: Type, wish: Wish) -> Named {
-        let name = |text: String| -> Arc<str> {
-            self.view.get(kind, &text).map_or_else(|| text.as_str().into(), |it| Arc::clone(&it.name))
-        };
-        match wish {
-            Wish::Whole { names } => Named::Whole(names.into_iter().map(name).collect()),
-            Wish::Change { subscribe, unsubscribe, known } => Named::Change {
-                subscribe: subscribe.into_iter().map(name).collect(),
-                unsubscribe,
-                known: known.into_iter().map(|(text, version)| (name(text), version)).collect(),
-            },
-        }
+        wish.take(kind, subscription, &view, first)
     }
 
     /// Takes a new view.
@@ -279,10 +194,10 @@ impl Session {
         let Some(since) = self.holding else { return false };
         let replaced = |kind: Type| {
             let it = self.at(kind);
-            !it.asked || (it.look == Look::None && it.outstanding.is_none() && it.refused.is_none())
+            !it.asked || (it.look == Look::None && it.outstanding.is_none() && it.refusals.is_empty())
         };
         let done = replaced(Type::Listener) && replaced(Type::Route);
-        let refused = self.at(Type::Listener).refused.is_some() || self.at(Type::Route).refused.is_some();
+        let refused = [Type::Listener, Type::Route].iter().any(|kind| !self.at(*kind).refusals.is_empty());
         // A table that was refused leaves the old one in force, which names the old clusters.
         let patience = if refused { LAST_FAREWELL } else { FAREWELL };
         let free = done || now >= since + patience;
@@ -296,17 +211,18 @@ impl Session {
     }
 
     fn response(&mut self, kind: Type, now: Instant) -> Option<Due> {
-        let delta = self.delta;
-        let mut difference = self.at(kind).difference(kind, &self.view, delta);
+        let (delta, view) = (self.delta, self.view.clone());
         let full = !delta && matches!(kind, Type::Cluster | Type::Listener);
-        let answer = std::mem::take(&mut self.of(kind).answer);
+        let subscription = self.of(kind);
+        let mut difference = subscription.due(kind, &view, delta);
+        let answer = std::mem::take(&mut subscription.answer);
         // A first question in state of the world is answered as soon as there is something to say; clusters and listeners
         // even when there is nothing, since "none" is an answer there.
         if difference.is_empty() && !(answer && (delta || full)) {
-            self.of(kind).look = Look::None;
+            subscription.look = Look::None;
             return None;
         }
-        let more = delta && chunk(&mut difference);
+        let more = delta && difference.cut(CHUNK);
         if kind == Type::Cluster {
             // A cluster that changed is warmed anew, and the client waits for its endpoints again.
             let again: BTreeSet<_> = difference.changed.iter().map(|it| endpoints_of(&it.name)).collect();
@@ -315,43 +231,27 @@ impl Session {
             endpoints.look.at(again);
         }
         self.nonce += 1;
-        let nonce = self.nonce.to_string();
+        let number = self.nonce;
         let subscription = self.of(kind);
         subscription.note(&difference, delta);
-        if more {
-            subscription.look = Look::All;
-        } else {
-            subscription.look = Look::None;
-        }
-        let version = version_of(subscription);
-        subscription.outstanding = Some(Outstanding { nonce: nonce.clone(), since: now });
+        subscription.look = if more { Look::All } else { Look::None };
+        let version = subscription.version();
         subscription.sent_at = Some(now);
         subscription.version_sent.clone_from(&version);
         let Difference { mut changed, removed } = difference;
         if full {
-            changed = self.everything(kind);
+            changed = subscription.everything(kind, &view);
         }
-        Some(Due { kind, nonce, version, resources: changed, removed })
+        let resources = changed.iter().map(|it| (Arc::clone(&it.name), it.version)).collect();
+        subscription.outstanding = Some(Outstanding { number, since: now, resources });
+        Some(Due { kind, nonce: number.to_string(), version, resources: changed, removed })
     }
 
-    /// All that the client wants of a type, for a response in state of the world.
-    fn everything(&self, kind: Type) -> Vec<Arc<Resource>> {
-        let subscription = self.at(kind);
-        let held = subscription.held.values().filter(|it| subscription.wants(&it.name)).cloned();
-        if subscription.wildcard {
-            self.view.all(kind).cloned().chain(held).collect()
-        } else {
-            subscription
-                .names
-                .iter()
-                .filter_map(|name| self.view.get(kind, name).cloned())
-                .chain(held)
-                .collect()
-        }
-    }
-
+    /// Whether the client has taken all there is.
     fn idle(&self) -> bool {
-        self.types.iter().all(|it| !it.asked || (it.look == Look::None && it.outstanding.is_none()))
+        let idle =
+            |it: &Subscription| it.look == Look::None && it.outstanding.is_none() && it.refusals.is_empty();
+        self.types.iter().all(|it| !it.asked || idle(it))
     }
 
     /// The last generation that the client has whole, and the one it should have.
@@ -364,143 +264,8 @@ impl Session {
         self.delta
     }
 
-    /// What it has been sent of a type: names and versions, and whether the response was acknowledged.
-    pub fn sent(&self, kind: Type) -> Vec<(Arc<str>, u64, bool)> {
-        let subscription = self.at(kind);
-        let acked = subscription.outstanding.is_none() && subscription.refused.is_none();
-        let mut out: Vec<_> = subscription
-            .sent
-            .iter()
-            .filter(|(_, it)| **it != 0)
-            .map(|(name, it)| (Arc::clone(name), *it, acked))
-            .collect();
-        out.sort();
-        out
-    }
-
     /// What it should have.
     pub fn view(&self) -> &View {
         &self.view
     }
-
-    /// How far a type is.
-    pub fn report(&self, kind: Type) -> TypeReport {
-        let it = self.at(kind);
-        TypeReport {
-            asked: it.asked,
-            resources: it.count(),
-            outstanding: it.outstanding.is_some(),
-            pending: it.asked && it.look != Look::None,
-            version_sent: it.version_sent.clone(),
-            version_acked: it.version_acked.clone(),
-            refused: it.refused.clone(),
-            sent_at: it.sent_at,
-            acked_at: it.acked_at,
-        }
-    }
-}
-
-/// Takes the names of a request in state of the world.
-fn whole(kind: Type, subscription: &mut Subscription, names: Vec<Arc<str>>, first: bool) {
-    let by_default = matches!(kind, Type::Cluster | Type::Listener) && (first || subscription.wildcard);
-    let wildcard = (names.is_empty() && by_default) || names.iter().any(|name| &**name == "*");
-    let names: BTreeSet<Arc<str>> = names.into_iter().filter(|name| &**name != "*").collect();
-    if !first && names == subscription.names && wildcard == subscription.wildcard {
-        return;
-    }
-    // What was left is forgotten, so that it is sent when it is asked for again.
-    if !wildcard {
-        subscription.sent.retain(|name, _| names.contains(name));
-        subscription.look.at(names.difference(&subscription.names).cloned());
-    } else {
-        subscription.look = Look::All;
-    }
-    // In state of the world each response about clusters or listeners is all there is, whatever changed of the names.
-    subscription.answer |= first || matches!(kind, Type::Cluster | Type::Listener);
-    subscription.names = names;
-    subscription.wildcard = wildcard;
-}
-
-/// Takes the changes of a delta request.
-fn change(
-    kind: Type,
-    subscription: &mut Subscription,
-    subscribe: Vec<Arc<str>>,
-    unsubscribe: Vec<String>,
-    known: HashMap<Arc<str>, String>,
-    first: bool,
-) {
-    if first {
-        subscription.wildcard = subscribe.is_empty() && matches!(kind, Type::Cluster | Type::Listener);
-        let parse = |text: &str| u64::from_str_radix(text, 16).ok().filter(|version| *version != 0);
-        // A version of somebody else's is one that differs from all of ours.
-        subscription.sent =
-            known.into_iter().map(|(name, version)| (name, parse(&version).unwrap_or(u64::MAX))).collect();
-        subscription.answer = true;
-    }
-    if first && subscription.wildcard {
-        subscription.look = Look::All;
-    }
-    for name in unsubscribe {
-        if name == "*" {
-            subscription.wildcard = false;
-            let names = &subscription.names;
-            subscription.sent.retain(|name, _| names.contains(name));
-        } else {
-            subscription.names.remove(name.as_str());
-            if !subscription.wildcard {
-                subscription.sent.remove(name.as_str());
-            }
-        }
-    }
-    for name in subscribe {
-        if &*name == "*" {
-            subscription.wildcard = true;
-            subscription.look = Look::All;
-            continue;
-        }
-        // Asking again for what one has means that one wants it again.
-        if !first {
-            subscription.sent.remove(&name);
-        }
-        subscription.look.at([Arc::clone(&name)]);
-        subscription.names.insert(name);
-    }
-}
-
-/// Cuts a difference down to a response of bearable size; says whether something was left.
-fn chunk(difference: &mut Difference) -> bool {
-    let mut size = 0;
-    let fit = difference.changed.iter().take_while(|resource| {
-        size += resource.body.len();
-        size <= CHUNK
-    });
-    let fit = fit.count().max(1);
-    if fit >= difference.changed.len() {
-        return false;
-    }
-    difference.changed.truncate(fit);
-    true
-}
-
-/// A version of all that a client has of a type: the same resources, the same text.
-fn version_of(subscription: &Subscription) -> String {
-    let sum = subscription
-        .sent
-        .iter()
-        .fold(0u64, |sum, (name, version)| sum.wrapping_add(xxh64(name.as_bytes(), *version)));
-    format!("{sum:016x}")
-}
-
-/// A client's words, so far as they are kept.
-fn shortened(words: &str) -> String {
-    const MOST: usize = 4096;
-    if words.len() <= MOST {
-        return words.to_owned();
-    }
-    let mut end = MOST;
-    while !words.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}...", words.get(..end).unwrap_or_default())
 }

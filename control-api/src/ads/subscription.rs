@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use xxhash_rust::xxh64::xxh64;
 
+use super::refusals::Refusals;
 use crate::engine::View;
 use crate::translate::{Resource, Type};
 
 /// The version of a name of which the client knows that there is nothing.
-const NOTHING: u64 = 0;
+pub(super) const NOTHING: u64 = 0;
 
 /// One type of a stream.
 #[derive(Debug, Default)]
@@ -18,9 +20,13 @@ pub(super) struct Subscription {
     pub(super) asked: bool,
     /// It wants all there is.
     pub(super) wildcard: bool,
+    /// It gave a name once, `*` or another one (state of the world).
+    pub(super) named: bool,
     /// What it wants by name.
     pub(super) names: BTreeSet<Arc<str>>,
-    /// What it was sent, by version; [`NOTHING`] for names of which it was told that there is nothing.
+    /// The bytes of `names`.
+    pub(super) bytes: usize,
+    /// What it was sent, by version; [`NOTHING`] for names that it asked for, of which it was told that there is nothing.
     pub(super) sent: HashMap<Arc<str>, u64>,
     /// Names that are to be looked at; `None`: all.
     pub(super) look: Look,
@@ -30,11 +36,11 @@ pub(super) struct Subscription {
     pub(super) answer: bool,
     /// Clusters that are gone but may still be in use.
     pub(super) held: BTreeMap<Arc<str>, Arc<Resource>>,
-    /// What was refused last, in the client's words; `None` after it accepted something newer.
-    pub(super) refused: Option<String>,
+    /// What it refused, and has accepted nothing newer of.
+    pub(super) refusals: Refusals,
     /// Versions, for people.
     pub(super) version_sent: String,
-    /// The version that was acknowledged last.
+    /// The version that was acknowledged whole last.
     pub(super) version_acked: String,
     /// When the last response went out.
     pub(super) sent_at: Option<Instant>,
@@ -45,8 +51,11 @@ pub(super) struct Subscription {
 /// A response on its way.
 #[derive(Debug)]
 pub(super) struct Outstanding {
-    pub(super) nonce: String,
+    /// Its nonce is this number.
+    pub(super) number: u64,
     pub(super) since: Instant,
+    /// What is in it, with versions.
+    pub(super) resources: Vec<(Arc<str>, u64)>,
 }
 
 /// Which names may have changed.
@@ -74,6 +83,16 @@ impl Look {
             }
         }
     }
+
+    /// Looks at no others than these.
+    pub(super) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        if let Self::At(names) = self {
+            names.retain(|name| keep(name));
+            if names.is_empty() {
+                *self = Self::None;
+            }
+        }
+    }
 }
 
 /// What differs between what a client has and what it should have.
@@ -87,6 +106,25 @@ impl Difference {
     pub(super) fn is_empty(&self) -> bool {
         self.changed.is_empty() && self.removed.is_empty()
     }
+
+    fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.changed.iter().map(|it| &it.name).chain(&self.removed)
+    }
+
+    /// Cuts it down to a response of so many bytes, or one resource that is larger; says whether something was left.
+    pub(super) fn cut(&mut self, most: usize) -> bool {
+        let mut size = 0;
+        let fit = self.changed.iter().take_while(|resource| {
+            size += resource.body.len();
+            size <= most
+        });
+        let fit = fit.count().max(1);
+        if fit >= self.changed.len() {
+            return false;
+        }
+        self.changed.truncate(fit);
+        true
+    }
 }
 
 impl Subscription {
@@ -95,8 +133,72 @@ impl Subscription {
         self.wildcard || self.names.contains(name)
     }
 
-    /// What should be sent now.
-    pub(super) fn difference(&self, kind: Type, view: &View, delta: bool) -> Difference {
+    /// Wants a name from now on.
+    pub(super) fn want(&mut self, name: Arc<str>) {
+        let bytes = name.len();
+        if self.names.insert(name) {
+            self.bytes += bytes;
+        }
+    }
+
+    /// Wants a name no more. What there is of it under the wildcard stays.
+    pub(super) fn leave(&mut self, kind: Type, name: &str, view: &View) {
+        if self.names.remove(name) {
+            self.bytes -= name.len();
+        }
+        let known = self.sent.get(name).is_some_and(|version| *version != NOTHING);
+        if !self.wildcard || !(known || view.get(kind, name).is_some()) {
+            self.sent.remove(name);
+            self.refusals.remove(name);
+            self.look.retain(|it| it != name);
+        }
+        if self.names.is_empty() && !self.wildcard {
+            self.refusals = Refusals::default();
+        }
+    }
+
+    /// Takes the answer to the response that is on its way; says whether it was that.
+    pub(super) fn answered(&mut self, nonce: &str, refused: Option<&str>, now: Instant) -> bool {
+        let Some(it) = self.outstanding.take_if(|it| nonce.parse() == Ok(it.number)) else { return false };
+        match refused {
+            Some(words) if it.resources.is_empty() => self.refusals.note(it.number, words, ["".into()]),
+            Some(words) => {
+                // What it left meanwhile, or is sent anew, it does not refuse.
+                let still =
+                    it.resources.into_iter().filter(|(name, version)| self.sent.get(name) == Some(version));
+                self.refusals.note(it.number, words, still.map(|(name, _)| name));
+            }
+            None => {
+                it.resources.iter().for_each(|(name, _)| self.refusals.remove(name));
+                self.refusals.remove("");
+                if self.refusals.is_empty() {
+                    self.version_acked.clone_from(&self.version_sent);
+                }
+                self.acked_at = Some(now);
+            }
+        }
+        true
+    }
+
+    /// What should be sent now. What was refused in one response with something that is sent now goes along: only so it can be
+    /// seen which of them the client takes.
+    pub(super) fn due(&mut self, kind: Type, view: &View, delta: bool) -> Difference {
+        let difference = self.difference(kind, view, delta);
+        let beside = self.refusals.beside(difference.names());
+        let again = |name: &Arc<str>| {
+            view.get(kind, name).is_some_and(|it| self.sent.get(name) == Some(&it.version))
+                && self.wants(name)
+        };
+        let again: Vec<_> = beside.into_iter().filter(again).collect();
+        if again.is_empty() {
+            return difference;
+        }
+        self.sent.retain(|name, _| !again.contains(name));
+        self.look.at(again);
+        self.difference(kind, view, delta)
+    }
+
+    fn difference(&self, kind: Type, view: &View, delta: bool) -> Difference {
         let mut out = Difference::default();
         let mut look = |name: &Arc<str>| self.compare(kind, view, delta, name, &mut out);
         match &self.look {
@@ -137,6 +239,7 @@ impl Subscription {
             self.sent.insert(Arc::clone(&resource.name), resource.version);
         }
         for name in &difference.removed {
+            self.refusals.remove(name);
             if delta && self.names.contains(name) {
                 self.sent.insert(Arc::clone(name), NOTHING);
             } else {
@@ -145,8 +248,36 @@ impl Subscription {
         }
     }
 
-    /// How many resources it has.
-    pub(super) fn count(&self) -> usize {
-        self.sent.values().filter(|version| **version != NOTHING).count()
+    /// How many names are kept of it: asked for, sent, to be looked at.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> (usize, usize, usize) {
+        let look = if let Look::At(names) = &self.look { names.len() } else { 0 };
+        (self.names.len(), self.sent.len(), look)
+    }
+
+    /// What it was sent, by version.
+    pub(super) fn has(&self) -> impl Iterator<Item = (&Arc<str>, u64)> {
+        self.sent.iter().filter(|(_, version)| **version != NOTHING).map(|(name, version)| (name, *version))
+    }
+
+    /// A version of all that the client has: the same resources, the same text.
+    pub(super) fn version(&self) -> String {
+        let sum = self
+            .sent
+            .iter()
+            .fold(0u64, |sum, (name, version)| sum.wrapping_add(xxh64(name.as_bytes(), *version)));
+        format!("{sum:016x}")
+    }
+
+    /// All that the client wants of the type, for a response in state of the world.
+    pub(super) fn everything(&self, kind: Type, view: &View) -> Vec<Arc<Resource>> {
+        let held = self.held.values().filter(|it| self.wants(&it.name)).cloned();
+        let mut all: BTreeMap<&str, &Arc<Resource>> = BTreeMap::new();
+        if self.wildcard {
+            all.extend(view.all(kind).map(|it| (&*it.name, it)));
+        }
+        // Under the wildcard too: some are given by name alone.
+        all.extend(self.names.iter().filter_map(|name| view.get(kind, name)).map(|it| (&*it.name, it)));
+        all.into_values().cloned().chain(held).collect()
     }
 }

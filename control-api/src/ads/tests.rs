@@ -1,8 +1,9 @@
 //! The state machine, driven by a client that is a model of the protocol.
 
+mod rules;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use outrider_proto::pb::envoy::config::cluster::v3::Cluster;
 use proptest::prelude::*;
@@ -51,9 +52,13 @@ impl Model {
 struct Client {
     delta: bool,
     has: HashMap<Type, BTreeMap<Arc<str>, Arc<Resource>>>,
-    /// Responses that it has not answered.
-    unanswered: Vec<(Type, String)>,
+    /// Responses that it has not answered: type, nonce, names.
+    unanswered: Vec<(Type, String, Vec<Arc<str>>)>,
     endpoint_names: BTreeSet<String>,
+    /// What it refused and has not accepted since.
+    refused: HashMap<Type, BTreeSet<Arc<str>>>,
+    /// The tables that it works by: those that it accepted last.
+    in_force: BTreeMap<Arc<str>, Arc<Resource>>,
 }
 
 impl Client {
@@ -89,7 +94,7 @@ impl Client {
 
     fn take(&mut self, due: Due) {
         assert!(
-            self.unanswered.iter().all(|(kind, _)| *kind != due.kind),
+            self.unanswered.iter().all(|(kind, ..)| *kind != due.kind),
             "a second {:?} before the first was answered",
             due.kind
         );
@@ -100,8 +105,27 @@ impl Client {
         for name in due.removed {
             has.remove(&name);
         }
+        let names = due.resources.iter().map(|it| Arc::clone(&it.name)).collect();
         has.extend(due.resources.into_iter().map(|it| (Arc::clone(&it.name), it)));
-        self.unanswered.push((due.kind, due.nonce));
+        self.refused.entry(due.kind).or_default().retain(|name| has.contains_key(name) || name.is_empty());
+        self.unanswered.push((due.kind, due.nonce, names));
+    }
+
+    /// The session knows exactly what this client refused.
+    fn assert_refused(&self, session: &Session) {
+        for kind in [Type::Cluster, Type::Listener, Type::Route] {
+            let refused = self.refused.get(&kind).is_some_and(|names| !names.is_empty());
+            assert_eq!(session.report(kind).refused.is_some(), refused, "{kind:?} {:?}", self.refused);
+        }
+    }
+
+    /// Every table that it works by names clusters that it has, whatever it refused.
+    fn assert_works(&self) {
+        let empty = BTreeMap::new();
+        let clusters = self.has.get(&Type::Cluster).unwrap_or(&empty);
+        for table in self.in_force.values() {
+            assert_names(table, clusters);
+        }
     }
 
     /// Every table that it has names clusters that it has: no request of its clients fails for a cluster that is missing.
@@ -109,33 +133,61 @@ impl Client {
         let empty = BTreeMap::new();
         let clusters = self.has.get(&Type::Cluster).unwrap_or(&empty);
         for table in self.has.get(&Type::Route).unwrap_or(&empty).values() {
-            let text = <Cluster as outrider_proto::prost::Message>::decode(table.body.clone()).unwrap().name;
-            for cluster in text.split(',').filter(|it| !it.is_empty()) {
-                assert!(
-                    clusters.contains_key(cluster),
-                    "table {} names {cluster}, which is not here",
-                    table.name
-                );
-            }
+            assert_names(table, clusters);
         }
     }
 
     /// Answers one response; asks for the endpoints of clusters that came.
     fn answer(&mut self, session: &mut Session, at: usize, refuse: bool) {
-        let (kind, nonce) = self.unanswered.remove(at % self.unanswered.len());
+        let (kind, nonce, names) = self.unanswered.remove(at % self.unanswered.len());
+        // That endpoints are gone is nothing to refuse.
+        let refuse = refuse && !(kind == Type::Endpoints && names.is_empty());
+        let refused = self.refused.entry(kind).or_default();
+        if refuse {
+            // What it left meanwhile it does not refuse.
+            let left = |name: &Arc<str>| kind == Type::Endpoints && !self.endpoint_names.contains(&**name);
+            refused.extend(
+                if names.is_empty() { vec!["".into()] } else { names }.into_iter().filter(|it| !left(it)),
+            );
+        } else {
+            refused.retain(|name| !names.contains(name) && !name.is_empty());
+            if kind == Type::Route {
+                let tables = self.has.get(&kind).cloned().unwrap_or_default();
+                self.in_force.extend(tables.into_iter().filter(|(name, _)| names.contains(name)));
+            }
+        }
         self.ask(session, kind, &nonce, refuse.then_some("no"), Default::default());
         if kind == Type::Cluster {
             let wanted: BTreeSet<String> = self.has[&kind].keys().map(ToString::to_string).collect();
             let more = wanted.difference(&self.endpoint_names).cloned().collect();
             let less = self.endpoint_names.difference(&wanted).cloned().collect();
+            self.refused
+                .entry(Type::Endpoints)
+                .or_default()
+                .retain(|name| wanted.contains(&**name) || name.is_empty());
             self.endpoint_names = wanted;
-            let nonce = self.unanswered.iter().find(|(kind, _)| *kind == Type::Endpoints);
-            let nonce = nonce.map(|(_, nonce)| nonce.clone()).unwrap_or_default();
+            let nonce = self.unanswered.iter().find(|(kind, ..)| *kind == Type::Endpoints);
+            let nonce = nonce.map(|(_, nonce, _)| nonce.clone()).unwrap_or_default();
             // The nonce of a response that is not answered yet must not be used: the request says names alone.
             let nonce = if self.delta || !nonce.is_empty() { String::new() } else { nonce };
             self.ask(session, Type::Endpoints, &nonce, None, (more, less));
         }
     }
+}
+
+fn assert_names(table: &Resource, clusters: &BTreeMap<Arc<str>, Arc<Resource>>) {
+    let text = <Cluster as outrider_proto::prost::Message>::decode(table.body.clone()).unwrap().name;
+    for cluster in text.split(',').filter(|it| !it.is_empty()) {
+        assert!(clusters.contains_key(cluster), "table {} names {cluster}, which is not here", table.name);
+    }
+}
+
+/// What a client does when it is asked to refuse something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refuses {
+    Nothing,
+    Tables,
+    Anything,
 }
 
 #[derive(Clone, Debug)]
@@ -172,7 +224,8 @@ fn event(refusals: bool) -> impl Strategy<Value = Event> {
 }
 
 /// Runs events; then answers everything, and the client must have what the last world says.
-fn run(delta: bool, events: Vec<Event>, check_order: bool) {
+fn run(delta: bool, events: Vec<Event>, refuses: Refuses) {
+    let check_order = refuses == Refuses::Nothing;
     let now = Instant::now();
     let (mut session, mut client) = (Session::new(delta), Client { delta, ..Client::default() });
     let (mut world, mut generation) = (Model::default(), 0);
@@ -198,13 +251,23 @@ fn run(delta: bool, events: Vec<Event>, check_order: bool) {
                 }
             }
             Event::Answer(at, refuse) if !client.unanswered.is_empty() => {
-                client.answer(&mut session, at, refuse)
+                let at = at % client.unanswered.len();
+                let refuse = match refuses {
+                    Refuses::Nothing => false,
+                    Refuses::Tables => refuse && client.unanswered[at].0 == Type::Route,
+                    Refuses::Anything => refuse,
+                };
+                client.answer(&mut session, at, refuse);
             }
             Event::Answer(..) => {}
         }
         if check_order {
             client.assert_whole();
         }
+        if refuses != Refuses::Anything {
+            client.assert_works();
+        }
+        client.assert_refused(&session);
     }
     // A client that refused keeps what it was sent out of the model; what counts is the last, which it takes.
     generation += 1;
@@ -220,6 +283,7 @@ fn run(delta: bool, events: Vec<Event>, check_order: bool) {
             break;
         }
         client.answer(&mut session, 0, false);
+        client.assert_refused(&session);
     }
     assert!(client.unanswered.is_empty(), "it never comes to rest");
     let view = world.view();
@@ -241,10 +305,12 @@ fn run(delta: bool, events: Vec<Event>, check_order: bool) {
         let want = view.get(Type::Endpoints, name);
         assert_eq!(endpoints.get(name.as_str()), want, "endpoints of {name}");
     }
+    let whole = client.refused.values().all(BTreeSet::is_empty);
+    assert_eq!(session.generations().1, generation);
     assert_eq!(
-        session.generations(),
-        (generation, generation),
-        "the client has it whole, and the session knows"
+        session.generations().0 == generation,
+        whole,
+        "the session knows whether the client has it whole"
     );
 }
 
@@ -256,118 +322,19 @@ proptest! {
         delta in any::<bool>(),
         events in proptest::collection::vec(event(false), 0..60),
     ) {
-        run(delta, events, true);
+        run(delta, events, Refuses::Nothing);
+    }
+
+    #[test]
+    fn tables_that_stay_in_force_keep_their_clusters(
+        delta in any::<bool>(),
+        events in proptest::collection::vec(event(true), 0..60),
+    ) {
+        run(delta, events, Refuses::Tables);
     }
 
     #[test]
     fn refusals_hold_nothing_up(delta in any::<bool>(), events in proptest::collection::vec(event(true), 0..60)) {
-        run(delta, events, false);
+        run(delta, events, Refuses::Anything);
     }
-}
-
-fn one_cluster(version: u8) -> Model {
-    Model {
-        clusters: BTreeMap::from([("a".to_owned(), version)]),
-        tables: BTreeMap::from([("80".to_owned(), BTreeSet::from(["a".to_owned()]))]),
-        endpoints: 0,
-    }
-}
-
-#[test]
-fn an_endpoint_change_is_one_resource() {
-    let now = Instant::now();
-    let (mut session, mut client) = (Session::new(true), Client { delta: true, ..Client::default() });
-    client.start(&mut session);
-    session.update(one_cluster(0).view(), 1, &Since::Anything, now);
-    for _ in 0..20 {
-        while let Some(due) = session.due(now) {
-            client.take(due);
-        }
-        if !client.unanswered.is_empty() {
-            client.answer(&mut session, 0, false);
-        }
-    }
-    let changed = Model { endpoints: 1, ..one_cluster(0) };
-    let since = Since::Endpoints { names: BTreeSet::from(["a".into()]), addresses: BTreeSet::new() };
-    session.update(changed.view(), 2, &since, now);
-    let due = session.due(now).expect("endpoints are due");
-    assert_eq!((due.kind, due.resources.len()), (Type::Endpoints, 1));
-    client.take(due);
-    client.answer(&mut session, 0, false);
-    assert!(session.due(now).is_none(), "and nothing else");
-}
-
-#[test]
-fn routes_wait_for_clusters_but_not_for_ever() {
-    let now = Instant::now();
-    let (mut session, client) = (Session::new(true), Client { delta: true, ..Client::default() });
-    client.ask(&mut session, Type::Cluster, "", None, Default::default());
-    client.ask(&mut session, Type::Route, "", None, (vec!["80".to_owned()], Vec::new()));
-    session.update(one_cluster(0).view(), 1, &Since::Anything, now);
-    assert_eq!(session.due(now).map(|due| due.kind), Some(Type::Cluster));
-    assert!(session.due(now).is_none(), "the table waits until the cluster is taken");
-    let wake = session.wake(now).expect("it says when to look again");
-    assert!(wake > now && wake <= now + Duration::from_secs(5));
-    assert_eq!(session.due(wake).map(|due| due.kind), Some(Type::Route));
-}
-
-#[test]
-fn a_client_that_comes_back_is_sent_what_differs() {
-    let now = Instant::now();
-    let mut session = Session::new(true);
-    let mut world = one_cluster(0);
-    world.clusters.insert("b".to_owned(), 0);
-    let view = world.view();
-    let known = view.all(Type::Cluster).map(|it| {
-        let version =
-            if &*it.name == "a" { it.version_text() } else { "of another control plane".to_owned() };
-        (it.name.to_string(), version)
-    });
-    let mut known: HashMap<_, _> = known.collect();
-    known.insert("gone".to_owned(), "0000000000000001".to_owned());
-    let wish = Wish::Change { subscribe: Vec::new(), unsubscribe: Vec::new(), known };
-    session.request(Type::Cluster, "", None, wish, now).unwrap();
-    session.update(view, 1, &Since::Anything, now);
-    let due = session.due(now).expect("there is a difference");
-    let names: Vec<_> = due.resources.iter().map(|it| it.name.to_string()).collect();
-    assert_eq!((names, due.removed), (vec!["b".to_owned()], vec!["gone".into()]));
-}
-
-#[test]
-fn a_name_that_is_not_there_is_answered_in_delta() {
-    let now = Instant::now();
-    let mut session = Session::new(true);
-    let wish = Wish::Change {
-        subscribe: vec!["nothing".to_owned()],
-        unsubscribe: Vec::new(),
-        known: HashMap::new(),
-    };
-    session.request(Type::Route, "", None, wish, now).unwrap();
-    session.update(one_cluster(0).view(), 1, &Since::Anything, now);
-    let due = session.due(now).expect("an answer");
-    assert_eq!(due.removed, vec!["nothing".into()]);
-    assert!(session.due(now).is_none(), "once");
-}
-
-#[test]
-fn a_large_answer_comes_in_pieces_and_whole() {
-    let now = Instant::now();
-    let (mut session, mut client) = (Session::new(true), Client { delta: true, ..Client::default() });
-    let mut shared = Resources::default();
-    for index in 0..300 {
-        shared.add(Type::Cluster, resource(&format!("c{index}"), &"x".repeat(1000)));
-    }
-    let view = View { shared: Arc::new(shared), ..View::default() };
-    session.update(view.clone(), 1, &Since::Anything, now);
-    client.ask(&mut session, Type::Cluster, "", None, Default::default());
-    let mut pieces = 0;
-    while let Some(due) = session.due(now) {
-        let size: usize = due.resources.iter().map(|it| it.body.len()).sum();
-        assert!(size <= 128 << 10, "a piece of {size} bytes");
-        pieces += 1;
-        client.take(due);
-        let (kind, nonce) = client.unanswered.remove(0);
-        client.ask(&mut session, kind, &nonce, None, Default::default());
-    }
-    assert_eq!((pieces, client.has[&Type::Cluster].len()), (3, 300));
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::layers::Gone;
 use crate::translate::{Context, Resources, Scope, TypeSet, shared};
 
 /// How many steps are remembered.
@@ -46,6 +47,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// The store's revision that the world has. Routes and policies may be of an earlier one: see [`super::Engine::applied`].
     pub revision: u64,
+    /// What went out of folders of manifests.
+    pub gone: Arc<Gone>,
     /// The world and what follows from it.
     pub context: Arc<Context>,
     /// All endpoints.
@@ -71,7 +74,8 @@ impl Snapshot {
         let generation = step.generation;
         steps.push_back(step);
         let scopes = scopes.into_iter().map(|(scope, it)| (scope, Arc::new(OnceLock::from(it)))).collect();
-        Self { generation, revision: self.revision, context, endpoints, scopes: Mutex::new(scopes), steps }
+        let (revision, gone) = (self.revision, Arc::clone(&self.gone));
+        Self { generation, revision, gone, context, endpoints, scopes: Mutex::new(scopes), steps }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Scope, Shared>> {

@@ -50,6 +50,11 @@ pub struct Options {
     #[arg(long, value_name = "NUMBER", default_value_t = 20_000)]
     pub max_proxies: usize,
 
+    /// Different scopes of proxies (namespaces, Gateways, declared dependencies) that may be connected at a time: each
+    /// is worked out anew with each change
+    #[arg(long, value_name = "NUMBER", default_value_t = crate::engine::SCOPES)]
+    pub max_scopes: usize,
+
     /// TLS, tokens and roles.
     #[command(flatten)]
     pub auth: AuthArgs,

@@ -22,10 +22,20 @@ pub(super) fn follow(engine: Arc<Engine>) -> watch::Receiver<Arc<BTreeMap<Key, V
     tokio::spawn(async move {
         // What is said before all sources have told what they have would take statuses away for a moment.
         engine.until_ready().await;
-        let mut first = true;
+        let (mut first, mut last) = (true, None);
         loop {
             news.borrow_and_update();
-            let statuses = Arc::new(of(&engine.snapshot()));
+            let snapshot = engine.snapshot();
+            // With endpoints alone no status changes.
+            let same = last.as_ref().is_some_and(|last| Arc::ptr_eq(last, &snapshot.context.attachments));
+            if same {
+                if sender.is_closed() || news.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            last = Some(Arc::clone(&snapshot.context.attachments));
+            let statuses = Arc::new(of(&snapshot));
             sender.send_if_modified(|known| {
                 let changed = std::mem::take(&mut first) || **known != *statuses;
                 *known = statuses;

@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1 as core;
 
 use super::policy::authorization::labels;
 use crate::model::Object;
+use crate::model::own::{AuthorizationPolicy, PeerPolicy, Selector, Telemetry};
 use crate::world::{Named, Proxy, Role, World, exported};
 
 const DEPENDS_ON: &str = "outrider.dev/depends-on";
@@ -32,8 +33,8 @@ pub struct Scope {
     pub dependencies: Option<BTreeSet<Named>>,
     /// The clusters of HTTP services come on demand.
     pub observed: bool,
-    /// A router's labels, by which policies select it; `None` where nobody says them. `None` for others, too: what depends on their
-    /// labels is in their own resources.
+    /// Those of a router's labels that policies select by; `None` where nobody says its labels. `None` for others, too: what depends on
+    /// their labels is in their own resources.
     pub labels: Option<BTreeMap<String, String>>,
 }
 
@@ -55,7 +56,7 @@ impl Scope {
                 .map(|text| dependencies(text, &proxy.namespace)),
             // gRPC clients ask for all they want by name anyway.
             observed: declared.is_some_and(observed) && proxy.role == Role::Sidecar && !proxy.grpc,
-            labels: if proxy.role == Role::Router { labels(world, proxy) } else { None },
+            labels: if proxy.role == Role::Router { selected_by(world, proxy) } else { None },
         }
     }
 
@@ -72,6 +73,19 @@ impl Scope {
     pub fn sees(&self, world: &World, service: &Named) -> bool {
         world.get::<core::Service>(&service.0, &service.1).is_some_and(|it| self.sees_object(it.object))
     }
+}
+
+/// The labels of a proxy that any policy's selector looks at: others make no difference, and no further scope.
+fn selected_by(world: &World, proxy: &Proxy) -> Option<BTreeMap<String, String>> {
+    let mut labels = labels(world, proxy)?;
+    let rbac = world.all::<AuthorizationPolicy>().map(|it| it.body().spec.selector.as_ref());
+    let peer = world.all::<PeerPolicy>().map(|it| it.body().spec.selector.as_ref());
+    let logs = world.all::<Telemetry>().map(|it| it.body().spec.selector.as_ref());
+    let selectors = rbac.chain(peer).chain(logs).flatten();
+    let names: BTreeSet<&str> =
+        selectors.flat_map(|it: &Selector| it.match_labels.keys().map(String::as_str)).collect();
+    labels.retain(|name, _| names.contains(name.as_str()));
+    Some(labels)
 }
 
 fn observed(text: &str) -> bool {
