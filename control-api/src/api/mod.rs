@@ -6,6 +6,7 @@ pub mod auth;
 pub mod error;
 pub mod explain;
 mod manifest;
+mod problems;
 mod proxies;
 mod read;
 mod selector;
@@ -26,6 +27,7 @@ use crate::ads::Connected;
 use crate::engine::{Engine, Snapshot};
 use crate::model::{Key, Kind, Object};
 use crate::pb;
+use crate::source::Problems;
 use crate::store::SharedStore;
 use audit::Audit;
 use auth::{Identity, Role};
@@ -49,6 +51,10 @@ pub struct Parts {
     pub audit: Arc<Audit>,
     /// This control plane's own name, as answers give it.
     pub instance: Arc<str>,
+    /// What is wrong with what the sources have.
+    pub problems: Problems,
+    /// Becomes true when this control plane leaves: watches end.
+    pub leaving: tokio::sync::watch::Receiver<bool>,
 }
 
 /// The API.
@@ -63,6 +69,17 @@ impl ControlService {
     /// The API of these parts.
     pub fn new(parts: Parts) -> Self {
         Self { parts, watchers: Arc::new(tokio::sync::Semaphore::new(watch::WATCHERS)) }
+    }
+
+    /// Whether all sources have told what they have: before that, "there is nothing" would be a wrong answer.
+    fn ready(&self) -> Result<(), Status> {
+        if self.parts.engine.ready() {
+            return Ok(());
+        }
+        Err(Status::unavailable(format!(
+            "{} has not read all of its store and manifests yet; try again in a moment",
+            self.parts.instance
+        )))
     }
 
     /// What is published.
@@ -164,6 +181,7 @@ fn revision_of(text: &str) -> Result<Option<u64>, Status> {
 #[tonic::async_trait]
 impl pb::control_server::Control for ControlService {
     async fn apply(&self, request: Request<pb::ApplyRequest>) -> Result<Response<pb::ApplyResponse>, Status> {
+        self.ready()?;
         self.do_apply(request).await.map(Response::new)
     }
 
@@ -171,20 +189,24 @@ impl pb::control_server::Control for ControlService {
         &self,
         request: Request<pb::DeleteRequest>,
     ) -> Result<Response<pb::DeleteResponse>, Status> {
+        self.ready()?;
         self.do_delete(request).await.map(Response::new)
     }
 
     async fn get(&self, request: Request<pb::GetRequest>) -> Result<Response<pb::GetResponse>, Status> {
+        self.ready()?;
         self.do_get(&request).map(Response::new)
     }
 
     async fn list(&self, request: Request<pb::ListRequest>) -> Result<Response<pb::ListResponse>, Status> {
-        self.do_list(&request).map(Response::new)
+        self.ready()?;
+        self.do_list(request).await.map(Response::new)
     }
 
     type WatchStream = watch::Events;
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        self.ready()?;
         self.do_watch(request).await.map(Response::new)
     }
 
@@ -204,11 +226,20 @@ impl pb::control_server::Control for ControlService {
         self.do_describe_proxy(&who, request.into_inner()).await.map(Response::new)
     }
 
+    async fn list_problems(
+        &self,
+        request: Request<pb::ListProblemsRequest>,
+    ) -> Result<Response<pb::ListProblemsResponse>, Status> {
+        let who = identity(&request)?;
+        Ok(Response::new(self.do_list_problems(&who, request.get_ref())))
+    }
+
     async fn explain(
         &self,
         request: Request<pb::ExplainRequest>,
     ) -> Result<Response<pb::ExplainResponse>, Status> {
         identity(&request)?;
+        self.ready()?;
         self.do_explain(request.into_inner()).await.map(Response::new)
     }
 }

@@ -49,13 +49,15 @@ impl ControlService {
         let (connected, snapshot) = (Arc::clone(&self.parts.connected), self.parts.engine.snapshot());
         let id = request.proxy.clone();
         let work = tokio::task::spawn_blocking(move || -> Option<pb::ExplainResponse> {
-            let (proxy, resources) = connected.resources(&request.proxy).or_else(|| {
+            let (proxy, resources, behind) = connected.resources(&request.proxy).or_else(|| {
                 // Not here, but its id says all that is needed.
                 let proxy = unconnected(&request.proxy)?;
                 let resources: Resources = translate(&snapshot.context, &proxy);
-                Some((proxy, resources))
+                Some((proxy, resources, Vec::new()))
             })?;
-            Some(explain::explain(&snapshot.context, &proxy, &resources, &asked))
+            let mut answer = explain::explain(&snapshot.context, &proxy, &resources, &asked);
+            explain::warn(&mut answer, &proxy, &behind);
+            Some(answer)
         });
         let done = work.await.map_err(|_| Status::internal("the request could not be explained"))?;
         done.ok_or_else(|| self.no_proxy(&id))

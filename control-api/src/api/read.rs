@@ -63,13 +63,23 @@ impl ControlService {
         Ok(pb::GetResponse { json: shown(&snapshot, object, &who).to_string() })
     }
 
-    pub(super) fn do_list(&self, request: &Request<pb::ListRequest>) -> Result<pb::ListResponse, Status> {
-        let who = identity(request)?;
-        let request = request.get_ref();
+    pub(super) async fn do_list(
+        &self,
+        request: Request<pb::ListRequest>,
+    ) -> Result<pb::ListResponse, Status> {
+        let who = identity(&request)?;
+        let request = request.into_inner();
         let selection = Selection::new(&request.kind, &request.namespace, &request.label_selector)?;
         let snapshot = self.now();
-        let json = selection.of(&snapshot).map(|object| shown(&snapshot, object, &who).to_string()).collect();
-        Ok(pb::ListResponse { json, resource_version: snapshot.revision.to_string() })
+        // It may be all there is: on a thread that may be busy.
+        let work = tokio::task::spawn_blocking(move || {
+            let json =
+                selection.of(&snapshot).map(|object| shown(&snapshot, object, &who).to_string()).collect();
+            pb::ListResponse { json, resource_version: snapshot.revision.to_string() }
+        });
+        work.await.map_err(|_| {
+            Status::internal("the objects could not be shown, which is a fault of this control plane")
+        })
     }
 }
 

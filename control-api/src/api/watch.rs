@@ -3,7 +3,7 @@
 //! A watcher sees states, not each step: what changes several times before it can be sent is sent once. So however slow a
 //! watcher is, what waits for it is bounded; one that takes nothing for half a minute is ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use xxhash_rust::xxh64::xxh64;
 
 use super::auth::Identity;
 use super::read::{Selection, shown, status_of};
-use super::{ControlService, VISIBLE, error, identity, revision_of};
+use super::{ControlService, VISIBLE, error, from_manifests, identity, revision_of};
 use crate::engine::{Engine, Snapshot};
 use crate::model::{Key, Object};
 use crate::pb::{self, watch_response::Type};
@@ -60,6 +60,8 @@ struct Watcher {
     selection: Selection,
     /// What it has been told of, and what was there when it resumed.
     seen: BTreeMap<Key, Known>,
+    /// What it was told of when it resumed, without the store's history.
+    told: BTreeSet<Key>,
     /// All changes up to this revision were sent.
     token: u64,
     /// The last one that it was given.
@@ -82,7 +84,7 @@ impl ControlService {
         let engine = Arc::clone(&self.parts.engine);
         let news = engine.news();
         let mut snapshot = engine.snapshot();
-        let mut history = None;
+        let (mut history, mut told) = (None, BTreeSet::new());
         if let Some(resume) = resume {
             if snapshot.revision < resume {
                 let _ = tokio::time::timeout(VISIBLE, engine.applied(resume)).await;
@@ -94,6 +96,13 @@ impl ControlService {
                     snapshot.revision
                 )));
             }
+            // Manifests have no history. What of them is gone is remembered for a while.
+            let Some(gone) = snapshot.gone.since(resume) else {
+                return Err(Status::out_of_range(format!(
+                    "what changed in the manifests of this control plane since version {resume} is not known: list anew"
+                )));
+            };
+            told.extend(gone.filter(|key| selection.has_key(key)).cloned());
             if snapshot.revision > resume {
                 let opened = self.parts.store.watch(resume).await;
                 history = Some(opened.map_err(|error| error::of_store(&error))?);
@@ -106,15 +115,16 @@ impl ControlService {
             who,
             selection,
             seen: BTreeMap::new(),
+            told,
             token: resume.unwrap_or(snapshot.revision),
             given: resume.unwrap_or(0),
             snapshot,
             sender,
             _permit: permit,
         };
-        let slot = Arc::clone(&last);
+        let (slot, leaving) = (Arc::clone(&last), self.parts.leaving.clone());
         tokio::spawn(async move {
-            if let Err(End::Told(status)) = watcher.run(news, history, resume.is_none()).await {
+            if let Err(End::Told(status)) = watcher.run((news, leaving), history, resume.is_none()).await {
                 *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
             }
         });
@@ -126,7 +136,7 @@ impl ControlService {
 impl Watcher {
     async fn run(
         &mut self,
-        mut news: watch::Receiver<u64>,
+        (mut news, mut leaving): (watch::Receiver<u64>, watch::Receiver<bool>),
         mut history: Option<History>,
         initial: bool,
     ) -> Result<(), End> {
@@ -143,6 +153,8 @@ impl Watcher {
                 self.send(Type::Added, json.to_string(), None).await?;
             }
             self.bookmark().await?;
+        } else {
+            self.unversioned().await?;
         }
         // History is needed up to the world that `seen` was taken from; later changes are seen there.
         let caught_up = self.snapshot.revision;
@@ -167,14 +179,15 @@ impl Watcher {
                         Some(Err(error)) => return Err(End::Told(error::of_store(&error))),
                     };
                     if done {
-                        history = None;
+                        (history, self.told) = (None, BTreeSet::new());
                         self.token = self.snapshot.revision.max(self.token);
                     }
                 }
-                changed = news.changed() => {
-                    if changed.is_err() {
-                        return Err(End::Told(Status::unavailable("this control plane shuts down; watch another")));
-                    }
+                () = leave(&mut leaving) => {
+                    return Err(End::Told(Status::unavailable("this control plane shuts down; watch another")));
+                }
+                // The engine lives as long as this watcher.
+                Ok(()) = news.changed() => {
                     self.changes(history.is_none()).await?;
                     tokio::time::sleep(GATHER).await;
                 }
@@ -187,18 +200,36 @@ impl Watcher {
         }
     }
 
+    /// What may have changed before the watcher came back without a trace in the store's history: manifests, and statuses.
+    async fn unversioned(&mut self) -> Result<(), End> {
+        let may_differ = |known: &Known| from_manifests(&known.object) || known.status != 0;
+        let changed = self.seen.iter().filter(|(_, known)| may_differ(known)).map(|(key, _)| key.clone());
+        self.told.extend(changed.collect::<Vec<_>>());
+        for key in self.told.clone() {
+            let (kind, json) = self.now(&key);
+            self.send(kind, json.to_string(), None).await?;
+        }
+        Ok(())
+    }
+
+    /// An object that changed before the watcher came back, as it is now. Of what is gone, or does not match, it is not known
+    /// whether it ever matched: a watcher that has it must hear that it has it no more, others can tell that they never had.
+    fn now(&self, key: &Key) -> (Type, Value) {
+        match self.seen.get(key) {
+            Some(known) => (Type::Modified, shown(&self.snapshot, &known.object, &self.who)),
+            None => (Type::Deleted, tombstone(key)),
+        }
+    }
+
     /// Something that changed before the watcher came back: told as it is now.
     async fn past(&mut self, change: &Change) -> Result<(), End> {
         if !change.more {
             self.token = change.revision;
         }
-        if !self.selection.has_key(&change.key) {
+        if !self.selection.has_key(&change.key) || self.told.contains(&change.key) {
             return Ok(());
         }
-        let (kind, json) = match self.seen.get(&change.key) {
-            Some(known) => (Type::Modified, shown(&self.snapshot, &known.object, &self.who)),
-            None => (Type::Deleted, tombstone(&change.key)),
-        };
+        let (kind, json) = self.now(&change.key);
         let token = (self.token > self.given).then_some(self.token);
         self.send(kind, json.to_string(), token).await
     }
@@ -208,9 +239,12 @@ impl Watcher {
         let snapshot = self.engine.snapshot();
         let mut events = Vec::new();
         let mut seen = BTreeMap::new();
+        // With endpoints alone no status changes.
+        let same = Arc::ptr_eq(&self.snapshot.context.attachments, &snapshot.context.attachments);
         for object in self.selection.of(&snapshot) {
-            let status = mark(&snapshot, &object.key);
             let old = self.seen.remove(&object.key);
+            let known = old.as_ref().filter(|_| same).map(|old| old.status);
+            let status = known.unwrap_or_else(|| mark(&snapshot, &object.key));
             let kind = match &old {
                 None => Some(Type::Added),
                 Some(old) if old.status != status || differ(&old.object, object) => Some(Type::Modified),
@@ -264,6 +298,13 @@ impl Watcher {
                 ))))
             }
         }
+    }
+}
+
+/// Waits until this control plane leaves.
+async fn leave(leaving: &mut watch::Receiver<bool>) {
+    if leaving.wait_for(|leaving| *leaving).await.is_err() {
+        std::future::pending().await
     }
 }
 

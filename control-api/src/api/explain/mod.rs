@@ -176,6 +176,24 @@ impl Story {
     }
 }
 
+/// Puts in front of an answer that the proxy does not have all that it was worked out from.
+pub fn warn(answer: &mut pb::ExplainResponse, proxy: &Proxy, behind: &[String]) {
+    if behind.is_empty() {
+        return;
+    }
+    let reason = format!(
+        "what follows is what it should do, and it does not have all of that: {}; until it has, what it had before is in force",
+        behind.join("; ")
+    );
+    let step = pb::ExplainStep {
+        stage: "proxy".to_owned(),
+        name: proxy.id.to_string(),
+        reason,
+        ..Default::default()
+    };
+    answer.steps.insert(0, step);
+}
+
 /// What happens to a request.
 pub fn explain(
     context: &Context,
@@ -219,7 +237,8 @@ pub fn explain(
 
 /// Decodes a resource of a name.
 fn resource<M: Message + Default>(resources: &Resources, kind: Type, name: &str) -> Option<M> {
-    M::decode(resources.of(kind).get(name)?.body.clone()).ok()
+    let on_demand = || resources.on_demand.get(name).filter(|_| kind == Type::Cluster);
+    M::decode(resources.of(kind).get(name).or_else(on_demand)?.body.clone()).ok()
 }
 
 /// The object in `HTTPRoute shop/web rule 0 match 1`, or that of the policy `ns[shop]-policy[web]-rule[0]`.

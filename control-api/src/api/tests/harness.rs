@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tonic::metadata::MetadataValue;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -20,7 +21,7 @@ use crate::api::{ControlService, Parts, Served};
 use crate::engine::Engine;
 use crate::model::{Object, read_json};
 use crate::pb::{self, control_client::ControlClient};
-use crate::source::{Input, Inputs, Origin};
+use crate::source::{Input, Inputs, Origin, Problems};
 use crate::store::{SharedStore, memory::Memory};
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -47,6 +48,9 @@ pub(crate) struct Harness {
     pub(crate) inputs: Inputs,
     pub(crate) audit: Arc<Audit>,
     pub(crate) security: Arc<Security>,
+    /// The control plane leaves when this becomes true.
+    pub(crate) leave: watch::Sender<bool>,
+    pub(crate) problems: Problems,
 }
 
 impl Harness {
@@ -58,13 +62,25 @@ impl Harness {
     }
 
     pub(crate) async fn with(security: Security, audit: Audit, manifests: Vec<Object>) -> Self {
+        Self::begin(security, audit, Some(manifests)).await
+    }
+
+    /// In clear, and its manifests are never read.
+    pub(crate) async fn unready() -> Self {
+        let args = AuthArgs { insecure_loopback: true, ..Default::default() };
+        Self::begin(args.build(None, &[]).unwrap(), Audit::memory(), None).await
+    }
+
+    async fn begin(security: Security, audit: Audit, manifests: Option<Vec<Object>>) -> Self {
         let store: SharedStore = Arc::new(Memory::default());
         let (engine, inputs) = Engine::start(BTreeSet::from([Origin::Store, Origin::Manifests]));
-        inputs
-            .send(Input::Reset { origin: Origin::Manifests, revision: 0, objects: manifests })
-            .await
-            .unwrap();
+        let ready = manifests.is_some();
+        if let Some(objects) = manifests {
+            inputs.send(Input::Reset { origin: Origin::Manifests, revision: 0, objects }).await.unwrap();
+        }
         tokio::spawn(feed(Arc::clone(&store), inputs.clone()));
+        let (leave, leaving) = watch::channel(false);
+        let problems = Problems::default();
         let (audit, security) = (Arc::new(audit), Arc::new(security));
         let parts = Parts {
             store: Arc::clone(&store),
@@ -72,14 +88,18 @@ impl Harness {
             connected: Arc::new(Connected::default()),
             audit: Arc::clone(&audit),
             instance: "test".into(),
+            leaving,
+            problems: problems.clone(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let served = Served::new(ControlService::new(parts)).unwrap();
         let guarding = Arc::clone(&security);
         tokio::spawn(async move { served.serve(listener, &guarding, std::future::pending()).await });
-        engine.until_ready().await;
-        Self { address, store, inputs, audit, security }
+        if ready {
+            engine.until_ready().await;
+        }
+        Self { address, store, inputs, audit, security, leave, problems }
     }
 
     pub(crate) async fn client(&self) -> Client {

@@ -128,3 +128,27 @@ fn credentials_in_routes_are_not_for_everybody() {
     );
     assert!(shown.contains(r#""value":"b""#), "{shown}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_it_has_read_everything_it_says_so() {
+    let harness = Harness::unready().await;
+    let mut client = harness.client().await;
+    let r#ref = super::harness::reference("svc", "web");
+    let explain = pb::ExplainRequest {
+        proxy: "sidecar~10.0.0.1~web-0.shop~shop.svc.cluster.local".into(),
+        authority: "web".into(),
+        ..Default::default()
+    };
+    let answers = [
+        client.get(pb::GetRequest { r#ref: r#ref.clone() }).await.map(drop),
+        client.list(pb::ListRequest::default()).await.map(drop),
+        client.watch(pb::WatchRequest::default()).await.map(drop),
+        client.apply(apply(&[service("web", 80)])).await.map(drop),
+        client.delete(pb::DeleteRequest { r#ref, ..Default::default() }).await.map(drop),
+        client.explain(explain).await.map(drop),
+    ];
+    for answer in answers {
+        assert_eq!(answer.unwrap_err().code(), Code::Unavailable);
+    }
+    assert!(harness.store.list().await.unwrap().records.is_empty());
+}

@@ -108,3 +108,60 @@ async fn objects_of_the_manifests_folder_are_watched_too() {
     harness.inputs.send(change(None)).await.unwrap();
     assert_eq!(next(&mut events).await.0, Type::Deleted);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_back_hears_of_manifests_and_statuses_too() {
+    use crate::model::read_json;
+    use crate::source::{Input, Origin};
+    use serde_json::json;
+    let harness = Harness::start().await;
+    let mut client = harness.client().await;
+    let manifest = |name: &str, port| {
+        let json = service(name, port).to_string();
+        let object = read_json("web.yaml", json.as_bytes(), "").unwrap().unwrap();
+        (object.key.clone(), Some(object))
+    };
+    let tell = |changes| Input::Changes { origin: Origin::Manifests, revision: 0, changes };
+    harness.inputs.send(tell(vec![manifest("kept", 80), manifest("lost", 80)])).await.unwrap();
+    client.apply(apply(&[service("a", 80)])).await.unwrap();
+    client.apply(apply(&[service("b", 80)])).await.unwrap();
+    // While nobody watches: one of the manifests changes, and one goes. The store's version stays what it is.
+    let (lost, _) = manifest("lost", 80);
+    harness.inputs.send(tell(vec![manifest("kept", 81), (lost, None)])).await.unwrap();
+    client.apply(apply(&[service("c", 80)])).await.unwrap();
+    let mut events = watch(&mut client, "2").await;
+    assert_eq!(next(&mut events).await, (Type::Modified, "kept".into(), "2".into()));
+    assert_eq!(next(&mut events).await, (Type::Deleted, "lost".into(), "2".into()));
+    assert_eq!(next(&mut events).await, (Type::Modified, "c".into(), "3".into()));
+    // What happened at the version at which manifests were first told, nobody knows for sure.
+    let request =
+        pb::WatchRequest { kind: "Service".into(), resource_version: "0".into(), ..Default::default() };
+    assert_eq!(client.watch(request).await.unwrap_err().code(), Code::OutOfRange);
+
+    // A route whose backend came: its status changed, it itself did not.
+    let route = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": { "name": "web", "namespace": "shop" },
+        "spec": {
+            "parentRefs": [{ "group": "", "kind": "Service", "name": "a" }],
+            "rules": [{ "backendRefs": [{ "name": "late", "port": 80 }] }],
+        },
+    });
+    let version = client.apply(apply(&[route])).await.unwrap().into_inner().resource_version;
+    client.apply(apply(&[service("late", 80)])).await.unwrap();
+    let request =
+        pb::WatchRequest { kind: "HTTPRoute".into(), resource_version: version, ..Default::default() };
+    let mut events = client.watch(request).await.unwrap().into_inner();
+    assert_eq!(next(&mut events).await.1, "web");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_control_plane_that_leaves_ends_its_watches() {
+    let harness = Harness::start().await;
+    let mut client = harness.client().await;
+    let mut events = watch(&mut client, "").await;
+    assert_eq!(next(&mut events).await.0, Type::Bookmark);
+    harness.leave.send_replace(true);
+    let status = tokio::time::timeout(DEADLINE, events.message()).await.expect("it ends").unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+}

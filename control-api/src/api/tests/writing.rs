@@ -202,3 +202,19 @@ async fn nothing_is_written_that_the_audit_log_does_not_take() {
     assert!(status.message().contains("audit log"), "{status}");
     assert!(harness.store.list().await.unwrap().records.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stored_and_cannot_be_read_is_not_overwritten() {
+    use crate::model::{Key, Kind};
+    use crate::store::{Expect, Write};
+    let harness = Harness::start().await;
+    let mut client = harness.client().await;
+    let key = Key::new(Kind::Service, "shop", "web");
+    let damaged: bytes::Bytes = "{\"metadata\": {".into();
+    let write = Write { key: key.clone(), expect: Expect::Absent, json: Some(damaged.clone()) };
+    harness.store.commit(vec![write]).await.unwrap();
+    let status = client.apply(apply(&[service("web", 80)])).await.unwrap_err();
+    assert_eq!(status.code(), Code::DataLoss, "{status}");
+    assert!(status.message().contains("Service shop/web") && status.message().contains("delete"), "{status}");
+    assert_eq!(harness.store.get(&key).await.unwrap().unwrap().json, damaged);
+}
