@@ -3,6 +3,7 @@
 //! A write leaves two lines with one `id`: `requested` before it is done, and `done` or `failed` after. If the first cannot be
 //! written, nothing is done. What is refused leaves one line. No content of objects is ever in it.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -12,9 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tonic::Status;
 
-use super::auth::Identity;
+use super::auth::{Identity, Throttle};
 
 /// Where lines go.
 #[derive(Debug)]
@@ -25,6 +27,35 @@ pub struct Audit {
     next: AtomicU64,
     /// Tells the lines of one run from those of another.
     run: i64,
+    /// How many lines about refusals there were in this second.
+    refusals: Refusals,
+    /// What is left of the refusals that may wait to be written while nobody waits for them.
+    room: Arc<Semaphore>,
+}
+
+/// How many refusals may wait for the disk; of more than these the log alone has a word.
+const WAITING: usize = 64;
+/// How many identities are told apart in one second. More of them count as one.
+const IDENTITIES: usize = 1024;
+
+/// Counts refusals in a second, of each identity for itself and of all strangers together.
+#[derive(Debug, Default)]
+struct Refusals {
+    strangers: Throttle,
+    known: Mutex<(i64, HashMap<String, Throttle>)>,
+}
+
+impl Refusals {
+    /// Whether there is room for one more line about somebody.
+    fn admits(&self, who: Option<&str>, now: i64) -> bool {
+        let Some(who) = who else { return self.strangers.admits(now) };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 != now {
+            *known = (now, HashMap::new());
+        }
+        let who = if known.1.len() < IDENTITIES || known.1.contains_key(who) { who } else { "" };
+        known.1.entry(who.to_owned()).or_default().admits(now)
+    }
 }
 
 #[derive(Debug)]
@@ -143,7 +174,9 @@ impl Audit {
 
     fn of(sink: Sink, place: String) -> Self {
         let run = chrono::Utc::now().timestamp_micros();
-        Self { sink: Mutex::new(sink), place, next: AtomicU64::new(1), run }
+        let room = Arc::new(Semaphore::new(WAITING));
+        let (sink, next) = (Mutex::new(sink), AtomicU64::new(1));
+        Self { sink, place, next, run, refusals: Refusals::default(), room }
     }
 
     /// What was written to memory.
@@ -180,9 +213,29 @@ impl Audit {
         self.note(entry.ended(stage, result.err())).await;
     }
 
-    /// Says that something was refused before anything was done.
+    /// Says that something was refused before anything was done. Of one identity's refusals in a second the first few are told.
     pub async fn refuse(self: &Arc<Self>, entry: &Entry, status: &Status) {
-        self.note(entry.refused(status)).await;
+        if self.refusals.admits(entry.who.as_deref(), chrono::Utc::now().timestamp()) {
+            self.note(entry.refused(status)).await;
+        }
+    }
+
+    /// As [`Audit::refuse`], from where nobody may wait for a disk. Must be called in a runtime.
+    pub fn refuse_soon(self: &Arc<Self>, entry: &Entry, status: &Status) {
+        if !self.refusals.admits(entry.who.as_deref(), chrono::Utc::now().timestamp()) {
+            return;
+        }
+        let Ok(place) = Arc::clone(&self.room).try_acquire_owned() else {
+            tracing::warn!(place = self.place, "the audit log is slow: a line about a refusal is left out");
+            return;
+        };
+        let (this, entry) = (Arc::clone(self), entry.refused(status));
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = this.write_now(&entry) {
+                tracing::error!(place = this.place, %error, "a line of the audit log is lost");
+            }
+            drop(place);
+        });
     }
 
     async fn note(self: &Arc<Self>, entry: Entry) {
@@ -238,5 +291,20 @@ fn moved(path: &Path, file: &File) -> bool {
     match (std::fs::metadata(path), file.metadata()) {
         (Ok(there), Ok(here)) => place(there) != place(here),
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_of_anybody_fill_no_disk() {
+        let refusals = Refusals::default();
+        let lines = |who: Option<&str>| (0..1000).filter(|_| refusals.admits(who, 7)).count();
+        assert_eq!((lines(None), lines(Some("ci")), lines(Some("jane"))), (10, 10, 10));
+        let others: usize = (0..5000).map(|index| lines(Some(&format!("c{index}")))).sum();
+        assert!(others <= 10 * (IDENTITIES + 1), "{others}");
+        assert!(refusals.admits(Some("ci"), 8));
     }
 }

@@ -11,7 +11,7 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, HealthService};
 
-use super::auth::{Guard, Security, incoming};
+use super::auth::{Bounds, Guard, Security, incoming};
 use super::{ControlService, audit::Audit};
 use crate::engine::Engine;
 use crate::pb;
@@ -84,8 +84,9 @@ impl Served {
             engine.until_ready().await;
             set(&health, ServingStatus::Serving).await;
         });
+        let bounds = Bounds::new(CONNECTIONS, security.of_one_address);
         let guard = Guard::new(Arc::clone(&security.authenticator), Some(audit));
-        let connections = incoming(listener, security.tls.clone(), CONNECTIONS);
+        let connections = incoming(listener, security.tls.clone(), bounds);
         let served = Server::builder()
             .max_concurrent_streams(STREAMS)
             .http2_keepalive_interval(Some(KEEPALIVE))

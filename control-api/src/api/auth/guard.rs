@@ -1,6 +1,7 @@
 //! The layer in front of a gRPC server: nobody gets through whose role has not what the method needs.
 
 use std::future::{Ready, ready};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -19,32 +20,31 @@ use crate::api::audit::{Audit, Entry};
 pub struct Guard {
     authenticator: Arc<Authenticator>,
     audit: Option<Arc<Audit>>,
-    strangers: Arc<Throttle>,
 }
 
-/// Lines about strangers in one second: nobody fills a disk who cannot even say who they are.
-const STRANGERS: u32 = 10;
+/// Lines about refusals of one in one second: nobody fills a disk by what they may not do.
+const REFUSALS: u32 = 10;
 
 /// Counts what happens in a second.
 #[derive(Debug, Default)]
-struct Throttle(Mutex<(i64, u32)>);
+pub struct Throttle(Mutex<(i64, u32)>);
 
 impl Throttle {
     /// Whether there is room for one more in this second.
-    fn admits(&self, now: i64) -> bool {
+    pub fn admits(&self, now: i64) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.0 != now {
             *state = (now, 0);
         }
         state.1 = state.1.saturating_add(1);
-        state.1 <= STRANGERS
+        state.1 <= REFUSALS
     }
 }
 
 impl Guard {
     /// One that asks here, and writes down who was refused a write.
     pub fn new(authenticator: Arc<Authenticator>, audit: Option<Arc<Audit>>) -> Self {
-        Self { authenticator, audit, strangers: Arc::default() }
+        Self { authenticator, audit }
     }
 
     fn admit(&self, path: &str, request: &http::request::Parts) -> Result<Option<Identity>, Box<Status>> {
@@ -65,17 +65,21 @@ impl Guard {
             ))),
             Err(status) => Some(status.clone()),
         };
-        let Some(status) = refused else { return Ok(identity.ok()) };
+        let Some(status) = refused else {
+            if let Some(peer) = peer {
+                peer.introduced.store(true, Ordering::Relaxed);
+            }
+            return Ok(identity.ok());
+        };
         let address = peer.and_then(|peer| peer.address);
         tracing::debug!(path, peer = ?address, status = status.message(), "refused");
         if access == Access::Write
             && let Some(audit) = &self.audit
-            && (identity.is_ok() || self.strangers.admits(chrono::Utc::now().timestamp()))
         {
             let verb = path.rsplit('/').next().unwrap_or_default();
             let entry = Entry::new(identity.as_ref().ok(), address, &verb.to_lowercase());
-            // It is refused anyway; that its line is lost is in the log.
-            let _ = audit.write_now(&entry.refused(&status));
+            // It is refused anyway: nobody waits for the disk.
+            audit.refuse_soon(&entry, &status);
         }
         Err(Box::new(status))
     }

@@ -17,8 +17,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-pub use guard::{Guard, Guarded};
-pub use incoming::{Connection, Peer, incoming};
+pub use guard::{Guard, Guarded, Throttle};
+pub use incoming::{Bounds, Connection, Peer, incoming};
 pub use roles::{Access, CertificateRule, Role, access_of};
 pub use setup::{AuthArgs, Security};
 pub use tls::{Tls, TlsFiles};

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 
@@ -12,6 +12,9 @@ use super::{Authenticator, CertificateRule, Role, Tls, TlsFiles, Tokens, new_tok
 
 /// How often files are looked at.
 const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Connections of one address, unless somebody says otherwise: behind it may be a whole cluster.
+const OF_ONE_ADDRESS: usize = 2048;
 
 /// Who may connect, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -38,6 +41,9 @@ pub struct AuthArgs {
     /// the first start beside admin.token and proxy.token]
     #[arg(long, value_name = "FILE")]
     pub tokens: Option<PathBuf>,
+    /// Connections of one address at a time, to each of the two ports; more are closed. [default: 2048]
+    #[arg(long, value_name = "NUMBER")]
+    pub max_connections_per_address: Option<usize>,
     /// For development: no TLS, and everybody is an administrator. All addresses must be on the loopback.
     #[arg(long, conflicts_with_all = ["tls_cert", "client_ca", "tokens"])]
     pub insecure_loopback: bool,
@@ -50,8 +56,12 @@ pub struct Security {
     pub tls: Option<Arc<Tls>>,
     /// Who is who.
     pub authenticator: Arc<Authenticator>,
+    /// Connections of one address, to each port.
+    pub of_one_address: usize,
     own: Option<Own>,
     tokens: Option<PathBuf>,
+    /// What the file of tokens was when it was read last.
+    stamp: Mutex<Option<SystemTime>>,
 }
 
 impl AuthArgs {
@@ -60,6 +70,7 @@ impl AuthArgs {
     /// # Errors
     /// When a file is wrong, or the insecure mode is asked for beyond the loopback.
     pub fn build(&self, data_dir: Option<&Path>, listens: &[SocketAddr]) -> anyhow::Result<Security> {
+        let of_one_address = self.max_connections_per_address.unwrap_or(OF_ONE_ADDRESS);
         if self.insecure_loopback {
             if let Some(open) = listens.iter().find(|address| !address.ip().is_loopback()) {
                 bail!(
@@ -71,7 +82,14 @@ impl AuthArgs {
                 "INSECURE: no TLS and no authentication; everybody on this host is an administrator of this control plane"
             );
             let authenticator = Arc::new(Authenticator::insecure());
-            return Ok(Security { tls: None, authenticator, own: None, tokens: None });
+            return Ok(Security {
+                tls: None,
+                authenticator,
+                of_one_address,
+                own: None,
+                tokens: None,
+                stamp: Mutex::default(),
+            });
         }
         let needs = |what: &str| {
             format!(
@@ -99,11 +117,13 @@ impl AuthArgs {
             (None, None) if self.client_ca.is_some() => None,
             (None, None) => bail!(needs("--tokens (or --client-ca)")),
         };
+        // Before it is read: what changes from here on is read again.
+        let stamp = Mutex::new(tokens.as_deref().and_then(modified));
         let known = tokens.as_deref().map(Tokens::load).transpose()?.unwrap_or_default();
         let rules =
             if self.client_role.is_empty() { CertificateRule::defaults() } else { self.client_role.clone() };
         let authenticator = Arc::new(Authenticator::new(known, rules));
-        Ok(Security { tls: Some(Arc::new(tls)), authenticator, own, tokens })
+        Ok(Security { tls: Some(Arc::new(tls)), authenticator, of_one_address, own, tokens, stamp })
     }
 }
 
@@ -116,21 +136,17 @@ impl Security {
     /// Looks at the files every few seconds, and takes over what changed; what is wrong is logged, and nothing changes.
     /// Never ends.
     pub async fn watch(self: Arc<Self>) {
-        let mut stamp = self.tokens_stamp();
         let mut ticks = tokio::time::interval(INTERVAL);
         loop {
             ticks.tick().await;
-            let now = self.tokens_stamp();
-            let news = (now != stamp).then_some(());
-            stamp = now;
             let this = Arc::clone(&self);
             // Files are read on a thread that may wait.
-            let _ = tokio::task::spawn_blocking(move || this.refresh(news.is_some())).await;
+            let _ = tokio::task::spawn_blocking(move || this.refresh()).await;
         }
     }
 
     /// Takes over what changed in the files.
-    fn refresh(&self, tokens: bool) {
+    fn refresh(&self) {
         if let Some(own) = &self.own
             && let Err(error) = own.ensure()
         {
@@ -148,7 +164,11 @@ impl Security {
                 }
             }
         }
-        if let (true, Some(path)) = (tokens, &self.tokens) {
+        let Some(path) = &self.tokens else { return };
+        let now = modified(path);
+        let mut stamp = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
+        if *stamp != now {
+            *stamp = now;
             match Tokens::load(path) {
                 Ok(tokens) => {
                     tracing::info!(count = tokens.len(), "the tokens changed");
@@ -163,10 +183,11 @@ impl Security {
             }
         }
     }
+}
 
-    fn tokens_stamp(&self) -> Option<std::time::SystemTime> {
-        std::fs::metadata(self.tokens.as_ref()?).and_then(|it| it.modified()).ok()
-    }
+/// When a file was changed last; `None` when that cannot be said.
+fn modified(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|it| it.modified()).ok()
 }
 
 /// The file of tokens in a folder; at the first start it is made, with a token for an administrator and one for proxies.
@@ -189,4 +210,27 @@ fn first_tokens(folder: &Path) -> anyhow::Result<PathBuf> {
     write_private(&path, &text)?;
     tracing::info!(folder = %folder.display(), "the first tokens were made: admin.token and proxy.token");
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_is_revoked_while_the_store_is_opened_is_revoked() {
+        let folder = std::env::temp_dir().join(format!("outrider-revoked-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        let security = AuthArgs::default().build(Some(&folder), &[]).unwrap();
+        let token = std::fs::read_to_string(folder.join("tokens/admin.token")).unwrap();
+        let header = format!("Bearer {}", token.trim());
+        let known = || security.authenticator.identify(Some(header.as_bytes()), None).is_ok();
+        assert!(known());
+        // After the files were read, before anybody looks at them again.
+        let path = folder.join("tokens/tokens");
+        std::fs::write(&path, "# nobody\n").unwrap();
+        let later = SystemTime::now() + Duration::from_secs(10);
+        std::fs::File::options().append(true).open(&path).unwrap().set_modified(later).unwrap();
+        security.refresh();
+        assert!(!known(), "the first look finds it");
+    }
 }

@@ -20,7 +20,7 @@ fn certificate(change: impl FnOnce(&mut CertificateParams)) -> Peer {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     change(&mut params);
     let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-    Peer { address: None, certificate: Some(certificate.der().as_ref().into()) }
+    Peer { certificate: Some(certificate.der().as_ref().into()), ..Peer::default() }
 }
 
 #[test]
