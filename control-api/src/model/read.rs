@@ -70,16 +70,16 @@ pub fn read_value(
     value: Value,
     default_namespace: &str,
 ) -> Result<Option<Object>, Vec<Problem>> {
-    let Some(object) = unjudged(source, value, default_namespace)? else { return Ok(None) };
-    let problems: Vec<_> = validate::check(&object)
-        .into_iter()
-        .map(|(field, reason)| Problem {
-            source: Arc::clone(&object.source),
-            object: object.key.to_string(),
-            field,
-            reason,
-        })
-        .collect();
+    let Some((object, mut problems)) = known_fields(source, value, default_namespace)? else {
+        return Ok(None);
+    };
+    // What is known of it is judged too: all that is to be mended is told at one go.
+    problems.extend(validate::check(&object).into_iter().map(|(field, reason)| Problem {
+        source: Arc::clone(&object.source),
+        object: object.key.to_string(),
+        field,
+        reason,
+    }));
     if problems.is_empty() { Ok(Some(object)) } else { Err(problems) }
 }
 
@@ -87,11 +87,25 @@ pub fn read_value(
 ///
 /// # Errors
 /// As [`read_value`].
+#[cfg(test)]
 pub(crate) fn unjudged(
     source: &str,
     value: Value,
     default_namespace: &str,
 ) -> Result<Option<Object>, Vec<Problem>> {
+    match known_fields(source, value, default_namespace)? {
+        Some((object, problems)) if problems.is_empty() => Ok(Some(object)),
+        Some((_, problems)) => Err(problems),
+        None => Ok(None),
+    }
+}
+
+/// Reads what is known of one object, with the fields that are not as problems.
+fn known_fields(
+    source: &str,
+    value: Value,
+    default_namespace: &str,
+) -> Result<Option<(Object, Vec<Problem>)>, Vec<Problem>> {
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (api_version, kind_name) = (text("/apiVersion"), text("/kind"));
     let (name, namespace) = (text("/metadata/name"), text("/metadata/namespace"));
@@ -129,7 +143,7 @@ pub(crate) fn unjudged(
     let key = Key::new(kind, if namespace.is_empty() { default_namespace } else { &namespace }, &name);
     body.meta_mut().namespace = kind.namespaced().then(|| key.namespace.to_string());
     let object = Object { key, body, revision: 0, source: Arc::clone(&source) };
-    if problems.is_empty() { Ok(Some(object)) } else { Err(problems) }
+    Ok(Some((object, problems)))
 }
 
 /// Reads a typed value; unknown fields go to `unknown`.
