@@ -1,8 +1,10 @@
 //! The command line.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::api::auth::Role;
@@ -11,7 +13,7 @@ use crate::api::auth::Role;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  refused, or not found; `diff`: there are differences
+  1  refused, or not found; `diff`: there are differences; `problems`: there are some
   2  wrong usage
   3  the control plane was not reached, or did not let us in
   4  `diff` failed
@@ -61,7 +63,7 @@ pub(super) struct Connection {
     #[arg(long, global = true, value_name = "TOKEN", env = "OUTRIDER_TOKEN", hide_env_values = true)]
     pub(super) token: Option<String>,
     /// A file with a token
-    #[arg(long, global = true, value_name = "FILE", env = "OUTRIDER_TOKEN_FILE", conflicts_with = "token")]
+    #[arg(long, global = true, value_name = "FILE", env = "OUTRIDER_TOKEN_FILE")]
     pub(super) token_file: Option<PathBuf>,
     /// A client certificate (PEM)
     #[arg(long, global = true, value_name = "FILE", env = "OUTRIDER_CERT")]
@@ -84,6 +86,43 @@ pub(super) struct Connection {
     /// How long an answer may take, in seconds
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30)]
     pub(super) timeout: u64,
+    /// Which of these are flags, rather than from the environment.
+    #[arg(skip)]
+    pub(super) flags: Flags,
+}
+
+/// What stands in the command line itself, by the names of options.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Flags(BTreeSet<String>);
+
+impl Flags {
+    /// Those of a command line.
+    pub(super) fn of(matches: &ArgMatches) -> Self {
+        let flagged = |id: &&clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+        Self(matches.ids().filter(flagged).map(ToString::to_string).collect())
+    }
+
+    /// These.
+    #[cfg(test)]
+    pub(super) fn these(names: &[&str]) -> Self {
+        Self(names.iter().map(ToString::to_string).collect())
+    }
+
+    /// Whether an option is there, by the name of its field.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.contains(name)
+    }
+}
+
+/// How far a command goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum DryRun {
+    /// The control plane says what would be done
+    Server,
+    /// The same: only the control plane can tell
+    Client,
+    /// It is done
+    None,
 }
 
 /// When to use colours.
@@ -132,15 +171,17 @@ pub(super) enum Command {
         #[command(flatten)]
         files: Files,
         /// Say what would be done, with all warnings, and store nothing
-        #[arg(long)]
-        dry_run: bool,
+        #[arg(long, value_name = "WHERE", num_args = 0..=1, require_equals = true, default_missing_value = "server",
+            default_value = "none", hide_default_value = true)]
+        dry_run: DryRun,
         /// Print the objects as they are stored
         #[arg(short, long, value_name = "FORMAT")]
         output: Option<Format>,
     },
     /// Delete objects by kind and name, by label, or those in manifests
     Delete {
-        /// KIND NAME..., KIND/NAME..., or a KIND with --selector
+        /// KIND NAME..., KIND/NAME..., or a KIND with --selector (`all`: all kinds but Secrets, ConfigMaps and those without
+        /// namespaces)
         #[arg(value_name = "KIND [NAME]", conflicts_with = "filename")]
         what: Vec<String>,
         #[command(flatten)]
@@ -149,8 +190,9 @@ pub(super) enum Command {
         #[arg(short = 'l', long, value_name = "SELECTOR", conflicts_with = "filename")]
         selector: Option<String>,
         /// Say what would be deleted, and delete nothing
-        #[arg(long)]
-        dry_run: bool,
+        #[arg(long, value_name = "WHERE", num_args = 0..=1, require_equals = true, default_missing_value = "server",
+            default_value = "none", hide_default_value = true)]
+        dry_run: DryRun,
         /// What does not exist is no error
         #[arg(long)]
         ignore_not_found: bool,
@@ -227,6 +269,12 @@ pub(super) enum Command {
     },
     /// Show which route and policy a request would meet at a proxy, and why
     Explain(ExplainArgs),
+    /// Show what is wrong with manifests and stored objects that the control plane leaves out; exit code 1 when there is something
+    Problems {
+        /// How to show them [default: a table]
+        #[arg(short, long, value_name = "FORMAT")]
+        output: Option<Format>,
+    },
     /// Show the kinds that the control plane knows
     ApiResources,
     /// Print a script that completes command lines: `source <(outriderctl completion bash)`

@@ -1,5 +1,8 @@
 //! From flags, environment and configuration file to a connection.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -9,7 +12,7 @@ use serde::Deserialize;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Request, Status};
+use tonic::{GrpcMethod, Request, Status};
 
 use super::args::Connection;
 use super::failure::Failure;
@@ -30,6 +33,8 @@ pub(super) type Client = ControlClient<InterceptedService<Channel, Credentials>>
 #[derive(Clone, Debug)]
 pub(super) struct Credentials {
     authorization: Option<MetadataValue<Ascii>>,
+    /// How long an answer may take; of a watch the end is not waited for.
+    timeout: Duration,
 }
 
 impl tonic::service::Interceptor for Credentials {
@@ -38,6 +43,9 @@ impl tonic::service::Interceptor for Credentials {
             request.metadata_mut().insert("authorization", value.clone());
         }
         request.metadata_mut().insert(DETAILS_LIMIT, MetadataValue::from(DETAILS));
+        if request.extensions().get::<GrpcMethod<'_>>().is_none_or(|it| it.method() != "Watch") {
+            request.set_timeout(self.timeout);
+        }
         Ok(request)
     }
 }
@@ -85,10 +93,21 @@ pub(super) struct Target {
 impl Target {
     /// Takes flags (and the environment, which is in them) and the configuration file together.
     pub(super) fn read(args: &Connection, home: Option<&Path>) -> Result<Self, Failure> {
-        let context = context(args, home)?;
-        // A server that was named by a flag has nothing to do with the file's credentials, unless the context was named too.
-        let context =
-            if args.server.is_some() && args.context.is_none() { Context::default() } else { context };
+        let args = &chosen(args)?;
+        let (context, flags) = (context(args, home)?, &args.flags);
+        // A server that was named has nothing to do with the file's credentials, unless the context was named too. Nor has a data
+        // directory: it belongs to the control plane of this host.
+        let named = args.server.is_some() || args.data_dir.is_some();
+        let context = if named && args.context.is_none() { Context::default() } else { context };
+        // What a context says that a flag names goes before the environment.
+        let before = |name: &str, said: bool| flags.has("context") && !flags.has(name) && said;
+        let server = args.server.clone().filter(|_| !before("server", context.server.is_some()));
+        let server = server.or_else(|| context.server.clone()).unwrap_or_else(|| SERVER.to_owned());
+        let has_token = context.token.is_some() || context.token_file.is_some();
+        let mut args = args.clone();
+        args.token = args.token.filter(|_| !before("token", has_token));
+        args.token_file = args.token_file.filter(|_| !before("token_file", has_token));
+        args.data_dir = here(&args, &server)?;
         let data_dir = args.data_dir.clone().or(context.data_dir);
         let insecure = args.insecure_loopback || context.insecure_loopback;
         let token_file = args
@@ -116,7 +135,7 @@ impl Target {
             .or(context.ca)
             .or_else(|| data_dir.map(|it| it.join("tls/ca.pem")).filter(|_| !insecure));
         Ok(Self {
-            server: args.server.clone().or(context.server).unwrap_or_else(|| SERVER.to_owned()),
+            server,
             ca,
             server_name: args.server_name.clone().or(context.server_name),
             token,
@@ -129,7 +148,7 @@ impl Target {
 
     /// Connects.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
-        let address = self.server.trim_start_matches("https://").trim_start_matches("http://");
+        let address = bare(&self.server);
         let host = host(address).ok_or_else(|| {
             Failure::usage(format!("--server {:?}: want HOST:PORT, as in {SERVER}", self.server))
         })?;
@@ -162,7 +181,7 @@ impl Target {
                 Some(value)
             }
         };
-        Ok(ControlClient::with_interceptor(channel, Credentials { authorization })
+        Ok(ControlClient::with_interceptor(channel, Credentials { authorization, timeout: self.timeout })
             .max_decoding_message_size(LARGEST_ANSWER))
     }
 
@@ -206,6 +225,46 @@ impl Target {
         };
         Failure::unreachable(format!("{address} was not reached: {reason}\n{hint}"))
     }
+}
+
+/// The flags and the environment, of which a flag counts where both say something about the same.
+fn chosen(args: &Connection) -> Result<Connection, Failure> {
+    let (flags, mut args) = (&args.flags, args.clone());
+    match (flags.has("token"), flags.has("token_file")) {
+        (true, true) => return Err(Failure::usage("--token and --token-file: give one of them")),
+        (false, true) => args.token = None,
+        // The token itself, where the environment has both.
+        _ if args.token.is_some() => args.token_file = None,
+        _ => {}
+    }
+    // A flag names the server: the environment's context is another one's.
+    if flags.has("server") && !flags.has("context") {
+        args.context = None;
+    }
+    Ok(args)
+}
+
+/// The data directory that was given, where it may be used: the administrator's token in it leaves this host only when flags name
+/// both the directory and the server.
+fn here(args: &Connection, server: &str) -> Result<Option<PathBuf>, Failure> {
+    let flags = &args.flags;
+    let Some(dir) = &args.data_dir else { return Ok(None) };
+    if host(bare(server)).is_none_or(loopback) || (flags.has("data_dir") && flags.has("server")) {
+        return Ok(Some(dir.clone()));
+    }
+    if flags.has("data_dir") {
+        return Err(Failure::usage(format!(
+            "--data-dir {}: it belongs to the control plane of this host, and its administrator's token would go to {server}; leave \
+             one of the two out, or name the server by --server",
+            dir.display()
+        )));
+    }
+    Ok(None)
+}
+
+/// An address without a scheme.
+fn bare(address: &str) -> &str {
+    address.trim_start_matches("https://").trim_start_matches("http://")
 }
 
 /// The context that is meant.
@@ -269,59 +328,4 @@ fn webpki_anchors() -> Result<Vec<rustls_pki_types::TrustAnchor<'static>>, Failu
     let listed = listed.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     roots.add_parsable_certificates(listed.flatten());
     Ok(roots.roots)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn target(args: Connection) -> Result<Target, Failure> {
-        Target::read(&args, None)
-    }
-
-    #[tokio::test]
-    async fn clear_text_goes_to_this_host_alone() {
-        let args = Connection {
-            server: Some("192.0.2.1:15020".into()),
-            insecure_loopback: true,
-            ..Default::default()
-        };
-        let failure = target(args).unwrap().connect().await.unwrap_err();
-        assert_eq!(failure.code, 2);
-        assert!(failure.message.contains("192.0.2.1 is not this host"), "{}", failure.message);
-    }
-
-    #[test]
-    fn flags_go_before_the_configuration_file() {
-        let home = std::env::temp_dir().join(format!("outriderctl-home-{}", std::process::id()));
-        let folder = home.join(".config/outrider");
-        std::fs::create_dir_all(&folder).unwrap();
-        let text = "current: dev\ncontexts:\n  dev: {server: 'localhost:1', insecureLoopback: true, namespace: shop}\n  prod: {server: 'prod:1', token: abc}\n";
-        std::fs::write(folder.join("config.yaml"), text).unwrap();
-        let read = |args: Connection| Target::read(&args, Some(&home));
-        let dev = read(Connection::default()).unwrap();
-        assert_eq!(
-            (dev.server.as_str(), dev.insecure, dev.namespace.as_deref()),
-            ("localhost:1", true, Some("shop"))
-        );
-        let prod = read(Connection { context: Some("prod".into()), ..Default::default() }).unwrap();
-        assert_eq!((prod.server.as_str(), prod.token.as_deref()), ("prod:1", Some("abc")));
-        let other = read(Connection { server: Some("other:1".into()), ..Default::default() }).unwrap();
-        assert_eq!(
-            (other.insecure, other.token),
-            (false, None),
-            "a named server gets no other one's credentials"
-        );
-        let failure = read(Connection { context: Some("test".into()), ..Default::default() }).unwrap_err();
-        assert!(failure.message.contains("dev, prod"), "{}", failure.message);
-    }
-
-    #[test]
-    fn addresses_have_a_host_and_a_port() {
-        assert_eq!(host("[::1]:15020"), Some("[::1]"));
-        assert_eq!(host("control.test:1"), Some("control.test"));
-        for bad in ["control.test", "::1:15020", ":1", "a:b", "a:99999"] {
-            assert_eq!(host(bad), None, "{bad}");
-        }
-    }
 }

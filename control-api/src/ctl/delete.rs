@@ -7,6 +7,7 @@ use super::Session;
 use super::args::Files;
 use super::failure::Failure;
 use super::{files, output};
+use crate::model::Kind;
 use crate::pb;
 
 /// What is to be deleted.
@@ -58,7 +59,10 @@ async fn named(
     wanted: &Wanted,
 ) -> Result<Vec<pb::Ref>, Failure> {
     let mut out = Vec::new();
-    for (kind, name) in output::targets(&wanted.what)? {
+    let all = wanted.what.iter().any(|it| it == "all");
+    // As kubectl's `all`: what others rest on is deleted by its own name.
+    let meant = |kind: Kind| !all || (kind.namespaced() && !matches!(kind, Kind::Secret | Kind::ConfigMap));
+    for (kind, name) in output::targets(&wanted.what)?.into_iter().filter(|(kind, _)| meant(*kind)) {
         let reference = |namespace: &str, name: &str| pb::Ref {
             api_version: kind.api_version(),
             kind: kind.name().to_owned(),

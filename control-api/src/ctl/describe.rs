@@ -26,7 +26,7 @@ pub(super) async fn describe(session: &mut Session<'_, '_>, what: &[String]) -> 
 
 fn print(session: &mut Session<'_, '_>, object: &Value) -> Result<(), Failure> {
     let text = |pointer: &str| object.pointer(pointer).map(plain).unwrap_or_default();
-    let age = age_of(object, session.console.now);
+    let age = age_of(object, (session.console.now)());
     let created = text("/metadata/creationTimestamp");
     let facts = [
         ("Kind", format!("{} ({})", text("/kind"), text("/apiVersion"))),

@@ -10,6 +10,9 @@ use super::table::Style;
 use super::{Session, files, output};
 use crate::pb;
 
+/// Where kubectl and we keep all of an object, what is secret too.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 /// What in `metadata` is no difference that somebody made.
 const SERVERS: [&str; 3] = ["resourceVersion", "generation", "managedFields"];
 
@@ -46,8 +49,12 @@ async fn differences(session: &mut Session<'_, '_>, files: &Files) -> Result<usi
             Err(status) if status.code() == Code::NotFound => None,
             Err(status) => return Err(status.into()),
         };
-        let old = live.as_deref().map(|json| text(json, live.is_some())).transpose()?.unwrap_or_default();
-        let new = text(&it.json, live.is_some())?;
+        let parse = |json: &str| serde_json::from_str::<Value>(json).unwrap_or_default();
+        let (mut before, mut after) = (live.as_deref().map(parse), parse(&it.json));
+        mask(before.as_mut(), &mut after);
+        let (known, old) =
+            (before.is_some(), before.map(|it| text(it, true)).transpose()?.unwrap_or_default());
+        let new = text(after, known)?;
         if old == new {
             continue;
         }
@@ -63,9 +70,35 @@ async fn differences(session: &mut Session<'_, '_>, files: &Files) -> Result<usi
     Ok(count)
 }
 
+/// Puts marks in the place of what is secret, by which one sees what differs and no more.
+fn mask(mut before: Option<&mut Value>, after: &mut Value) {
+    if after.get("kind").and_then(Value::as_str) != Some("Secret") {
+        return;
+    }
+    for field in ["data", "stringData"] {
+        let mut old = before.as_deref_mut().and_then(|it| it.get_mut(field)).and_then(Value::as_object_mut);
+        for (name, new) in after.get_mut(field).and_then(Value::as_object_mut).into_iter().flatten() {
+            match old.as_deref_mut().and_then(|it| it.get_mut(name)) {
+                Some(old) if old != new => (*old, *new) = ("*** (before)".into(), "*** (after)".into()),
+                _ => *new = "***".into(),
+            }
+        }
+        for value in old.into_iter().flat_map(|it| it.values_mut()) {
+            if value != "*** (before)" {
+                *value = "***".into();
+            }
+        }
+    }
+    for value in before.into_iter().chain([after]) {
+        let annotations = value.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut);
+        if let Some(said) = annotations.and_then(|it| it.get_mut(LAST_APPLIED)) {
+            *said = "***".into();
+        }
+    }
+}
+
 /// An object as it is compared.
-fn text(json: &str, live: bool) -> Result<String, Failure> {
-    let mut value: Value = serde_json::from_str(json).unwrap_or_default();
+fn text(mut value: Value, live: bool) -> Result<String, Failure> {
     if let Some(object) = value.as_object_mut() {
         object.remove("status");
     }

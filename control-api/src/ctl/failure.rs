@@ -49,7 +49,10 @@ impl From<Status> for Failure {
             format!("{first}\n{}{}", lines.join("\n"), left.map(|it| format!("\n{it}")).unwrap_or_default())
         };
         match status.code() {
-            Code::Unavailable | Code::Unauthenticated | Code::DeadlineExceeded => Self::unreachable(message),
+            Code::DeadlineExceeded | Code::Cancelled => Self::unreachable(format!(
+                "no answer came in time ({message}); --timeout says how long to wait"
+            )),
+            Code::Unavailable | Code::Unauthenticated => Self::unreachable(message),
             Code::PermissionDenied => Self::unreachable(format!("not allowed: {message}")),
             Code::Unknown if message.is_empty() => Self::unreachable("the connection broke"),
             Code::Unimplemented => Self::refused(format!(

@@ -133,7 +133,7 @@ fn tables(
         }
         let mut table = Table::new(&head(kind, wanted)).headless(wanted.no_headers);
         for object in objects {
-            table.push(row(session.console.now, kind, wanted, object, several, None));
+            table.push(row((session.console.now)(), kind, wanted, object, several, None));
         }
         table.print(session.console.out, session.color)?;
     }
@@ -197,12 +197,28 @@ async fn follow(
         let ended = once(session, &mut lines, &mut version, &mut connected).await;
         match ended {
             Ok(()) => {}
-            Err(status) if status.code() == Code::OutOfRange => version.clear(),
-            Err(status) if connected && again(status.code()) => {}
-            Err(status) => return Err(status.into()),
+            Err(Ended::Told(status)) if status.code() == Code::OutOfRange => version.clear(),
+            Err(Ended::Told(status)) if connected && again(status.code()) => {}
+            Err(Ended::Told(status)) => return Err(status.into()),
+            Err(Ended::Failed(failure)) if failure.code == 3 && connected => {}
+            Err(Ended::Failed(failure)) => return Err(failure),
         }
         session.warn("the watch ended; it goes on in a moment")?;
         tokio::time::sleep(REST).await;
+    }
+}
+
+/// Why a watch ended.
+enum Ended {
+    /// The server said so.
+    Told(tonic::Status),
+    /// It could not be reached, or what it told could not be shown.
+    Failed(Failure),
+}
+
+impl From<tonic::Status> for Ended {
+    fn from(status: tonic::Status) -> Self {
+        Self::Told(status)
     }
 }
 
@@ -219,11 +235,8 @@ async fn once(
     lines: &mut Lines<'_>,
     version: &mut String,
     connected: &mut bool,
-) -> Result<(), tonic::Status> {
-    let mut client = session.client().await.map_err(|failure| match failure.code {
-        3 => tonic::Status::unavailable(failure.message),
-        _ => tonic::Status::invalid_argument(failure.message),
-    })?;
+) -> Result<(), Ended> {
+    let mut client = session.client().await.map_err(Ended::Failed)?;
     let request = pb::WatchRequest {
         kind: lines.kind.map(|kind| kind.name().to_owned()).unwrap_or_default(),
         namespace: if lines.wanted.all_namespaces { String::new() } else { session.namespace().to_owned() },
@@ -236,8 +249,7 @@ async fn once(
         if !event.resource_version.is_empty() {
             version.clone_from(&event.resource_version);
         }
-        let failed = |error: Failure| tonic::Status::aborted(error.message);
-        lines.event(session, event).map_err(failed)?;
+        lines.event(session, event).map_err(Ended::Failed)?;
     }
     Ok(())
 }
@@ -283,10 +295,10 @@ impl Lines<'_> {
                     let kind = self.kind.or_else(|| kind_in(object)).unwrap_or(Kind::Service);
                     // Of all kinds, those columns that all of them have.
                     let row = if self.kind.is_some() {
-                        row(session.console.now, kind, self.wanted, object, false, Some(*event))
+                        row((session.console.now)(), kind, self.wanted, object, false, Some(*event))
                     } else {
                         let mut row = row(
-                            session.console.now,
+                            (session.console.now)(),
                             Kind::Namespace,
                             self.wanted,
                             object,

@@ -13,6 +13,7 @@ mod files;
 mod get;
 mod local;
 mod output;
+mod problems;
 mod proxies;
 mod proxy_config;
 mod table;
@@ -25,9 +26,9 @@ use std::io::{self, IsTerminal as _, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
-use args::{Cli, Color, Command};
+use args::{Cli, Color, Command, DryRun, Flags};
 use connect::{Client, Target};
 use failure::Failure;
 
@@ -41,8 +42,8 @@ pub struct Console<'c> {
     pub err: &'c mut (dyn Write + Send),
     /// Whether `out` shows colours when nobody says.
     pub terminal: bool,
-    /// Seconds since 1970, for ages.
-    pub now: i64,
+    /// Says what time it is, for ages: seconds since 1970.
+    pub now: fn() -> i64,
     /// Where the configuration file is looked for.
     pub home: Option<PathBuf>,
 }
@@ -95,7 +96,7 @@ pub fn main() -> ExitCode {
         input: &mut input,
         out: &mut out,
         err: &mut err,
-        now: chrono::Utc::now().timestamp(),
+        now: || chrono::Utc::now().timestamp(),
         home: std::env::var_os("HOME").map(PathBuf::from),
     };
     ExitCode::from(runtime.block_on(run(std::env::args_os(), console)))
@@ -103,7 +104,12 @@ pub fn main() -> ExitCode {
 
 /// Runs one command line; gives the exit code.
 pub async fn run(args: impl IntoIterator<Item = OsString>, mut console: Console<'_>) -> u8 {
-    let cli = match Cli::try_parse_from(args) {
+    let parsed = Cli::command().try_get_matches_from(args).and_then(|matches| {
+        let mut cli = Cli::from_arg_matches(&matches)?;
+        cli.connection.flags = Flags::of(&matches);
+        Ok(cli)
+    });
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             let text = error.render();
@@ -141,15 +147,19 @@ async fn command(cli: Cli, console: &mut Console<'_>, color: bool) -> Result<(),
     }
     let target = Target::read(&cli.connection, console.home.as_deref())?;
     let namespace = match (&cli.namespace, &target.namespace) {
-        (Some(namespace), _) => (namespace.clone(), true),
+        // What the environment says is what is meant where nobody says otherwise, as the context's.
+        (Some(namespace), _) => (namespace.clone(), cli.connection.flags.has("namespace")),
         (None, Some(namespace)) => (namespace.clone(), false),
         (None, None) => (crate::api::DEFAULT_NAMESPACE.to_owned(), false),
     };
     let mut session = Session { console, color, namespace, target };
     let session = &mut session;
     match cli.command {
-        Command::Apply { files, dry_run, output } => apply::apply(session, &files, dry_run, output).await,
+        Command::Apply { files, dry_run, output } => {
+            apply::apply(session, &files, dry_run != DryRun::None, output).await
+        }
         Command::Delete { what, files, selector, dry_run, ignore_not_found } => {
+            let dry_run = dry_run != DryRun::None;
             let wanted = delete::Wanted { what, files, selector, dry_run, ignore_not_found };
             delete::delete(session, wanted).await
         }
@@ -170,6 +180,7 @@ async fn command(cli: Cli, console: &mut Console<'_>, color: bool) -> Result<(),
             proxy_config::show(session, kind, proxy, name.as_deref(), output).await
         }
         Command::Explain(asked) => explain::explain(session, asked).await,
+        Command::Problems { output } => problems::problems(session, output).await,
         Command::Version { client: false } => local::versions(session).await,
         Command::ApiResources
         | Command::Completion { .. }

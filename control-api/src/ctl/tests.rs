@@ -1,5 +1,7 @@
 //! The program against a control plane in this process: what it prints, and how it ends.
 
+mod typed;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -23,7 +25,7 @@ async fn run_with(args: &[&str], input: &str) -> Done {
         err: &mut err,
         terminal: false,
         // All that is made is younger: ages are 0s.
-        now: 0,
+        now: || 0,
         home: None,
     };
     let args = std::iter::once("outriderctl").chain(args.iter().copied()).map(Into::into);
@@ -290,8 +292,14 @@ async fn a_watch_shows_what_is_there_and_then_what_changes() {
     let mut out = shared.clone();
     let watching = async {
         let (mut input, mut err) = (std::io::empty(), std::io::sink());
-        let console =
-            Console { input: &mut input, out: &mut out, err: &mut err, terminal: false, now: 0, home: None };
+        let console = Console {
+            input: &mut input,
+            out: &mut out,
+            err: &mut err,
+            terminal: false,
+            now: || 0,
+            home: None,
+        };
         let args = ["outriderctl", "--server", &server, "--insecure-loopback", "-n", "shop", "watch", "svc"];
         run(args.map(Into::into), console).await
     };
