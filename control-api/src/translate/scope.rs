@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1 as core;
 
 use super::policy::authorization::labels;
 use crate::model::Object;
-use crate::model::own::{AuthorizationPolicy, PeerPolicy, Selector, Telemetry};
+use crate::model::own::{AuthorizationPolicy, PeerPolicy, Telemetry};
 use crate::world::{Named, Proxy, Role, World, exported};
 
 const DEPENDS_ON: &str = "outrider.dev/depends-on";
@@ -83,7 +83,7 @@ fn selected_by(world: &World, proxy: &Proxy) -> Option<BTreeMap<String, String>>
     let logs = world.all::<Telemetry>().map(|it| it.body().spec.selector.as_ref());
     let selectors = rbac.chain(peer).chain(logs).flatten();
     let names: BTreeSet<&str> =
-        selectors.flat_map(|it: &Selector| it.match_labels.keys().map(String::as_str)).collect();
+        selectors.flat_map(|it| it.match_labels.keys().map(String::as_str)).collect();
     labels.retain(|name, _| names.contains(name.as_str()));
     Some(labels)
 }
