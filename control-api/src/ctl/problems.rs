@@ -37,7 +37,7 @@ pub(super) async fn problems(session: &mut Session<'_, '_>, format: Option<Forma
             }
         }
         Some(format) => {
-            let problems: Vec<_> = found.iter().map(|it| {
+            let problems = found.iter().map(|it| {
                 let problem = it.problem.clone().unwrap_or_default();
                 let of = problem.r#ref.unwrap_or_default();
                 json!({
