@@ -193,3 +193,21 @@ fn dotted(path: &serde_ignored::Path<'_>) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_unknown_field_hides_no_other_problem() {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": "Web!", "namespace": "shop" },
+            "spec": { "prots": [], "ports": [{ "port": 80 }] },
+        });
+        let problems = read_value("web.yaml", service, "shop").unwrap_err();
+        let fields: Vec<_> = problems.iter().map(|it| it.field.as_str()).collect();
+        assert!(fields.contains(&"spec.prots") && fields.contains(&"metadata.name"), "{problems:#?}");
+    }
+}

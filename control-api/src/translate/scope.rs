@@ -103,3 +103,25 @@ fn dependencies(text: &str, own: &Arc<str>) -> BTreeSet<Named> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::translate::testing::{context, sidecar};
+
+    #[test]
+    fn labels_that_no_policy_looks_at_make_no_further_scope() {
+        let context = context(
+            "apiVersion: outrider.dev/v1\nkind: AuthorizationPolicy\nmetadata: {name: edge, namespace: shop}\n\
+             spec: {selector: {matchLabels: {tier: edge}}, rules: [{}]}\n",
+        );
+        let router = |labels: &[(&str, &str)]| {
+            let labels =
+                labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let gateway = Some(("shop".into(), "edge".into()));
+            Scope::of(&context.world, &Proxy { role: Role::Router, gateway, labels, ..sidecar() })
+        };
+        assert_eq!(router(&[("pod-template-hash", "a")]), router(&[("pod-template-hash", "b")]));
+        assert_ne!(router(&[("tier", "edge")]), router(&[("tier", "inner")]));
+    }
+}

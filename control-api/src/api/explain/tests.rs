@@ -211,3 +211,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn clusters_on_demand_are_known_and_a_proxy_that_is_behind_is_told() {
+    let mut objects = shop();
+    objects.push(json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": { "name": "shop", "annotations": { "outrider.dev/depends-on": "observed" } },
+    }));
+    let (context, proxy, resources) = world(&objects);
+    assert!(!resources.on_demand.is_empty(), "HTTP services come on demand");
+    let asked = ask("web/", 0);
+    let mut answer = explain(&context, &proxy, &resources, &asked);
+    assert!(answer.verdict.starts_with("route to outbound|80||web.shop"), "{}", answer.verdict);
+    warn(&mut answer, &proxy, &[]);
+    assert_ne!(answer.steps[0].stage, "proxy");
+    warn(&mut answer, &proxy, &["it refused some Clusters (no)".to_owned()]);
+    assert_eq!((answer.steps[0].stage.as_str(), answer.steps[0].taken), ("proxy", false));
+    assert!(answer.steps[0].reason.contains("refused some Clusters"), "{:?}", answer.steps[0]);
+}

@@ -72,7 +72,7 @@ async fn differences_show_no_secrets() {
     };
     let new = ctl(&harness, "diff -f -", &secret("b25l")).await;
     assert_eq!(
-        (new.code, new.out.contains("b25l"), new.out.contains("a: '***'")),
+        (new.code, new.out.contains("b25l"), new.out.contains(r#"a: "***""#)),
         (1, false, true),
         "{}",
         new.out
