@@ -82,8 +82,7 @@ fn selected_by(world: &World, proxy: &Proxy) -> Option<BTreeMap<String, String>>
     let peer = world.all::<PeerPolicy>().map(|it| it.body().spec.selector.as_ref());
     let logs = world.all::<Telemetry>().map(|it| it.body().spec.selector.as_ref());
     let selectors = rbac.chain(peer).chain(logs).flatten();
-    let names: BTreeSet<&str> =
-        selectors.flat_map(|it| it.match_labels.keys().map(String::as_str)).collect();
+    let names: BTreeSet<&str> = selectors.flat_map(|it| it.match_labels.keys().map(String::as_str)).collect();
     labels.retain(|name, _| names.contains(name.as_str()));
     Some(labels)
 }
