@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use outrider_config::model::{Cluster, HashSource};
 use outrider_core::stream::{Attempt, ConnInfo, StreamInfo, UpstreamInfo};
 use outrider_core::{ResponseFlags, StreamMetadata};
+use outrider_upstream::lb::hash::ip_hash;
 use outrider_upstream::{Host, PickContext, PoolErrorKind, TcpLease};
 
 use crate::proxy::TcpProxyWorker;
@@ -32,8 +34,9 @@ pub(crate) async fn connect(
         log.upstream.cluster_alt = cluster.shared.config.alt_stat_name.clone();
     }
     let original_dst = if conn.local_restored { conn.local.ip() } else { None };
+    let hash = hash_of(&cluster.shared.config, shared.config.hash_source_ip, conn);
     for _ in 0..shared.config.max_connect_attempts.max(1) {
-        let Ok(host) = cluster.pick(&PickContext { original_dst, ..PickContext::default() }) else {
+        let Ok(host) = cluster.pick(&PickContext { original_dst, hash, ..PickContext::default() }) else {
             flag(&mut log, ResponseFlags::NO_HEALTHY_UPSTREAM);
             return None;
         };
@@ -84,6 +87,21 @@ pub(crate) async fn connect(
     cluster.shared.stats().upstream_cx_connect_attempts_exceeded().inc();
     flag(&mut log, ResponseFlags::CONNECT_ATTEMPTS_EXCEEDED);
     None
+}
+
+/// What policies that hash draw by: the client's IP address, where the cluster's own hash policy or else that of the
+/// filter says so. Of a session nothing else can be hashed.
+fn hash_of(cluster: &Cluster, source_ip: bool, conn: &ConnInfo) -> Option<u64> {
+    let own = &cluster.hash_policy;
+    let by_ip = if own.is_empty() {
+        source_ip
+    } else {
+        own.iter().any(|policy| matches!(policy.source, HashSource::SourceIp))
+    };
+    if !by_ip || !cluster.lb.is_hashed() {
+        return None;
+    }
+    conn.remote.ip().map(|remote| ip_hash(remote.ip()))
 }
 
 fn note_host(upstream: &mut UpstreamInfo, host: &Arc<Host>) {

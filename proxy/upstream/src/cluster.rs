@@ -16,7 +16,7 @@ use outrider_net::tls::{AlpnDefault, ClientTls};
 
 use crate::breaker::{self, Breakers};
 use crate::error::ClusterError;
-use crate::host::{Host, HostSet, PriorityHosts, flags};
+use crate::host::{Availability, Host, HostSet, PriorityHosts, flags};
 use crate::outlier::{Detector, Event};
 use crate::stats::ClusterStats;
 
@@ -266,15 +266,23 @@ impl ClusterShared {
         self.publish_set(known.values().cloned().collect(), EndpointPolicy::default());
     }
 
-    /// Takes what an earlier cluster of its name found out about hosts, as far as this one goes on finding it out.
-    pub(crate) fn inherit_health(&self) {
-        if self.outlier.is_some() {
-            return;
-        }
-        let hosts = self.hosts.load_full();
-        let cleared = hosts.iter().filter(|host| host.state.set(flags::FAILED_OUTLIER, false)).count();
-        if cleared > 0 {
-            self.renew_health();
+    /// What of [`flags`] it goes by: what it finds out itself. Hosts may know more, from an earlier cluster of its name.
+    pub(crate) fn heeds(&self) -> u32 {
+        if self.outlier.is_some() { flags::FAILED_OUTLIER } else { 0 }
+    }
+
+    /// Whether `host` is used, from all that is known of it.
+    pub fn availability(&self, host: &Host) -> Availability {
+        host.availability(self.heeds())
+    }
+
+    /// Begins with the hosts of the cluster of its name that is in force.
+    pub(crate) fn inherit(&self, earlier: &Self) {
+        let set = earlier.hosts.load_full();
+        self.hosts.store(set.clone());
+        if self.original_dst.is_none() {
+            // The same hosts, but it may draw from them in another way.
+            self.publish_set(set.iter().cloned().collect(), set.policy);
         }
     }
 
@@ -296,11 +304,12 @@ impl ClusterShared {
         let new = ids(&hosts);
         self.drop_overload.store(policy.drop_overload.to_bits(), Relaxed);
         let panic_threshold = self.config.panic_threshold.get().min(100) as f64;
-        let set = Arc::new(HostSet::new(hosts, policy, panic_threshold));
+        let set = Arc::new(HostSet::new(hosts, policy, panic_threshold, self.heeds(), &self.config.lb));
         let sum = |of: fn(&PriorityHosts) -> usize| set.priorities.iter().map(of).sum::<usize>() as u64;
         let (healthy, degraded) = (sum(|level| level.healthy().len()), sum(|level| level.degraded.len()));
-        let earlier = self.hosts.swap(set);
         let scope = self.registry.scope(scope_of(&self.config));
+        set.tables.iter().for_each(|table| table.publish(&scope, &self.config.lb));
+        let earlier = self.hosts.swap(set);
         if ids(&earlier.iter().cloned().collect::<Vec<_>>()) != new {
             Counter::new(&scope, &StatSlot::new(), "membership_change").inc();
         }

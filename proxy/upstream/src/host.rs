@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use outrider_config::model::{EndpointHealth, EndpointPolicy, MetadataValue, TRANSPORT_SOCKET_MATCH};
+use outrider_config::model::{
+    EndpointHealth, EndpointPolicy, LbPolicy, MetadataValue, TRANSPORT_SOCKET_MATCH,
+};
 use outrider_core::Metadata;
 use outrider_core::stream::Address;
 
+use crate::lb::HashTable;
 use crate::outlier::Conduct;
 use crate::priority::PriorityLoad;
 
@@ -122,6 +125,8 @@ pub struct HostSet {
     pub load: PriorityLoad,
     /// What the load's spread comes from, besides the hosts.
     pub policy: EndpointPolicy,
+    /// By priority, what a policy that hashes draws from; empty for other policies.
+    pub tables: Vec<HashTable>,
 }
 
 /// The hosts of one priority.
@@ -184,30 +189,25 @@ impl Host {
         self.state.rq_timeout.fetch_add(1, Relaxed);
     }
 
-    /// Whether it is used, from all that is known of it.
-    pub fn availability(&self) -> Availability {
+    /// Whether it is used, from all that is known of it. `heeds`: the [`flags`] that its cluster goes by.
+    pub(crate) fn availability(&self, heeds: u32) -> Availability {
         match self.health {
-            _ if self.state.has(flags::FAILED_OUTLIER) => Availability::Unhealthy,
+            _ if self.state.has(flags::FAILED_OUTLIER & heeds) => Availability::Unhealthy,
             EndpointHealth::Unhealthy | EndpointHealth::Draining => Availability::Unhealthy,
             EndpointHealth::Degraded => Availability::Degraded,
             EndpointHealth::Healthy => Availability::Healthy,
         }
     }
 
-    /// Whether outlier detection took it out.
-    pub fn is_ejected(&self) -> bool {
-        self.state.has(flags::FAILED_OUTLIER)
-    }
-
-    /// Envoy's `health_flags`.
-    pub fn health_flags(&self) -> String {
+    /// Envoy's `health_flags`, as far as its cluster heeds them.
+    pub(crate) fn health_flags(&self, heeds: u32) -> String {
         let mut text = String::new();
         let mut show = |is: bool, flag: &str| {
             if is {
                 text.push_str(flag);
             }
         };
-        show(self.state.has(flags::FAILED_OUTLIER), "/failed_outlier_check");
+        show(self.state.has(flags::FAILED_OUTLIER & heeds), "/failed_outlier_check");
         show(
             matches!(self.health, EndpointHealth::Unhealthy | EndpointHealth::Draining),
             "/failed_eds_health",
@@ -223,9 +223,9 @@ impl PriorityHosts {
         self.healthy.as_deref().unwrap_or(&self.hosts)
     }
 
-    fn new(hosts: Vec<Arc<Host>>) -> Self {
+    fn new(hosts: Vec<Arc<Host>>, heeds: u32) -> Self {
         // Read once: it may change meanwhile.
-        let found: Vec<_> = hosts.iter().map(|host| host.availability()).collect();
+        let found: Vec<_> = hosts.iter().map(|host| host.availability(heeds)).collect();
         let of = |wanted| {
             let hosts = hosts.iter().zip(&found).filter(|(_, is)| **is == wanted);
             hosts.map(|(host, _)| host.clone()).collect::<Vec<_>>()
@@ -237,8 +237,14 @@ impl PriorityHosts {
 }
 
 impl HostSet {
-    /// The set of `hosts`, whatever their order. `panic_threshold` is a percentage.
-    pub fn new(hosts: Vec<Arc<Host>>, policy: EndpointPolicy, panic_threshold: f64) -> Self {
+    /// The set of `hosts`, whatever their order. `panic_threshold` is a percentage; `heeds` are the [`flags`] that count.
+    pub(crate) fn new(
+        hosts: Vec<Arc<Host>>,
+        policy: EndpointPolicy,
+        panic_threshold: f64,
+        heeds: u32,
+        lb: &LbPolicy,
+    ) -> Self {
         let levels = hosts.iter().map(|host| host.priority as usize + 1).max().unwrap_or(1);
         let mut priorities: Vec<Vec<Arc<Host>>> = Vec::new();
         priorities.resize_with(levels, Vec::new);
@@ -247,9 +253,33 @@ impl HostSet {
                 level.push(host);
             }
         }
-        let priorities: Vec<_> = priorities.into_iter().map(PriorityHosts::new).collect();
+        let priorities: Vec<_> =
+            priorities.into_iter().map(|hosts| PriorityHosts::new(hosts, heeds)).collect();
         let load = PriorityLoad::of(&priorities, policy, panic_threshold);
-        Self { priorities, load, policy }
+        // As Envoy's: over the healthy hosts, or all in panic; degraded ones are in none.
+        let tables = priorities.iter().enumerate().map_while(|(priority, level)| {
+            HashTable::build(lb, if load.in_panic(priority) { &level.hosts } else { level.healthy() })
+        });
+        Self { tables: tables.collect(), priorities, load, policy }
+    }
+
+    /// The host of a request with this hash: the first drawn that is none of `tried`, or else the last of `attempts` more.
+    /// Also whether its priority is in panic.
+    pub(crate) fn by_hash(&self, hash: u64, tried: &[u64], attempts: u32) -> (Option<&Arc<Host>>, bool) {
+        let Some((priority, _)) = self.load.choose(|| hash) else { return (None, false) };
+        let panic = self.load.in_panic(priority);
+        let (Some(level), Some(table)) = (self.priorities.get(priority), self.tables.get(priority)) else {
+            return (None, panic);
+        };
+        let hosts = if panic { &level.hosts } else { level.healthy() };
+        let mut drawn = None;
+        for attempt in 0..=if tried.is_empty() { 0 } else { attempts } {
+            drawn = table.pick(hash, attempt).and_then(|index| hosts.get(index));
+            if drawn.is_none_or(|host| !tried.contains(&host.id)) {
+                break;
+            }
+        }
+        (drawn, panic)
     }
 
     /// All hosts, by priority.

@@ -119,7 +119,7 @@ impl ClusterManager {
         let slot = self.slot_or_empty(&config.name);
         shared.slot.store(slot.id, Relaxed);
         if let Some(earlier) = slot.current.load_full() {
-            shared.hosts.store(earlier.hosts.load_full());
+            shared.inherit(&earlier);
         }
         let shared = Arc::new(shared);
         if let Some(hosts) = fixed {
@@ -148,7 +148,6 @@ impl ClusterManager {
                 stats.active_clusters().inc();
             }
         }
-        shared.inherit_health();
         self.0.discoverer.guard(shared);
         self.changed(shared);
         slot

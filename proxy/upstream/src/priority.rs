@@ -154,8 +154,13 @@ impl PriorityLoad {
         None
     }
 
+    /// Whether a priority is in panic.
+    pub fn in_panic(&self, priority: usize) -> bool {
+        self.panic.get(priority).copied().unwrap_or(false)
+    }
+
     fn source(&self, priority: usize, source: Source) -> Source {
-        if self.panic.get(priority).copied().unwrap_or(false) { Source::All } else { source }
+        if self.in_panic(priority) { Source::All } else { source }
     }
 }
 

@@ -9,7 +9,7 @@ use outrider_core::stream::Address;
 use serde_json::{Value, json};
 
 use crate::cluster::ClusterShared;
-use crate::host::{Host, HostState};
+use crate::host::{Host, HostState, flags};
 use crate::manager::ClusterManager;
 
 /// All clusters at one moment.
@@ -66,7 +66,7 @@ fn cluster_text(out: &mut String, cluster: &ClusterShared) -> std::fmt::Result {
             line(key, &value)?;
         }
         line("hostname", &host.hostname)?;
-        line("health_flags", &host.health_flags())?;
+        line("health_flags", &host.health_flags(cluster.heeds()))?;
         line("weight", &host.weight)?;
         line("region", &host.locality.region)?;
         line("zone", &host.locality.zone)?;
@@ -86,7 +86,7 @@ fn cluster_json(cluster: &ClusterShared) -> Value {
     if let [_, Value::Object(high)] = &mut thresholds {
         high.insert("priority".into(), "HIGH".into());
     }
-    let hosts: Vec<_> = cluster.hosts.load().iter().map(|host| host_json(host)).collect();
+    let hosts: Vec<_> = cluster.hosts.load().iter().map(|host| host_json(host, cluster.heeds())).collect();
     let mut value = json!({
         "name": &*config.name,
         "circuit_breakers": { "thresholds": thresholds },
@@ -115,11 +115,11 @@ fn thresholds(limits: &CircuitBreaker) -> Value {
     Value::Object(fields.collect())
 }
 
-fn host_json(host: &Host) -> Value {
+fn host_json(host: &Host, heeds: u32) -> Value {
     let mut value = json!({
         "address": address_json(&host.address),
         "stats": stats_json(&host.state),
-        "health_status": health_json(host),
+        "health_status": health_json(host, heeds),
         "weight": host.weight,
         "locality": locality_json(host),
     });
@@ -145,9 +145,9 @@ fn success_rates(host: &Host) -> (Option<f64>, Option<f64>) {
     host.state.conduct.get().map_or((None, None), |conduct| conduct.success_rates())
 }
 
-fn health_json(host: &Host) -> Value {
+fn health_json(host: &Host, heeds: u32) -> Value {
     let mut fields = serde_json::Map::new();
-    if host.is_ejected() {
+    if host.state.has(flags::FAILED_OUTLIER & heeds) {
         fields.insert("failed_outlier_check".into(), true.into());
     }
     fields.insert("eds_health_status".into(), health_of(host.health).into());

@@ -31,6 +31,8 @@ pub struct PickContext<'a> {
     pub attempts: u32,
     /// The request has high priority.
     pub priority_high: bool,
+    /// What policies that hash draw by; `None` for at random.
+    pub hash: Option<u64>,
 }
 
 /// What the choice of a pool depends on, besides the host.
@@ -189,6 +191,14 @@ impl WorkerCluster {
         }
         let picked = rng::with(|rng| {
             let mut lb = self.lb.borrow_mut();
+            if !lb.hosts.tables.is_empty() {
+                let hash = context.hash.unwrap_or_else(|| rng.next_u64());
+                let (picked, panic) = lb.hosts.by_hash(hash, context.tried, context.attempts);
+                if panic {
+                    self.shared.stats().lb_healthy_panic().inc();
+                }
+                return picked.cloned();
+            }
             let mut picked = lb.pick(&self.shared, rng);
             if !context.tried.is_empty() {
                 for _ in 0..context.attempts {

@@ -182,7 +182,7 @@ async fn a_bad_resource_does_not_keep_the_good_ones_beside_it_back() -> Result<(
         mesh.answers("200 a").await?;
         let bad = json!({
             "@type": format!("{TYPE}config.cluster.v3.Cluster"), "name": "bad", "type": "STATIC",
-            "connect_timeout": "1s", "load_assignment": { "cluster_name": "bad" }, "lb_policy": "MAGLEV",
+            "connect_timeout": "1s", "load_assignment": { "cluster_name": "bad" }, "lb_policy": "CLUSTER_PROVIDED",
         });
         let mut good = bad.clone();
         good["name"] = "good".into();

@@ -118,13 +118,14 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster) -> Option
     {
         cx.error(&path.field("eds_cluster_config"), "it is for clusters of type EDS alone; remove it");
     }
-    let lb = lb::policy(
+    let (lb, hash_policy) = lb::policy(
         cx,
         path,
         &lb::Fields {
             policy: *lb_policy,
             config: lb_config.as_ref(),
             extension: load_balancing_policy.as_ref(),
+            common: common_lb_config.as_ref(),
             original_dst: discovery
                 .as_ref()
                 .is_some_and(|found| matches!(found, crate::model::Discovery::OriginalDst(_))),
@@ -168,6 +169,7 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster) -> Option
         alt_stat_name: (!alt_stat_name.is_empty()).then(|| Arc::from(alt_stat_name.as_str())),
         discovery: discovery?,
         lb,
+        hash_policy,
         connect_timeout,
         per_connection_buffer_limit: u32_of(per_connection_buffer_limit_bytes).unwrap_or(1 << 20) as usize,
         tls: tls.ok()?.map(Arc::new),

@@ -52,7 +52,10 @@ fn weighted(cx: &Cx, path: &Path<'_>, message: &pb::WeightedCluster) -> Option<W
         Some(RandomValueSpecifier::HeaderName(name)) => request_header(cx, &path.field("header_name"), name),
         Some(RandomValueSpecifier::UseHashPolicy(on)) => {
             if on.value {
-                cx.refuse(&path.field("use_hash_policy"), "hash policies are not supported; use header_name");
+                cx.refuse(
+                    &path.field("use_hash_policy"),
+                    "hash policies choose hosts, not clusters; use header_name",
+                );
             }
             None
         }

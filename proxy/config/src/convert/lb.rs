@@ -8,30 +8,33 @@ use outrider_proto::pb::envoy::extensions::load_balancing_policies as ext;
 use outrider_proto::pb::google::protobuf as google;
 
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
+use super::hash;
 use super::scalar::{enumeration, percent, runtime_double, runtime_integer, type_of, u32_of, unpack};
-use crate::model::{LbPolicy, RuntimeDouble, RuntimeInteger};
+use crate::model::{HashPolicy, LbPolicy, RuntimeDouble, RuntimeInteger};
 
 /// The fields of a cluster that say how a host is chosen.
 pub(crate) struct Fields<'a> {
     pub(crate) policy: i32,
     pub(crate) config: Option<&'a cluster_pb::LbConfig>,
     pub(crate) extension: Option<&'a pb::LoadBalancingPolicy>,
+    pub(crate) common: Option<&'a cluster_pb::CommonLbConfig>,
     /// Whether the cluster's type is ORIGINAL_DST.
     pub(crate) original_dst: bool,
 }
 
-/// How the hosts of the cluster at `path` are chosen.
-pub(crate) fn policy(cx: &Cx, path: &Path<'_>, fields: &Fields<'_>) -> LbPolicy {
+/// How the hosts of the cluster at `path` are chosen, and what such a policy hashes by itself.
+pub(crate) fn policy(cx: &Cx, path: &Path<'_>, fields: &Fields<'_>) -> (LbPolicy, Vec<HashPolicy>) {
     use cluster_pb::LbPolicy as Kind;
     let kind = enumeration::<Kind>(cx, path, "lb_policy", fields.policy);
     let extended = fields.extension.is_some() || kind == Kind::LoadBalancingPolicyConfig;
     let at = if extended { path.field("load_balancing_policy") } else { path.field("lb_policy") };
-    let policy = if extended {
+    let (policy, hashed) = if extended {
         inert_config(cx, path, fields.config, "load_balancing_policy comes before it");
         extension(cx, &at, fields.extension)
     } else {
-        plain(cx, path, kind, fields)
+        (plain(cx, path, kind, fields), Vec::new())
     };
+    consistent(cx, path, fields.common, extended, &policy);
     match (fields.original_dst, policy == LbPolicy::ClusterProvided) {
         (true, false) => {
             cx.error(&at, "a cluster of type ORIGINAL_DST chooses hosts by itself; use CLUSTER_PROVIDED")
@@ -41,7 +44,32 @@ pub(crate) fn policy(cx: &Cx, path: &Path<'_>, fields: &Fields<'_>) -> LbPolicy 
         }
         _ => {}
     }
-    policy
+    (policy, hashed)
+}
+
+/// What of `common_lb_config` only policies that hash read, or do not.
+fn consistent(
+    cx: &Cx,
+    path: &Path<'_>,
+    common: Option<&cluster_pb::CommonLbConfig>,
+    extended: bool,
+    policy: &LbPolicy,
+) {
+    use cluster_pb::common_lb_config::LocalityConfigSpecifier::ZoneAwareLbConfig;
+    let path = path.field("common_lb_config");
+    let Some(common) = common else { return };
+    let consistent_hashing_lb_config = &common.consistent_hashing_lb_config;
+    if extended {
+        inert!(cx, path, "load_balancing_policy says it"; consistent_hashing_lb_config);
+    } else if !policy.is_hashed() {
+        inert!(cx, path, "the policy does not hash"; consistent_hashing_lb_config);
+    }
+    if let (true, Some(ZoneAwareLbConfig(zones))) = (policy.is_hashed(), &common.locality_config_specifier)
+        && zones.fail_traffic_on_panic
+    {
+        let path = path.field("zone_aware_lb_config");
+        cx.inert(&path.field("fail_traffic_on_panic"), "policies that hash do not read it, in Envoy neither");
+    }
 }
 
 fn plain(cx: &Cx, path: &Path<'_>, kind: cluster_pb::LbPolicy, fields: &Fields<'_>) -> LbPolicy {
@@ -73,15 +101,33 @@ fn plain(cx: &Cx, path: &Path<'_>, kind: cluster_pb::LbPolicy, fields: &Fields<'
             LbPolicy::Random
         }
         Kind::ClusterProvided => LbPolicy::ClusterProvided,
-        Kind::RingHash | Kind::Maglev => {
-            cx.refuse(
-                &path.field("lb_policy"),
-                format!("{} is not supported; use ROUND_ROBIN, LEAST_REQUEST or RANDOM", kind.as_str_name()),
-            );
-            LbPolicy::RoundRobin
+        Kind::RingHash => {
+            let config = match fields.config {
+                Some(cluster_pb::LbConfig::RingHashLbConfig(message)) => Some(message),
+                other => {
+                    inert_config(cx, path, other, "it belongs to another lb_policy");
+                    None
+                }
+            };
+            hash::old_ring(cx, path, config, by_hostname(cx, path, fields))
+        }
+        Kind::Maglev => {
+            let config = match fields.config {
+                Some(cluster_pb::LbConfig::MaglevLbConfig(message)) => Some(message),
+                other => {
+                    inert_config(cx, path, other, "it belongs to another lb_policy");
+                    None
+                }
+            };
+            hash::old_maglev(cx, path, config, by_hostname(cx, path, fields))
         }
         Kind::LoadBalancingPolicyConfig => LbPolicy::RoundRobin,
     }
+}
+
+fn by_hostname(cx: &Cx, path: &Path<'_>, fields: &Fields<'_>) -> bool {
+    let common = fields.common.and_then(|common| common.consistent_hashing_lb_config.as_ref());
+    hash::common(cx, &path.field("common_lb_config"), common)
 }
 
 /// Records an `lb_config` that the policy does not read.
@@ -119,7 +165,13 @@ fn least_request(
 
 /// The policy of `load_balancing_policy`. Envoy takes the first one that it knows; it knows all those of its API,
 /// so the first one counts.
-fn extension(cx: &Cx, path: &Path<'_>, message: Option<&pb::LoadBalancingPolicy>) -> LbPolicy {
+fn extension(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: Option<&pb::LoadBalancingPolicy>,
+) -> (LbPolicy, Vec<HashPolicy>) {
+    use outrider_proto::any::is;
+
     let policies = path.field("policies");
     let path = policies.index(0);
     let path = path.field("typed_extension_config");
@@ -129,10 +181,18 @@ fn extension(cx: &Cx, path: &Path<'_>, message: Option<&pb::LoadBalancingPolicy>
     });
     let Some(core_pb::TypedExtensionConfig { name: _name, typed_config: Some(any) }) = config else {
         cx.error(&path, "a policy with a typed_config is needed");
-        return LbPolicy::RoundRobin;
+        return (LbPolicy::RoundRobin, Vec::new());
     };
     let path = path.field("typed_config");
-    extension_policy(cx, &path, any).unwrap_or(LbPolicy::RoundRobin)
+    if is::<ext::ring_hash::v3::RingHash>(any) {
+        let message = unpack(cx, &path, any).unwrap_or_default();
+        return hash::ring_extension(cx, &path, &message);
+    }
+    if is::<ext::maglev::v3::Maglev>(any) {
+        let message = unpack(cx, &path, any).unwrap_or_default();
+        return hash::maglev_extension(cx, &path, &message);
+    }
+    (extension_policy(cx, &path, any).unwrap_or(LbPolicy::RoundRobin), Vec::new())
 }
 
 fn extension_policy(cx: &Cx, path: &Path<'_>, any: &google::Any) -> Option<LbPolicy> {
@@ -171,7 +231,10 @@ fn extension_policy(cx: &Cx, path: &Path<'_>, any: &google::Any) -> Option<LbPol
     }
     cx.refuse(
         path,
-        format!("the policy {} is not supported; use round_robin, least_request or random", type_of(any)),
+        format!(
+            "the policy {} is not supported; use round_robin, least_request, random, ring_hash or maglev",
+            type_of(any)
+        ),
     );
     None
 }
@@ -226,13 +289,13 @@ pub(crate) fn common(cx: &Cx, path: &Path<'_>, message: Option<&cluster_pb::Comm
         update_merge_window,
         ignore_new_hosts_until_first_hc,
         close_connections_on_host_set_change,
-        consistent_hashing_lb_config,
+        // Where the policy is chosen it is read.
+        consistent_hashing_lb_config: _,
         override_host_status,
         locality_config_specifier,
     } = message.unwrap_or(&empty);
     inert!(cx, path, "updates are cheap enough to be taken one by one"; update_merge_window);
     inert!(cx, path, "there are no active health checks to wait for"; ignore_new_hosts_until_first_hc);
-    inert!(cx, path, "ring hash and maglev are refused, and nothing else reads it"; consistent_hashing_lb_config);
     inert!(cx, path, "stateful sessions are refused, and nothing else reads it"; override_host_status);
     refuse!(cx, path, UNSUPPORTED; close_connections_on_host_set_change);
     let panic = percent(cx, path, "healthy_panic_threshold", healthy_panic_threshold).unwrap_or(50.0);

@@ -25,6 +25,7 @@ mod extension;
 mod filter_chain;
 mod grpc_channel;
 mod grpc_service;
+mod hash;
 mod hcm;
 mod hcm_settings;
 mod header;

@@ -13,7 +13,7 @@ use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::scalar::{
     bool_of, data_source, duration, enumeration, fraction, header_value, request_header, timeout,
 };
-use super::{cluster_specifier, matcher, retry};
+use super::{cluster_specifier, hash, matcher, retry};
 use crate::model::{
     DataSourceKind, DirectBody, DirectResponse, Forward, HostRewrite, MirrorCluster, MirrorPolicy,
     PathRewrite, Redirect, RedirectPath, RetryPolicy, RouteAction, RouteMaxStreamDuration, UpgradeConfig,
@@ -201,7 +201,6 @@ fn forward(
         metadata_match, path_rewrite_policy, flush_timeout, early_data_policy, retry_policy_typed_config,
         rate_limits, cors, internal_redirect_policy, internal_redirect_action, hedge_policy);
     refuse!(cx, path, "formatted paths are not supported; use prefix_rewrite or regex_rewrite"; path_rewrite);
-    refuse!(cx, path, "ring hash and maglev are not supported, and no other policy hashes; remove it"; hash_policy);
     inert!(cx, path, "rate limits are refused anyway"; include_vh_rate_limits);
     inert!(cx, path, "internal redirects are refused anyway"; max_internal_redirects);
 
@@ -248,6 +247,7 @@ fn forward(
         upgrades,
         max_grpc_timeout: duration(cx, path, "max_grpc_timeout", max_grpc_timeout),
         grpc_timeout_offset: duration(cx, path, "grpc_timeout_offset", grpc_timeout_offset),
+        hash_policy: hash::policies(cx, &path.field("hash_policy"), hash_policy),
     };
     Some(forward)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use outrider_proto::Path;
 use outrider_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as pb;
+use outrider_proto::pb::envoy::r#type::v3 as type_pb;
 use outrider_proto::pb::google::protobuf as google;
 
 use super::access_log::{self, Protocol};
@@ -42,7 +43,6 @@ pub(crate) fn tcp_proxy(cx: &Cx, path: &Path<'_>, message: &pb::TcpProxy) -> Opt
         on_demand, metadata_match, downstream_idle_timeout, upstream_idle_timeout, backoff_options,
         tunneling_config, max_downstream_connection_duration_jitter_percentage, upstream_connect_mode,
         max_early_data_bytes, check_drain_close);
-    refuse!(cx, path, "ring hash and maglev are not supported, and no other policy hashes; remove it"; hash_policy);
     inert!(cx, path, "only transport sockets that write PROXY protocol read it, and those are refused";
         proxy_protocol_tlvs, proxy_protocol_tlv_merge_policy);
     let attempts = u32_of(max_connect_attempts).unwrap_or(1);
@@ -67,6 +67,7 @@ pub(crate) fn tcp_proxy(cx: &Cx, path: &Path<'_>, message: &pb::TcpProxy) -> Opt
             None,
         ),
         max_connect_attempts: attempts.max(1),
+        hash_source_ip: hashes_source(cx, &path.field("hash_policy"), hash_policy),
         access_logs: access_log::logs(cx, &path.field("access_log"), access_log, Protocol::Tcp),
         log_on_connected,
         log_interval,
@@ -75,6 +76,29 @@ pub(crate) fn tcp_proxy(cx: &Cx, path: &Path<'_>, message: &pb::TcpProxy) -> Opt
 }
 
 /// Whether an entry is written when the upstream is connected, and how often while the session lives.
+/// Whether the client's address is hashed, for policies that choose hosts by a hash.
+fn hashes_source(cx: &Cx, path: &Path<'_>, messages: &[type_pb::HashPolicy]) -> bool {
+    use type_pb::hash_policy::{PolicySpecifier, SourceIp};
+    let mut hashes = false;
+    for (i, type_pb::HashPolicy { policy_specifier }) in messages.iter().enumerate() {
+        let path = path.index(i);
+        if i > 0 {
+            cx.error(&path, "one hash policy is taken; remove the others");
+        }
+        match policy_specifier {
+            Some(PolicySpecifier::SourceIp(SourceIp {})) => hashes = true,
+            Some(PolicySpecifier::FilterState(_)) => {
+                cx.refuse(
+                    &path.field("filter_state"),
+                    "no filter keeps state that could be hashed; remove it",
+                );
+            }
+            None => cx.error(&path, "give one of source_ip and filter_state"),
+        }
+    }
+    hashes
+}
+
 fn log_options(
     cx: &Cx,
     path: &Path<'_>,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    BackOff, ConfigSource, DynamicSecret, Metadata, MetadataValue, OutlierDetection, RuntimeDouble,
-    RuntimeInteger, SocketAddress, SocketOption, TcpKeepalive, UpstreamTls,
+    BackOff, ConfigSource, DynamicSecret, HashPolicy, Metadata, MetadataValue, OutlierDetection,
+    RingHashFunction, RuntimeDouble, RuntimeInteger, SocketAddress, SocketOption, TcpKeepalive, UpstreamTls,
 };
 
 /// A cluster.
@@ -24,6 +24,8 @@ pub struct Cluster {
     pub discovery: Discovery,
     /// How a host is chosen.
     pub lb: LbPolicy,
+    /// What a policy that hashes takes in place of what routes say; empty for theirs.
+    pub hash_policy: Vec<HashPolicy>,
     /// Longest time of a connect, handshake included. Default 5 s.
     pub connect_timeout: Duration,
     /// Soft limit of what is buffered on an upstream connection, bytes. Default 1 MiB.
@@ -285,8 +287,33 @@ pub enum LbPolicy {
     },
     /// Drawn.
     Random,
+    /// By the request's hash, on a ring of hosts (ketama).
+    RingHash {
+        /// How hosts are put onto it.
+        function: RingHashFunction,
+        /// Entries at least, as far as `max_size` allows.
+        min_size: u64,
+        /// Entries at most.
+        max_size: u64,
+        /// Hosts are hashed by hostname, not by address.
+        by_hostname: bool,
+    },
+    /// By the request's hash, in maglev's table.
+    Maglev {
+        /// Its size, a prime number.
+        table_size: u64,
+        /// Hosts are hashed by hostname, not by address.
+        by_hostname: bool,
+    },
     /// The cluster's own way (ORIGINAL_DST).
     ClusterProvided,
+}
+
+impl LbPolicy {
+    /// Whether hosts are chosen by a hash of the request.
+    pub const fn is_hashed(&self) -> bool {
+        matches!(self, Self::RingHash { .. } | Self::Maglev { .. })
+    }
 }
 
 /// `CircuitBreakers.Thresholds`

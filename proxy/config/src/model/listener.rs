@@ -242,6 +242,8 @@ pub struct TcpProxy {
     pub max_duration: Option<Duration>,
     /// Connects tried before the session fails; at least 1.
     pub max_connect_attempts: u32,
+    /// Policies that hash take the client's IP address; otherwise they draw at random.
+    pub hash_source_ip: bool,
     /// Written when a session ends.
     pub access_logs: Vec<AccessLog>,
     /// Write the access log also when the upstream is connected.

@@ -9,7 +9,7 @@ use outrider_core::Metadata;
 use outrider_core::matcher::{HeaderMatcher, QueryMatcher, RuntimeFraction};
 use regex::Regex;
 
-use super::{FilterOverride, HeaderMutations, RetryPolicy, RuntimeInteger};
+use super::{FilterOverride, HashPolicy, HeaderMutations, RetryPolicy, RuntimeInteger};
 
 /// A route table.
 #[derive(Debug, Clone, Default)]
@@ -191,6 +191,8 @@ pub enum DirectBody {
 /// To a cluster.
 #[derive(Debug, Clone)]
 pub struct Forward {
+    /// What the request is hashed by, for clusters that choose hosts by a hash.
+    pub hash_policy: Vec<HashPolicy>,
     /// Which.
     pub cluster: ClusterSpecifier,
     /// The answer when the cluster does not exist. Default 503.

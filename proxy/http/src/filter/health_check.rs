@@ -106,7 +106,7 @@ impl HealthCheck {
             let (mut total, mut available) = (0_u64, 0_u64);
             for host in cluster.shared.hosts.load().iter() {
                 total += 1;
-                available += u64::from(host.availability() != Availability::Unhealthy);
+                available += u64::from(cluster.shared.availability(host) != Availability::Unhealthy);
             }
             if total == 0 && *share == 0 {
                 continue;

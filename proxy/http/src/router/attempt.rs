@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, SET_COOKIE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, Scheme as UriScheme};
 use http::{HeaderValue, Method, Response, Uri, Version};
@@ -301,6 +301,9 @@ pub(crate) fn respond(call: &Call<'_>, host: &Arc<Host>, answer: Answer) -> Resp
     let mut kind = call.kind;
     kind.canary = response.headers().get(CANARY).is_some_and(|value| value == "true");
     add_service_time(call, response.headers_mut());
+    for cookie in &call.hash.cookies {
+        response.headers_mut().append(SET_COOKIE, cookie.clone());
+    }
     call.count_status(status, kind);
     let grpc_pending = call.grpc && status < 500 && !ended;
     if status >= 500 || !call.grpc {

@@ -20,6 +20,7 @@ use outrider_upstream::{Host, PickContext, WorkerCluster};
 use super::envoy_headers::{
     self, ATTEMPT_COUNT, Asked, DROP_OVERLOAD, INTERNAL, OVERLOADED, UNCONDITIONAL_DROP_OVERLOAD,
 };
+use super::hash::RequestHash;
 use super::heads;
 use super::limits::Limits;
 use super::outcome::{self, Failure, Reset};
@@ -36,6 +37,8 @@ pub(crate) struct Call<'a> {
     pub(crate) cluster: Rc<WorkerCluster>,
     /// The host of the first try.
     pub(crate) first_host: Arc<Host>,
+    /// What hosts are drawn by, where that is a hash.
+    pub(crate) hash: RequestHash,
     pub(crate) limits: Limits<'a>,
     pub(crate) retries: Option<Retries<'a>>,
     pub(crate) kind: ResponseKind,
@@ -82,16 +85,27 @@ impl<'a> Call<'a> {
             count_reply(stream, selected, &cluster, kind, StatusCode::SERVICE_UNAVAILABLE);
             return Err(reply);
         }
-        let Some(first_host) = pick(stream, route, &cluster, &[], parts) else {
+        let suppress = config.suppress_envoy_headers;
+        let finish = |parts: &mut Parts| {
+            heads::set_expected_timeout(&mut parts.headers, &timeouts, Duration::ZERO, suppress);
+            if selected.virtual_host().is_some_and(|host| host.request_attempt_count) {
+                parts.headers.insert(ATTEMPT_COUNT, heads::small_number(1));
+            }
+            heads::finish_request(stream, selected, route, parts);
+        };
+        // What is hashed is the request as it goes upstream (measured on Envoy 1.40).
+        let hashed = cluster.shared.config.lb.is_hashed();
+        if hashed {
+            finish(parts);
+        }
+        let hash = RequestHash::of(stream, route, &cluster, parts);
+        let Some(first_host) = pick(stream, route, &cluster, (&[], hash.value), parts) else {
             count_reply(stream, selected, &cluster, kind, StatusCode::SERVICE_UNAVAILABLE);
             return Err(outcome::no_healthy_upstream());
         };
-        let suppress = config.suppress_envoy_headers;
-        heads::set_expected_timeout(&mut parts.headers, &timeouts, Duration::ZERO, suppress);
-        if selected.virtual_host().is_some_and(|host| host.request_attempt_count) {
-            parts.headers.insert(ATTEMPT_COUNT, heads::small_number(1));
+        if !hashed {
+            finish(parts);
         }
-        heads::finish_request(stream, selected, route, parts);
         let retries = if route.retry.is_some() || asked.is_some() {
             let head = stream.view(&parts.method, &parts.uri, &parts.headers);
             Retries::new(route.retry.as_deref(), asked, &head)
@@ -108,6 +122,7 @@ impl<'a> Call<'a> {
             route,
             cluster,
             first_host,
+            hash,
             retries,
             kind,
             grpc,
@@ -139,7 +154,7 @@ impl<'a> Call<'a> {
 
     /// A host for the next try.
     pub(crate) fn pick_again(&self, tried: &[u64], parts: &Parts) -> Option<Arc<Host>> {
-        pick(self.stream, self.route, &self.cluster, tried, parts)
+        pick(self.stream, self.route, &self.cluster, (tried, self.hash.value), parts)
     }
 
     /// Counts a response's status: of the cluster, of the route, under the alternative name.
@@ -278,7 +293,7 @@ fn pick(
     stream: &Stream,
     route: &Forward,
     cluster: &WorkerCluster,
-    tried: &[u64],
+    (tried, hash): (&[u64], Option<u64>),
     parts: &Parts,
 ) -> Option<Arc<Host>> {
     use outrider_config::model::Discovery;
@@ -295,7 +310,9 @@ fn pick(
         _ => None,
     };
     let attempts = route.retry.as_ref().map_or(1, |retry| retry.host_selection_attempts);
-    cluster.pick(&PickContext { original_dst, tried, attempts, priority_high: route.high_priority }).ok()
+    cluster
+        .pick(&PickContext { original_dst, tried, attempts, priority_high: route.high_priority, hash })
+        .ok()
 }
 
 /// The answer to a request that the runtime takes out (`upstream.maintenance_mode.<cluster>`).

@@ -8,6 +8,7 @@ mod again;
 mod attempt;
 mod call;
 mod envoy_headers;
+mod hash;
 mod heads;
 mod limits;
 mod mirror;

@@ -136,6 +136,7 @@ mod tests {
 
     fn forward(timeout: Option<u64>) -> Forward {
         Forward {
+            hash_policy: Vec::new(),
             cluster: ClusterSpecifier::Name("c".into()),
             cluster_not_found: StatusCode::SERVICE_UNAVAILABLE,
             path_rewrite: None,

@@ -115,6 +115,7 @@ pub fn chain(name: &str, matches: FilterChainMatch) -> Arc<FilterChain> {
         idle_timeout: None,
         max_duration: None,
         max_connect_attempts: 1,
+        hash_source_ip: false,
         access_logs: Vec::new(),
         log_on_connected: false,
         log_interval: None,

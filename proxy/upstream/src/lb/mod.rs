@@ -1,8 +1,10 @@
 //! Load balancing: choosing one host of a list. No I/O, no clock; the random source is handed in.
 
 mod edf;
+pub mod hash;
 
 pub use edf::Edf;
+pub use hash::HashTable;
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -35,7 +37,8 @@ impl Balancer {
                 Kind::Turn { next: Cell::new(position) }
             }
             LbPolicy::LeastRequest { choices, .. } if equal => Kind::LeastOf { choices: (*choices).max(2) },
-            LbPolicy::Random => Kind::Draw,
+            // Those that hash draw from their tables instead.
+            LbPolicy::Random | LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. } => Kind::Draw,
             LbPolicy::LeastRequest { active_request_bias, .. } => {
                 Self::weighted(hosts, position, Some(active_request_bias.get().max(0.0)))
             }

@@ -1,7 +1,8 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-use outrider_config::model::{EndpointHealth, RuntimeDouble};
+use outrider_config::model::{EndpointHealth, MetadataValue, RingHashFunction, RuntimeDouble};
+use outrider_core::Metadata;
 use outrider_core::rng::FastRng;
 use outrider_core::stream::Address;
 use proptest::prelude::*;
@@ -58,7 +59,66 @@ fn least_request_with_weights_counts_active_requests_against_the_weight() {
     assert!((90..=112).contains(&heavy), "{heavy}");
 }
 
+/// The hosts `a` to `d`, by the keys `key-a` to `key-d`, that 24 requests with `x-key: user-0`, .. reach.
+fn hashed(policy: &LbPolicy, weights: [u32; 4]) -> String {
+    let hosts: Vec<_> = hosts(&weights)
+        .iter()
+        .zip(["key-a", "key-b", "key-c", "key-d"])
+        .map(|(host, key)| {
+            let members = [("hash_key".into(), MetadataValue::Text(key.into()))].into();
+            let metadata = Metadata { namespaces: [("envoy.lb".into(), members)].into() };
+            let plain = Host::new(
+                host.address.clone(),
+                "".into(),
+                host.weight,
+                0,
+                Arc::default(),
+                EndpointHealth::Healthy,
+            );
+            Arc::new(Host { metadata: Some(Arc::new(metadata)), ..plain })
+        })
+        .collect();
+    let table = HashTable::build(policy, &hosts).expect("a policy that hashes");
+    let pick = |i| table.pick(hash::xx_hash(format!("user-{i}").as_bytes(), 0), 0).expect("a host");
+    (0..24).map(|i| ["a", "b", "c", "d"][pick(i)]).collect()
+}
+
+// What Envoy 1.40 chose.
+#[test]
+fn hashes_lead_where_envoys_lead() {
+    let ring = |function, min_size, max_size| LbPolicy::RingHash {
+        function,
+        min_size,
+        max_size,
+        by_hostname: false,
+    };
+    let maglev = |table_size| LbPolicy::Maglev { table_size, by_hostname: false };
+    let (xx, most) = (RingHashFunction::XxHash, 8_388_608);
+    assert_eq!(hashed(&ring(xx, 1024, most), [1; 4]), "dccadcbbadcbcbbccdadddcd");
+    assert_eq!(hashed(&ring(xx, 3, 6), [1; 4]), "bcbcbbbacdccbbcbbdcdddbb");
+    assert_eq!(hashed(&ring(xx, 1024, most), [1, 2, 5, 7]), "dcdddcbcddcbcdcccdcdddcd");
+    assert_eq!(hashed(&ring(RingHashFunction::Murmur2, 64, most), [1; 4]), "cddcbcdcbbddbbbbcdcadbcc");
+    assert_eq!(hashed(&maglev(65_537), [1; 4]), "cddbacbdbaccdabbcbaccdaa");
+    assert_eq!(hashed(&maglev(11), [3, 1, 2, 1]), "acbcaccaaabacddddabaaaca");
+}
+
 proptest! {
+    #[test]
+    fn a_host_that_leaves_a_ring_takes_only_its_own_share_along(n in 2_u32..8, gone in 0_usize..8, seed: u64) {
+        let hosts = hosts(&vec![1; n as usize]);
+        let policy = LbPolicy::RingHash { function: RingHashFunction::XxHash, min_size: 100 * u64::from(n), max_size: 8_388_608, by_hostname: false };
+        let gone = gone % hosts.len();
+        let fewer: Vec<_> = hosts.iter().enumerate().filter(|(i, _)| *i != gone).map(|(_, host)| host.clone()).collect();
+        let scaled = LbPolicy::RingHash { function: RingHashFunction::XxHash, min_size: 100 * (u64::from(n) - 1), max_size: 8_388_608, by_hostname: false };
+        let (all, rest) = (HashTable::build(&policy, &hosts).unwrap(), HashTable::build(&scaled, &fewer).unwrap());
+        for i in 0..50_u64 {
+            let hash = hash::xx_hash(&(seed ^ i).to_le_bytes(), 0);
+            let before = &hosts[all.pick(hash, 0).unwrap()];
+            let after = &fewer[rest.pick(hash, 0).unwrap()];
+            prop_assert!(before.id == hosts[gone].id || before.id == after.id);
+        }
+    }
+
     #[test]
     fn weights_are_respected_exactly_over_a_cycle(weights in prop::collection::vec(1_u32..12, 1..8), cycles in 1_usize..4) {
         let hosts = hosts(&weights);

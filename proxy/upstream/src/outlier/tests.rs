@@ -9,7 +9,7 @@ use outrider_core::stream::Address;
 use proptest::prelude::*;
 
 use super::*;
-use crate::host::Host;
+use crate::host::{Host, flags};
 
 fn fixed(value: u64) -> RuntimeInteger {
     RuntimeInteger::fixed(value)
@@ -84,7 +84,7 @@ impl Bench {
     }
 
     fn out(&self) -> Vec<usize> {
-        (0..self.hosts.len()).filter(|i| self.hosts[*i].is_ejected()).collect()
+        (0..self.hosts.len()).filter(|i| self.hosts[*i].state.has(flags::FAILED_OUTLIER)).collect()
     }
 
     fn stat(&self, name: &str) -> u64 {

@@ -70,6 +70,7 @@ pub(crate) fn config(name: &str, discovery: Discovery) -> model::Cluster {
         metadata: None,
         discovery,
         lb: model::LbPolicy::RoundRobin,
+        hash_policy: Vec::new(),
         connect_timeout: Duration::from_secs(5),
         per_connection_buffer_limit: 1 << 20,
         tls: None,

@@ -7,6 +7,7 @@ mod filters;
 mod forwarding;
 mod grpc;
 mod h2;
+mod hashing;
 mod health;
 mod internal;
 mod logs;
@@ -79,6 +80,7 @@ pub(crate) fn all() -> Vec<Group> {
         rbac::actions(),
         rbac::trees(),
         rbac::network(),
+        hashing::hashing(),
         runtime::runtime(),
         runtime::runtime_default(),
         runtime::runtime_logs(),

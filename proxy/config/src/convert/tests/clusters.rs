@@ -125,11 +125,11 @@ fn policies_in_both_spellings() {
         "load_balancing_policy: {policies: [{typed_extension_config: {name: r, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.load_balancing_policies.random.v3.Random}}}]}",
     );
     assert_eq!(new.lb, LbPolicy::Random);
-    let problems = bad(&bootstrap("lb_policy: MAGLEV"));
+    let problems = bad(&bootstrap("lb_policy: CLUSTER_PROVIDED"));
     assert_eq!(
         problems,
         [
-            "static_resources.clusters[0].lb_policy: MAGLEV is not supported; use ROUND_ROBIN, LEAST_REQUEST or RANDOM"
+            "static_resources.clusters[0].lb_policy: only clusters of type ORIGINAL_DST choose hosts by themselves; use another policy"
         ]
     );
 }

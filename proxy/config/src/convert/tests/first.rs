@@ -55,7 +55,7 @@ route_config:
     domains: ["*"]
     routes:
     - {match: {safe_regex: {regex: "a("}}, route: {cluster: c}}
-    - {match: {prefix: /}, route: {cluster: c, hash_policy: [{header: {header_name: a}}]}}
+    - {match: {prefix: /}, route: {cluster: c, hash_policy: [{filter_state: {key: a}}]}}
 "#,
     );
     let problems = bad(&yaml);
@@ -67,7 +67,7 @@ route_config:
             "{routes}[0].match.safe_regex.regex: \"a(\" is not a regular expression: "
         ))
     );
-    assert!(problems[2].starts_with(&format!("{routes}[1].route.hash_policy: ring hash")));
+    assert!(problems[2].starts_with(&format!("{routes}[1].route.hash_policy[0].filter_state: no filter")));
 }
 
 #[test]

@@ -312,7 +312,7 @@ fn a_secret_and_its_files() {
 fn a_reader_reads_one_after_the_other() {
     let mut reader = ResourceReader::default();
     let good = bytes(ResourceKind::Cluster, MUTUAL);
-    let wrong = bytes(ResourceKind::Cluster, "{name: x, lb_policy: RING_HASH}");
+    let wrong = bytes(ResourceKind::Cluster, "{name: x, lb_policy: CLUSTER_PROVIDED}");
     for _ in 0..2 {
         assert!(reader.read(ResourceKind::Cluster, "", &good, &ads()).0.is_ok());
         let problems = reader.read(ResourceKind::Cluster, "", &wrong, &ads()).0.expect_err("not supported");
