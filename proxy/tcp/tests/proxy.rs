@@ -37,6 +37,7 @@ fn cluster(name: &str, hosts: &[SocketAddr]) -> Arc<Cluster> {
         weight: 1,
         health: EndpointHealth::Healthy,
         metadata: None,
+        check: None,
     };
     let locality =
         LocalityEndpoints { endpoints: hosts.iter().map(endpoint).collect(), ..LocalityEndpoints::default() };
@@ -64,6 +65,9 @@ fn cluster(name: &str, hosts: &[SocketAddr]) -> Arc<Cluster> {
         panic_threshold: RuntimeInteger::fixed(50),
         fail_traffic_on_panic: false,
         outlier: None,
+        checks: None,
+        ignore_new_until_checked: false,
+        ignore_health_on_removal: false,
     })
 }
 

@@ -10,14 +10,15 @@ use outrider_config::model::{
     self, CircuitBreaker, Discovery, DynamicSecret, EndpointPolicy, FindSecret, Runtime, UpstreamProtocol,
 };
 use outrider_core::Metadata;
-use outrider_core::stats::{Counter, Gauge, Registry, Scope, StatSlot};
+use outrider_core::stats::{Counter, Registry, Scope, StatSlot};
 use outrider_core::stream::Address;
 use outrider_net::tls::{AlpnDefault, ClientTls};
 
+use crate::active::Checks;
 use crate::breaker::{self, Breakers};
 use crate::error::ClusterError;
-use crate::host::{Availability, Host, HostSet, PriorityHosts, flags};
-use crate::outlier::{Detector, Event};
+use crate::host::{Host, HostSet};
+use crate::outlier::Detector;
 use crate::stats::ClusterStats;
 
 /// The place of a cluster's name: what routes hold on to. The cluster in it comes, changes and goes.
@@ -32,7 +33,7 @@ pub struct ClusterSlot {
 }
 
 /// The hosts of an ORIGINAL_DST cluster.
-type Destinations = Mutex<HashMap<SocketAddr, Arc<Host>>>;
+pub(crate) type Destinations = Mutex<HashMap<SocketAddr, Arc<Host>>>;
 
 /// A cluster: what all workers share of it.
 pub struct ClusterShared {
@@ -44,16 +45,20 @@ pub struct ClusterShared {
     tls: Option<ArcSwap<ClientTls>>,
     /// As in `config.tls_matches`.
     tls_matches: Vec<Option<ArcSwap<ClientTls>>>,
-    registry: Registry,
+    pub(crate) registry: Registry,
     runtime: Runtime,
     // Made on first use: most clusters of a mesh's sidecar are never used.
     stats: OnceLock<Box<ClusterStats>>,
     breakers: OnceLock<Box<Breakers>>,
-    original_dst: Option<Box<Destinations>>,
+    pub(crate) original_dst: Option<Box<Destinations>>,
     /// Its outlier detection, where it has one.
     pub(crate) outlier: Option<Arc<Detector>>,
+    /// Its active health checks, where it has any.
+    pub(crate) checks: Option<Arc<Checks>>,
+    /// Its hosts have been found, checked or not.
+    pub(crate) found: AtomicBool,
     /// The share of requests to drop: an `f64`'s bits.
-    drop_overload: AtomicU64,
+    pub(crate) drop_overload: AtomicU64,
     /// How many were dropped so.
     dropped: AtomicU64,
     /// The slot that it is made for.
@@ -92,6 +97,10 @@ impl ClusterShared {
             .outlier
             .as_deref()
             .map(|outlier| Arc::new(Detector::new(outlier.clone(), &registry.scope(scope_of(&config)))));
+        let checks = config
+            .checks
+            .as_deref()
+            .map(|checks| Arc::new(Checks::new(checks.clone(), &registry.scope(scope_of(&config)))));
         let cluster = Self {
             config,
             hosts: ArcSwap::default(),
@@ -103,6 +112,8 @@ impl ClusterShared {
             breakers: OnceLock::new(),
             original_dst,
             outlier,
+            checks,
+            found: AtomicBool::new(false),
             drop_overload: AtomicU64::default(),
             dropped: AtomicU64::default(),
             slot: AtomicU32::new(u32::MAX),
@@ -169,11 +180,6 @@ impl ClusterShared {
         self.via_api.store(true, Relaxed);
     }
 
-    /// Lets it be used without its hosts: their time is over.
-    pub fn give_up_waiting(&self) {
-        self.warm.store(true, Relaxed);
-    }
-
     /// Its stats.
     #[inline]
     pub fn stats(&self) -> &ClusterStats {
@@ -216,21 +222,6 @@ impl ClusterShared {
         &self.registry
     }
 
-    /// Publishes `hosts` in place of those there are; hosts with the same address and hostname keep their
-    /// identity. Returns whether anything changed.
-    pub fn publish(&self, hosts: Vec<Host>, policy: EndpointPolicy) -> bool {
-        let before = self.hosts.load_full();
-        let hosts = before.adopt(hosts);
-        let unchanged = policy == before.policy
-            && hosts.len() == before.len()
-            && hosts.iter().zip(before.iter()).all(|(new, old)| Arc::ptr_eq(new, old));
-        if unchanged {
-            return false;
-        }
-        self.publish_set(hosts, policy);
-        true
-    }
-
     /// The share of requests that are answered 503 instead of being sent (`drop_overloads`), from 0 to 1.
     #[inline]
     pub fn drop_overload(&self) -> f64 {
@@ -247,45 +238,6 @@ impl ClusterShared {
         self.dropped.load(Relaxed)
     }
 
-    /// Tells outlier detection, where there is one, what happened to `host`.
-    #[inline]
-    pub fn report(&self, host: &Host, event: Event) {
-        if let Some(outlier) = &self.outlier {
-            outlier.report(host, event);
-        }
-    }
-
-    /// Publishes its hosts anew: what is known of their health changed.
-    pub(crate) fn renew_health(&self) {
-        let Some(known) = &self.original_dst else {
-            let set = self.hosts.load_full();
-            self.publish_set(set.iter().cloned().collect(), set.policy);
-            return;
-        };
-        let known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        self.publish_set(known.values().cloned().collect(), EndpointPolicy::default());
-    }
-
-    /// What of [`flags`] it goes by: what it finds out itself. Hosts may know more, from an earlier cluster of its name.
-    pub(crate) fn heeds(&self) -> u32 {
-        if self.outlier.is_some() { flags::FAILED_OUTLIER } else { 0 }
-    }
-
-    /// Whether `host` is used, from all that is known of it.
-    pub fn availability(&self, host: &Host) -> Availability {
-        host.availability(self.heeds())
-    }
-
-    /// Begins with the hosts of the cluster of its name that is in force.
-    pub(crate) fn inherit(&self, earlier: &Self) {
-        let set = earlier.hosts.load_full();
-        self.hosts.store(set.clone());
-        if self.original_dst.is_none() {
-            // The same hosts, but it may draw from them in another way.
-            self.publish_set(set.iter().cloned().collect(), set.policy);
-        }
-    }
-
     /// Another takes its place, or none: nothing is done for it any more.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Relaxed);
@@ -293,28 +245,10 @@ impl ClusterShared {
             outlier.count_none();
             outlier.rouse();
         }
-    }
-
-    pub(crate) fn publish_set(&self, hosts: Vec<Arc<Host>>, policy: EndpointPolicy) {
-        let total = hosts.len() as u64;
-        if let Some(outlier) = &self.outlier {
-            outlier.count_active(&hosts);
+        if let Some(checks) = &self.checks {
+            checks.count(&[]);
+            checks.news.notify_one();
         }
-        let ids = |hosts: &[Arc<Host>]| hosts.iter().map(|host| host.id).collect::<Vec<_>>();
-        let new = ids(&hosts);
-        self.drop_overload.store(policy.drop_overload.to_bits(), Relaxed);
-        let panic_threshold = self.config.panic_threshold.get().min(100) as f64;
-        let set = Arc::new(HostSet::new(hosts, policy, panic_threshold, self.heeds(), &self.config.lb));
-        let sum = |of: fn(&PriorityHosts) -> usize| set.priorities.iter().map(of).sum::<usize>() as u64;
-        let (healthy, degraded) = (sum(|level| level.healthy().len()), sum(|level| level.degraded.len()));
-        let scope = self.registry.scope(scope_of(&self.config));
-        set.tables.iter().for_each(|table| table.publish(&scope, &self.config.lb));
-        let earlier = self.hosts.swap(set);
-        if ids(&earlier.iter().cloned().collect::<Vec<_>>()) != new {
-            Counter::new(&scope, &StatSlot::new(), "membership_change").inc();
-        }
-        let had_degraded = earlier.priorities.iter().any(|level| !level.degraded.is_empty());
-        membership(&scope, total, healthy, (degraded > 0 || had_degraded).then_some(degraded));
     }
 
     /// The host of an ORIGINAL_DST cluster for `address`, made if there is none.
@@ -402,7 +336,7 @@ fn build_tls(
     built.map_err(|error| ClusterError::Tls { cluster: config.name.clone(), error: Box::new(error) })
 }
 
-fn scope_of(config: &model::Cluster) -> String {
+pub(crate) fn scope_of(config: &model::Cluster) -> String {
     format!("cluster.{}.", config.stat_name)
 }
 
@@ -412,15 +346,5 @@ const fn alpn_of(config: &model::Cluster) -> AlpnDefault {
         UpstreamProtocol::Auto => AlpnDefault::Auto,
         UpstreamProtocol::Http2 => AlpnDefault::Http2,
         UpstreamProtocol::Http1 | UpstreamProtocol::UseDownstream => AlpnDefault::Http1,
-    }
-}
-
-/// Counts membership without making the whole of a cold cluster's stats.
-fn membership(scope: &Scope, total: u64, healthy: u64, degraded: Option<u64>) {
-    let set = |name, value| Gauge::new(scope, &StatSlot::new(), name).set(value);
-    set("membership_total", total);
-    set("membership_healthy", healthy);
-    if let Some(degraded) = degraded {
-        set("membership_degraded", degraded);
     }
 }

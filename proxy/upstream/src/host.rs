@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use outrider_config::model::{
-    EndpointHealth, EndpointPolicy, LbPolicy, MetadataValue, TRANSPORT_SOCKET_MATCH,
+    EndpointCheck, EndpointHealth, EndpointPolicy, LbPolicy, MetadataValue, TRANSPORT_SOCKET_MATCH,
 };
 use outrider_core::Metadata;
 use outrider_core::stream::Address;
@@ -38,6 +38,8 @@ pub struct Host {
     pub health: EndpointHealth,
     /// Its metadata.
     pub metadata: Option<Arc<Metadata>>,
+    /// How it is checked; `None` as its cluster says.
+    pub check: Option<Arc<EndpointCheck>>,
     /// What changes while it is used.
     pub state: Arc<HostState>,
 }
@@ -86,8 +88,26 @@ pub struct HostState {
 
 /// What is found out about a host's health.
 pub(crate) mod flags {
+    /// It fails its health checks, or was not checked yet.
+    pub(crate) const FAILED_ACTIVE: u32 = 1;
     /// Outlier detection took it out.
     pub(crate) const FAILED_OUTLIER: u32 = 1 << 1;
+    /// Its health checks ask for less.
+    pub(crate) const DEGRADED_ACTIVE: u32 = 1 << 2;
+    /// It does not count before its first check.
+    pub(crate) const PENDING_ACTIVE: u32 = 1 << 3;
+    /// It said by a header that it is not well, and does not count until it is.
+    pub(crate) const EXCLUDED: u32 = 1 << 4;
+    /// It fails its health checks for want of an answer.
+    pub(crate) const ACTIVE_TIMEOUT: u32 = 1 << 5;
+    /// Discovery took it away, and it stays for as long as its checks are good.
+    pub(crate) const PENDING_REMOVAL: u32 = 1 << 6;
+    /// A response told that it is not well; its checks have not heard of it yet.
+    pub(crate) const TOLD: u32 = 1 << 7;
+
+    /// Those that active checks find out.
+    pub(crate) const ACTIVE: u32 =
+        FAILED_ACTIVE | DEGRADED_ACTIVE | PENDING_ACTIVE | EXCLUDED | ACTIVE_TIMEOUT | PENDING_REMOVAL;
 }
 
 /// Whether a host is used, from all that is known of it.
@@ -105,6 +125,11 @@ impl HostState {
     /// Whether any of `flags` is set.
     pub(crate) fn has(&self, flags: u32) -> bool {
         self.flags.load(Relaxed) & flags != 0
+    }
+
+    /// Whether all of `flags` are set.
+    pub(crate) fn has_all(&self, flags: u32) -> bool {
+        self.flags.load(Relaxed) & flags == flags
     }
 
     /// Sets `flags` or takes them away. Returns whether that changed anything. Requests draw from what is published:
@@ -138,6 +163,8 @@ pub struct PriorityHosts {
     pub healthy: Option<Vec<Arc<Host>>>,
     /// Those that are degraded.
     pub degraded: Vec<Arc<Host>>,
+    /// Those that do not count, in number and in weight: how healthy the priority is comes from the others.
+    pub excluded: (u32, u32),
 }
 
 impl Host {
@@ -159,6 +186,7 @@ impl Host {
             locality,
             health,
             metadata: None,
+            check: None,
             state: Arc::default(),
         }
     }
@@ -192,11 +220,19 @@ impl Host {
     /// Whether it is used, from all that is known of it. `heeds`: the [`flags`] that its cluster goes by.
     pub(crate) fn availability(&self, heeds: u32) -> Availability {
         match self.health {
-            _ if self.state.has(flags::FAILED_OUTLIER & heeds) => Availability::Unhealthy,
+            _ if self.state.has((flags::FAILED_ACTIVE | flags::FAILED_OUTLIER) & heeds) => {
+                Availability::Unhealthy
+            }
             EndpointHealth::Unhealthy | EndpointHealth::Draining => Availability::Unhealthy,
+            _ if self.state.has(flags::DEGRADED_ACTIVE & heeds) => Availability::Degraded,
             EndpointHealth::Degraded => Availability::Degraded,
             EndpointHealth::Healthy => Availability::Healthy,
         }
+    }
+
+    /// Whether active health checks ask it, where there are any.
+    pub(crate) fn is_checked(&self) -> bool {
+        self.check.as_ref().is_none_or(|check| !check.disabled)
     }
 
     /// Envoy's `health_flags`, as far as its cluster heeds them.
@@ -207,12 +243,19 @@ impl Host {
                 text.push_str(flag);
             }
         };
-        show(self.state.has(flags::FAILED_OUTLIER & heeds), "/failed_outlier_check");
+        let has = |flag| self.state.has(flag & heeds);
+        show(has(flags::FAILED_ACTIVE), "/failed_active_hc");
+        show(has(flags::FAILED_OUTLIER), "/failed_outlier_check");
         show(
             matches!(self.health, EndpointHealth::Unhealthy | EndpointHealth::Draining),
             "/failed_eds_health",
         );
+        show(has(flags::DEGRADED_ACTIVE), "/degraded_active_hc");
         show(self.health == EndpointHealth::Degraded, "/degraded_eds_health");
+        show(has(flags::PENDING_REMOVAL), "/pending_dynamic_removal");
+        show(has(flags::PENDING_ACTIVE), "/pending_active_hc");
+        show(has(flags::EXCLUDED), "/excluded_via_immediate_hc_fail");
+        show(has(flags::ACTIVE_TIMEOUT), "/active_hc_timeout");
         if text.is_empty() { "healthy".to_owned() } else { text }
     }
 }
@@ -232,7 +275,11 @@ impl PriorityHosts {
         };
         let healthy = found.iter().any(|is| *is != Availability::Healthy).then(|| of(Availability::Healthy));
         let degraded = if healthy.is_some() { of(Availability::Degraded) } else { Vec::new() };
-        Self { hosts, healthy, degraded }
+        let left_out = (flags::PENDING_ACTIVE | flags::EXCLUDED) & heeds;
+        let excluded = hosts.iter().filter(|host| left_out != 0 && host.state.has(left_out));
+        let excluded = excluded
+            .fold((0, 0), |(n, weight): (u32, u32), host| (n + 1, weight.saturating_add(host.weight)));
+        Self { hosts, healthy, degraded, excluded }
     }
 }
 
@@ -331,5 +378,6 @@ impl Host {
             && self.health == other.health
             && self.locality == other.locality
             && self.metadata == other.metadata
+            && self.check == other.check
     }
 }

@@ -4,6 +4,7 @@
 //! the clusters, finds their hosts and publishes them. The worker side ([`WorkerClusters`],
 //! [`WorkerCluster`]) is `!Send`: it picks hosts and owns the connections to them.
 
+mod active;
 pub mod body;
 pub mod breaker;
 pub mod cluster;
@@ -13,6 +14,7 @@ pub mod host;
 pub mod incoming;
 pub mod lb;
 pub mod manager;
+mod membership;
 pub mod outlier;
 pub mod pool;
 pub mod priority;

@@ -124,10 +124,10 @@ impl ClusterManager {
         let shared = Arc::new(shared);
         if let Some(hosts) = fixed {
             shared.publish(hosts, discovery::policy(&config));
-            shared.warm.store(true, Relaxed);
+            shared.hosts_found();
         }
         if matches!(config.discovery, model::Discovery::OriginalDst(_)) {
-            shared.warm.store(true, Relaxed);
+            shared.hosts_found();
         }
         self.0.discoverer.watch(&shared);
         self.count_warming();
@@ -161,7 +161,7 @@ impl ClusterManager {
     /// Publishes the endpoints that discovery found for an EDS cluster.
     pub fn set_endpoints(&self, shared: &ClusterShared, endpoints: &model::Endpoints) {
         let changed = shared.publish(discovery::eds_hosts(endpoints), endpoints.policy);
-        if !shared.warm.swap(true, Relaxed) || changed {
+        if shared.hosts_found() || changed {
             self.changed(shared);
         }
     }

@@ -20,7 +20,7 @@ pub enum Source {
 /// Numbers of hosts of a priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// All.
+    /// All that count.
     pub total: u32,
     /// Healthy.
     pub healthy: u32,
@@ -43,14 +43,14 @@ impl PriorityLoad {
         let weight =
             |hosts: &[Arc<Host>]| hosts.iter().fold(0, |sum: u32, host| sum.saturating_add(host.weight));
         let weights = |level: &PriorityHosts| Counts {
-            total: weight(&level.hosts),
+            total: weight(&level.hosts).saturating_sub(level.excluded.1),
             healthy: weight(level.healthy()),
             degraded: weight(&level.degraded),
         };
         let counts: Vec<_> = priorities
             .iter()
             .map(|level| Counts {
-                total: count(level.hosts.len()),
+                total: count(level.hosts.len()).saturating_sub(level.excluded.0),
                 healthy: count(level.healthy().len()),
                 degraded: count(level.degraded.len()),
             })

@@ -147,8 +147,19 @@ fn success_rates(host: &Host) -> (Option<f64>, Option<f64>) {
 
 fn health_json(host: &Host, heeds: u32) -> Value {
     let mut fields = serde_json::Map::new();
-    if host.state.has(flags::FAILED_OUTLIER & heeds) {
-        fields.insert("failed_outlier_check".into(), true.into());
+    let shown = [
+        ("failed_active_health_check", flags::FAILED_ACTIVE),
+        ("failed_outlier_check", flags::FAILED_OUTLIER),
+        ("failed_active_degraded_check", flags::DEGRADED_ACTIVE),
+        ("pending_dynamic_removal", flags::PENDING_REMOVAL),
+        ("pending_active_hc", flags::PENDING_ACTIVE),
+        ("excluded_via_immediate_hc_fail", flags::EXCLUDED),
+        ("active_hc_timeout", flags::ACTIVE_TIMEOUT),
+    ];
+    for (name, flag) in shown {
+        if host.state.has(flag & heeds) {
+            fields.insert(name.into(), true.into());
+        }
     }
     fields.insert("eds_health_status".into(), health_of(host.health).into());
     Value::Object(fields)

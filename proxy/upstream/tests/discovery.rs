@@ -34,6 +34,7 @@ fn named(host: &str, port: u16) -> Endpoints {
         weight: 1,
         health: EndpointHealth::Healthy,
         metadata: None,
+        check: None,
     };
     let locality = LocalityEndpoints { endpoints: vec![endpoint], ..Default::default() };
     Endpoints { localities: vec![locality], policy: Default::default() }

@@ -11,8 +11,8 @@ use outrider_proto::pb::envoy::extensions::upstreams::http::generic::v3::Generic
 use super::address::{bind, keepalive};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::scalar::{bool_of, duration, stat_name, type_of, u32_of};
-use super::{breaker, cluster_http, discovery, json, lb, outlier, tls_context, transport};
-use crate::model::{Cluster, TcpKeepalive, TransportSocketMatch, UpstreamProtocol};
+use super::{active, breaker, cluster_http, discovery, json, lb, outlier, tls_context, transport};
+use crate::model::{ActiveCheck, Cluster, Discovery, TcpKeepalive, TransportSocketMatch, UpstreamProtocol};
 
 /// A cluster; `None`, and an error, when it lacks what it cannot do without.
 #[expect(clippy::too_many_lines, reason = "one message of sixty fields, destructured and built once")]
@@ -73,13 +73,15 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster) -> Option
     } = message;
     refuse!(cx, path, UNSUPPORTED;
         transport_socket_matcher, stats_matcher,
-        per_connection_buffer_high_watermark_timeout, health_checks, lb_subset_config, filters,
+        per_connection_buffer_high_watermark_timeout, lb_subset_config, filters,
         track_timeout_budgets, track_cluster_stats, preconnect_policy,
         connection_pool_per_downstream_connection, queuing_policies);
     inert!(cx, path, "Envoy does not read it either: reports go where cluster_manager.load_stats_config says"; lrs_server);
     refuse!(cx, path, "the load metrics of endpoints (ORCA) are not reported; remove it"; lrs_report_endpoint_metrics);
-    inert!(cx, path, "there are no active health checks that it could overrule"; ignore_health_on_host_removal);
-    if outlier_detection.is_none() {
+    if health_checks.is_empty() {
+        inert!(cx, path, "there are no active health checks that it could overrule"; ignore_health_on_host_removal);
+    }
+    if outlier_detection.is_none() && health_checks.is_empty() {
         inert!(cx, path, "nothing checks the health of its hosts"; close_connections_on_host_health_failure);
     } else {
         refuse!(cx, path, "connections of hosts that are taken out go on; remove it";
@@ -167,7 +169,6 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster) -> Option
         name: Arc::from(name.as_str()),
         stat_name: Arc::from(stat_name(if alt_stat_name.is_empty() { name } else { alt_stat_name })),
         alt_stat_name: (!alt_stat_name.is_empty()).then(|| Arc::from(alt_stat_name.as_str())),
-        discovery: discovery?,
         lb,
         hash_policy,
         connect_timeout,
@@ -189,10 +190,27 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster) -> Option
         close_connections_on_host_health_failure: *close_connections_on_host_health_failure,
         panic_threshold: common_lb.panic_threshold,
         fail_traffic_on_panic: common_lb.fail_traffic_on_panic,
+        checks: health_checks_of(cx, path, health_checks, discovery.as_ref()),
+        ignore_new_until_checked: common_lb.ignore_new_until_checked,
+        ignore_health_on_removal: *ignore_health_on_host_removal,
         outlier: outlier_detection
             .as_ref()
             .map(|message| Box::new(outlier::detection(cx, &path.field("outlier_detection"), message))),
+        discovery: discovery?,
     })
+}
+
+fn health_checks_of(
+    cx: &Cx,
+    path: &Path<'_>,
+    messages: &[core_pb::HealthCheck],
+    discovery: Option<&Discovery>,
+) -> Option<Box<ActiveCheck>> {
+    let path = path.field("health_checks");
+    if !messages.is_empty() && matches!(discovery, Some(Discovery::OriginalDst(_))) {
+        cx.refuse(&path, "hosts of type ORIGINAL_DST come by their requests and are not checked; remove it");
+    }
+    active::checks(cx, &path, messages)
 }
 
 /// Transport sockets by what a host's metadata says.

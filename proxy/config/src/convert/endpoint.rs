@@ -9,8 +9,8 @@ use outrider_proto::pb::envoy::config::endpoint::v3 as pb;
 
 use super::address::{Names, required};
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
-use super::json;
 use super::scalar::{enumeration, timeout, u32_of};
+use super::{active, json};
 use crate::model::{Endpoint, EndpointHealth, EndpointPolicy, Endpoints, LocalityEndpoints, Metadata};
 
 /// The metadata of the last endpoint: neighbours nearly always have the same, and then share it.
@@ -217,7 +217,6 @@ fn endpoint<'m>(
     let path = path.field("endpoint");
     let pb::Endpoint { address, health_check_config, hostname, additional_addresses, observability_name } =
         message;
-    inert!(cx, path, "health_checks are refused, and nothing else reads it"; health_check_config);
     refuse!(cx, path, "a second address of a host is not supported; make it an endpoint of its own"; additional_addresses);
     refuse!(cx, path, UNSUPPORTED; observability_name);
     let address = required(cx, &path.field("address"), address.as_ref(), names)?;
@@ -226,6 +225,7 @@ fn endpoint<'m>(
         hostname: Arc::from(hostname.as_str()),
         weight: weight.max(1),
         health,
+        check: active::endpoint(cx, &path.field("health_check_config"), health_check_config.as_ref()),
         metadata: metadata.as_ref().and_then(|message| shared(cx, &path, message, last)),
     })
 }

@@ -81,7 +81,11 @@ fn cookie(cx: &Cx, path: &Path<'_>, message: &pb::hash_policy::Cookie) -> HashSo
     });
     match &set {
         None => {
-            inert!(cx, path, "without ttl no cookie is made"; cookie_path, attributes);
+            let why = "without ttl no cookie is made";
+            if !cookie_path.is_empty() {
+                cx.inert(&path.field("path"), why);
+            }
+            inert!(cx, path, why; attributes);
         }
         Some(set) if http::HeaderValue::from_str(&format!("{name}{set}")).is_err() => {
             cx.error(path, "its name, path and attributes must not hold control characters");

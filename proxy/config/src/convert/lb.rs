@@ -277,6 +277,7 @@ const PANIC_KEY: &str = "upstream.healthy_panic_threshold";
 pub(crate) struct Common {
     pub(crate) panic_threshold: RuntimeInteger,
     pub(crate) fail_traffic_on_panic: bool,
+    pub(crate) ignore_new_until_checked: bool,
 }
 
 /// What all policies share.
@@ -295,7 +296,6 @@ pub(crate) fn common(cx: &Cx, path: &Path<'_>, message: Option<&cluster_pb::Comm
         locality_config_specifier,
     } = message.unwrap_or(&empty);
     inert!(cx, path, "updates are cheap enough to be taken one by one"; update_merge_window);
-    inert!(cx, path, "there are no active health checks to wait for"; ignore_new_hosts_until_first_hc);
     inert!(cx, path, "stateful sessions are refused, and nothing else reads it"; override_host_status);
     refuse!(cx, path, UNSUPPORTED; close_connections_on_host_set_change);
     let panic = percent(cx, path, "healthy_panic_threshold", healthy_panic_threshold).unwrap_or(50.0);
@@ -315,5 +315,6 @@ pub(crate) fn common(cx: &Cx, path: &Path<'_>, message: Option<&cluster_pb::Comm
     Common {
         panic_threshold: runtime_integer(cx, PANIC_KEY, panic.round() as u64),
         fail_traffic_on_panic: fail,
+        ignore_new_until_checked: *ignore_new_hosts_until_first_hc,
     }
 }

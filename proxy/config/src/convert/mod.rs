@@ -10,6 +10,7 @@
 )]
 
 mod access_log;
+mod active;
 mod address;
 mod bootstrap;
 mod breaker;

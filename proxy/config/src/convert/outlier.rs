@@ -6,7 +6,7 @@ use outrider_proto::Path;
 use outrider_proto::pb::envoy::config::cluster::v3 as pb;
 use outrider_proto::pb::google::protobuf as google;
 
-use super::cx::{Cx, UNSUPPORTED, inert, refuse};
+use super::cx::{Cx, UNSUPPORTED, refuse};
 use super::scalar::{bool_of, duration, runtime_integer, u32_of};
 use crate::model::{FailurePercentage, OutlierDetection, OutlierLimit, RuntimeInteger, SuccessRate};
 
@@ -45,8 +45,6 @@ pub(crate) fn detection(cx: &Cx, path: &Path<'_>, message: &pb::OutlierDetection
     if bool_of(detect_degraded_hosts) == Some(true) {
         cx.refuse(&path.field("detect_degraded_hosts"), UNSUPPORTED);
     }
-    inert!(cx, path, "there are no active health checks that could bring a host back";
-        successful_active_health_check_uneject_host);
     let fields = Fields { cx, path };
     let base = duration(cx, path, "base_ejection_time", base_ejection_time).unwrap_or(SECONDS_30);
     let longest = duration(cx, path, "max_ejection_time", max_ejection_time);
@@ -63,6 +61,7 @@ pub(crate) fn detection(cx: &Cx, path: &Path<'_>, message: &pb::OutlierDetection
         max_ejection_time_jitter_ms: fields.time("max_ejection_time_jitter", jitter),
         max_ejection_percent: fields.percent("max_ejection_percent", max_ejection_percent, 10),
         always_eject_one_host: bool_of(always_eject_one_host).unwrap_or(false),
+        check_restores: bool_of(successful_active_health_check_uneject_host).unwrap_or(true),
         split_local_origin: *split_external_local_origin_errors,
         consecutive_5xx: OutlierLimit {
             limit: fields.number("consecutive_5xx", consecutive_5xx, 5),

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    BackOff, ConfigSource, DynamicSecret, HashPolicy, Metadata, MetadataValue, OutlierDetection,
-    RingHashFunction, RuntimeDouble, RuntimeInteger, SocketAddress, SocketOption, TcpKeepalive, UpstreamTls,
+    ActiveCheck, BackOff, ConfigSource, DynamicSecret, EndpointCheck, HashPolicy, Metadata, MetadataValue,
+    OutlierDetection, RingHashFunction, RuntimeDouble, RuntimeInteger, SocketAddress, SocketOption,
+    TcpKeepalive, UpstreamTls,
 };
 
 /// A cluster.
@@ -58,6 +59,12 @@ pub struct Cluster {
     pub fail_traffic_on_panic: bool,
     /// Hosts that fail are taken out; `None` for not.
     pub outlier: Option<Box<OutlierDetection>>,
+    /// Hosts are asked whether they are well; `None` for not.
+    pub checks: Option<Box<ActiveCheck>>,
+    /// A new host does not count, for panic and priorities, before its first check.
+    pub ignore_new_until_checked: bool,
+    /// A host that discovery takes away goes at once, even if its checks are good.
+    pub ignore_health_on_removal: bool,
 }
 
 impl Cluster {
@@ -257,6 +264,8 @@ pub struct Endpoint {
     pub health: EndpointHealth,
     /// What transport socket matches and logs read; `None` for none.
     pub metadata: Option<Arc<Metadata>>,
+    /// How it is checked; `None` as the cluster says.
+    pub check: Option<Arc<EndpointCheck>>,
 }
 
 /// Health as configured.

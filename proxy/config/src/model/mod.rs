@@ -4,6 +4,7 @@
 //! names that refer to other resources are still names: the controller resolves them.
 
 mod access_log;
+mod active;
 mod bootstrap;
 mod cluster;
 mod extension;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use access_log::*;
+pub use active::*;
 pub use bootstrap::*;
 pub use cluster::*;
 pub use extension::*;

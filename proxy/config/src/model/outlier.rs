@@ -17,6 +17,8 @@ pub struct OutlierDetection {
     pub max_ejection_percent: RuntimeInteger,
     /// One host may be out whatever the percentage.
     pub always_eject_one_host: bool,
+    /// A good active health check brings a host back. Default true.
+    pub check_restores: bool,
     /// Failures to connect and timeouts are told from what the host answers.
     pub split_local_origin: bool,
     /// Responses 5xx in a row; 0 never ejects. Default 5, enforced for 100 %.

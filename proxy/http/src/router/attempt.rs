@@ -19,7 +19,7 @@ use outrider_upstream::{
 };
 
 use super::call::{self, Call};
-use super::envoy_headers::{CANARY, SERVICE_TIME};
+use super::envoy_headers::{CANARY, FAIL_AT_ONCE, SERVICE_TIME};
 use super::limits::Expired;
 use super::outcome::{Failure, Reset};
 use super::response::{BodyLimits, Tail, UpstreamResponse, grpc_http_status, grpc_outcome};
@@ -87,6 +87,12 @@ pub(crate) async fn exchange(
         Err(Expired::PerTryIdle) => Err(Failure::PerTryIdle),
         Err(Expired::MaxDuration) => Err(Failure::MaxDuration),
     };
+    if let Ok(answer) = &outcome
+        && call.cluster.shared.listens()
+        && answer.response.headers().contains_key(FAIL_AT_ONCE)
+    {
+        call.cluster.shared.told_unwell(host);
+    }
     if let Some(event) = event_of(call, &outcome) {
         call.cluster.shared.report(host, event);
     }

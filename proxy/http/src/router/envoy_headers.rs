@@ -32,6 +32,7 @@ names! {
     UNCONDITIONAL_DROP_OVERLOAD "x-envoy-unconditional-drop-overload";
     RATE_LIMITED "x-envoy-ratelimited";
     CANARY "x-envoy-upstream-canary";
+    FAIL_AT_ONCE "x-envoy-immediate-health-check-fail";
     INTERNAL "x-envoy-internal";
 }
 

@@ -207,6 +207,10 @@ impl Controller {
         if let Some(key) = wanted {
             let endpoints = self.clusters.endpoints.entry(key.clone()).or_default();
             endpoints.users.insert(name.clone());
+            if shared.config.checks.is_some() {
+                // Its endpoints are followed by their first checks.
+                self.clusters.finding.insert(name.clone());
+            }
             if let Some(current) = &endpoints.current {
                 self.control.clusters.set_endpoints(&shared, current);
             } else if endpoints.given_up {

@@ -3,7 +3,6 @@
 mod dns;
 mod resolver;
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use outrider_config::model::{
@@ -18,7 +17,7 @@ use crate::cluster::ClusterShared;
 use crate::error::ClusterError;
 use crate::host::{Host, Locality};
 use crate::manager::ClusterManager;
-use crate::outlier;
+use crate::{active, outlier};
 use dns::Names;
 use resolver::Resolvers;
 
@@ -37,6 +36,8 @@ enum Work {
     Find(Arc<ClusterShared>),
     /// Keeping its outliers.
     Guard(Arc<ClusterShared>),
+    /// Checking its hosts.
+    Check(Arc<ClusterShared>),
 }
 
 impl Discoverer {
@@ -50,6 +51,12 @@ impl Discoverer {
         let names = Names::of(cluster).is_some();
         if names {
             self.cold.send_modify(|cold| *cold += 1);
+        }
+        if cluster.checks.is_some() {
+            if waits_for_checks(cluster) {
+                self.cold.send_modify(|cold| *cold += 1);
+            }
+            let _ = self.queue.send(Work::Check(cluster.clone()));
         }
         if names || matches!(cluster.config.discovery, Discovery::OriginalDst(_)) {
             let _ = self.queue.send(Work::Find(cluster.clone()));
@@ -78,6 +85,17 @@ impl Discoverer {
             tokio::select! {
                 cluster = due.recv() => match cluster {
                     Some(Work::Find(cluster)) => self.begin(&cluster, manager, &resolvers, &mut tasks),
+                    Some(Work::Check(cluster)) => {
+                        let (counted, manager_too) = (waits_for_checks(&cluster), manager.clone());
+                        let cold = self.cold.clone();
+                        let warm = move || {
+                            if counted {
+                                cold.send_modify(|cold| *cold = cold.saturating_sub(1));
+                            }
+                            manager_too.count_warming();
+                        };
+                        tasks.spawn_local(active::keep(Arc::downgrade(&cluster), manager.clone(), warm));
+                    }
                     Some(Work::Guard(cluster)) => {
                         tasks.spawn(outlier::watch(Arc::downgrade(&cluster), manager.clone()));
                     }
@@ -112,7 +130,7 @@ impl Discoverer {
             let warmed = Arc::downgrade(cluster);
             names.start(manager, resolvers, tasks, move || {
                 if let Some(cluster) = warmed.upgrade() {
-                    cluster.warm.store(true, Relaxed);
+                    cluster.hosts_found();
                     manager_too.changed(&cluster);
                 }
                 cold.send_modify(|cold| *cold = cold.saturating_sub(1));
@@ -131,6 +149,11 @@ impl std::fmt::Debug for Discoverer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Discoverer").finish_non_exhaustive()
     }
+}
+
+/// Whether the start waits for its first checks. Those of EDS wait for their endpoints first, which is not ours to see.
+fn waits_for_checks(cluster: &ClusterShared) -> bool {
+    !matches!(cluster.config.discovery, Discovery::Eds { .. })
 }
 
 /// The hosts that `config` names by address; `None` when they are yet to be found.
@@ -224,6 +247,7 @@ fn host(endpoint: &Endpoint, address: Address, priority: u32, locality: &Arc<Loc
     };
     Host {
         metadata: endpoint.metadata.clone(),
+        check: endpoint.check.clone(),
         ..Host::new(address, hostname, endpoint.weight, priority, locality.clone(), endpoint.health)
     }
 }

@@ -310,6 +310,16 @@ impl Detector {
         tracing::info!(host = %host.address, "an ejected host is back");
     }
 
+    /// A health check of `host` was good: it comes back, where the configuration says so. Returns whether.
+    pub(crate) fn checked_well(&self, host: &Host, now: Instant) -> bool {
+        let Some(conduct) = host.state.conduct.get() else { return false };
+        if !self.config.check_restores || !host.state.has(flags::FAILED_OUTLIER) {
+            return false;
+        }
+        self.restore(host, conduct, &mut conduct.term(), now);
+        true
+    }
+
     fn enforcing(&self, cause: Cause) -> &RuntimeInteger {
         let config = &self.config;
         match cause {

@@ -25,6 +25,7 @@ fn config() -> OutlierDetection {
         max_ejection_time_jitter_ms: fixed(0),
         max_ejection_percent: fixed(100),
         always_eject_one_host: false,
+        check_restores: true,
         split_local_origin: false,
         consecutive_5xx: limit(100),
         consecutive_gateway_failure: limit(0),

@@ -25,7 +25,7 @@ use crate::host::Host;
 
 /// Why a connection could not be made.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     pub(super) kind: PoolErrorKind,
     pub(super) details: String,
 }
@@ -198,8 +198,28 @@ pub(super) async fn open(
     names: Names<'_>,
     alpn: AlpnDefault,
 ) -> Result<(IoStream, Option<Rc<TlsInfo>>), Failure> {
+    open_to(cluster, host, &host.address, names, alpn).await
+}
+
+/// The same to another address of `host`, for its health checks.
+pub(crate) async fn open_at(
+    cluster: &ClusterShared,
+    host: &Host,
+    address: &Address,
+    alpn: AlpnDefault,
+) -> Result<IoStream, Failure> {
+    open_to(cluster, host, address, Names::default(), alpn).await.map(|(io, _)| io)
+}
+
+async fn open_to(
+    cluster: &ClusterShared,
+    host: &Host,
+    address: &Address,
+    names: Names<'_>,
+    alpn: AlpnDefault,
+) -> Result<(IoStream, Option<Rc<TlsInfo>>), Failure> {
     let opening = async {
-        let io = socket(cluster, host).await?;
+        let io = socket(cluster, address).await?;
         match cluster.tls_for(host) {
             None => Ok((io, None)),
             Some(context) => secure(cluster, host, context, names, alpn, io).await,
@@ -244,8 +264,8 @@ async fn secure(
     }
 }
 
-async fn socket(cluster: &ClusterShared, host: &Host) -> Result<IoStream, Failure> {
-    match &host.address {
+async fn socket(cluster: &ClusterShared, address: &Address) -> Result<IoStream, Failure> {
+    match address {
         Address::Ip(address) => tcp(cluster, *address).await,
         Address::Pipe(path) => unix(path).await,
     }

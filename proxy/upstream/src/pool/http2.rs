@@ -70,7 +70,7 @@ impl Windows {
 
 /// Runs the codec's tasks on the worker.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct LocalExec;
+pub(crate) struct LocalExec;
 
 impl<F> hyper::rt::Executor<F> for LocalExec
 where

@@ -26,6 +26,8 @@ pub use lease::{Lease, LeaseGuard};
 pub use tcp::TcpLease;
 pub use tunnel::{PendingTunnel, Tunnel};
 
+pub(crate) use connect::open_at;
+pub(crate) use http2::LocalExec;
 pub(crate) use key::Pools;
 
 use crate::body::{Outbound, UpstreamBody};

@@ -53,6 +53,7 @@ pub(crate) fn endpoint(address: SocketAddr) -> Endpoint {
         weight: 1,
         health: EndpointHealth::Healthy,
         metadata: None,
+        check: None,
     }
 }
 
@@ -87,6 +88,9 @@ pub(crate) fn config(name: &str, discovery: Discovery) -> model::Cluster {
         panic_threshold: model::RuntimeInteger::fixed(50),
         fail_traffic_on_panic: false,
         outlier: None,
+        checks: None,
+        ignore_new_until_checked: false,
+        ignore_health_on_removal: false,
     }
 }
 
@@ -274,5 +278,43 @@ impl Upstream {
             response.headers_mut().insert("connection", http::HeaderValue::from_static("close"));
         }
         Ok(response)
+    }
+}
+
+/// Endpoints that a control plane says.
+pub(crate) fn eds() -> Discovery {
+    Discovery::Eds { source: model::ConfigSource::default(), service_name: "c".into() }
+}
+
+/// Hosts are ejected for so many failures in a row, all of them if need be.
+pub(crate) fn outlier(limit: u64) -> model::OutlierDetection {
+    let fixed = model::RuntimeInteger::fixed;
+    let streak = |limit, enforcing| model::OutlierLimit { limit: fixed(limit), enforcing: fixed(enforcing) };
+    model::OutlierDetection {
+        interval_ms: fixed(10_000),
+        base_ejection_time_ms: fixed(30_000),
+        max_ejection_time_ms: fixed(300_000),
+        max_ejection_time_jitter_ms: fixed(0),
+        max_ejection_percent: fixed(100),
+        always_eject_one_host: false,
+        check_restores: true,
+        split_local_origin: false,
+        consecutive_5xx: streak(limit, 100),
+        consecutive_gateway_failure: streak(0, 0),
+        consecutive_local_origin_failure: streak(0, 0),
+        success_rate: model::SuccessRate {
+            minimum_hosts: fixed(5),
+            request_volume: fixed(100),
+            stdev_factor: fixed(1900),
+            enforcing: fixed(100),
+            enforcing_local_origin: fixed(100),
+        },
+        failure_percentage: model::FailurePercentage {
+            threshold: fixed(85),
+            minimum_hosts: fixed(5),
+            request_volume: fixed(50),
+            enforcing: fixed(0),
+            enforcing_local_origin: fixed(0),
+        },
     }
 }

@@ -1,6 +1,7 @@
-//! The health of hosts: outlier detection.
+//! The health of hosts: outlier detection, and what the first active checks find.
 
 use outrider_tests::reply::{Finish, Reply};
+use outrider_tests::upstream::TcpScript;
 
 use crate::driver::{Case, Group, case, case::Act, get, talk};
 
@@ -168,4 +169,92 @@ pub(crate) fn outliers() -> Group {
             page("flags", "::health_flags"),
             page("rates", "success_rate"),
         ])
+}
+
+/// A health check that is made once: the next one is far away.
+fn checked(probe: &str) -> String {
+    format!(
+        "{NO_PANIC}health_checks: [ {{ timeout: 2s, interval: 1000s, no_traffic_interval: 1000s, unhealthy_threshold: 3, healthy_threshold: 2, {probe} }} ]\n"
+    )
+}
+
+/// The first round of active health checks, which the start waits for.
+pub(crate) fn first_checks() -> Group {
+    let closed = "address: { socket_address: { address: 127.0.0.1, port_value: @{closed} } }";
+    let fixed = |config: &str| {
+        format!(
+            "connect_timeout: 2s\ntype: STATIC\nload_assignment: {{ cluster_name: x, endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ {closed}, health_check_config: {{ {config} }} }} }} ] }} ] }}\n{}",
+            checked("tcp_health_check: {}")
+        )
+    };
+    let clusters: [(&str, &[&str], String); 11] = [
+        ("refused", &["closed"], checked("tcp_health_check: {}")),
+        ("connected", &["a"], checked("tcp_health_check: {}")),
+        ("ok", &["a"], checked("http_health_check: { path: /healthz, host: h.example }")),
+        (
+            "wanted",
+            &["a"],
+            checked("http_health_check: { path: /healthz, expected_statuses: [ { start: 201, end: 300 } ] }"),
+        ),
+        (
+            "body",
+            &["a"],
+            checked("http_health_check: { path: /healthz, receive: [ { text: \"00ff00ff\" } ] }"),
+        ),
+        (
+            "named",
+            &["a"],
+            checked("http_health_check: { path: /healthz, service_name_matcher: { exact: x } }"),
+        ),
+        ("unreached", &["closed"], checked("http_health_check: { path: /healthz }")),
+        ("half", &["a", "closed"], checked("http_health_check: { path: /healthz }")),
+        (
+            "pong",
+            &["echo"],
+            checked(
+                "tcp_health_check: { send: { text: \"50494e47\" }, receive: [ { text: \"5049\" }, { text: \"4e47\" } ] }",
+            ),
+        ),
+        (
+            "nogrpc",
+            &["a"],
+            format!("{}{}", checked("grpc_health_check: {}"), crate::driver::case::H2_CLUSTER),
+        ),
+        ("fallen", &["closed"], checked("tcp_health_check: {}").replace("{ value: 0 }", "{ value: 50 }")),
+    ];
+    let mut names: Vec<&str> = clusters.iter().map(|(name, ..)| *name).collect();
+    names.extend(["unasked", "elsewhere"]);
+    let routes: String = names
+        .iter()
+        .map(|name| format!("  - {{ match: {{ prefix: /{name}/ }}, route: {{ cluster: {name} }} }}\n"))
+        .collect();
+    let routes = format!("virtual_hosts:\n- name: all\n  domains: [\"*\"]\n  routes:\n{routes}");
+    let mut group = Group::new("first-checks")
+        .upstreams(&["a"])
+        .tcp_upstream("echo", TcpScript::Echo)
+        .upstream("closed", None, None)
+        .with(|mut b| {
+            for (name, hosts, more) in &clusters {
+                b = b.hosts(name, hosts, more);
+            }
+            b.cluster("unasked", &fixed("disable_active_health_check: true"))
+                .cluster("elsewhere", &fixed("port_value: @{a}"))
+        })
+        .routes(&routes);
+    for name in names.iter().filter(|name| **name != "pong") {
+        let mut case = case(name, vec![get(&format!("/{name}/")); 2]);
+        case.stats.extend(stats(name));
+        group.cases.push(case);
+    }
+    group.cases([
+        page("flags", "::health_flags"),
+        case(
+            "counts",
+            Act::Admin(
+                "GET",
+                "/stats?usedonly&filter=(health_check.(attempt|success|failure|network_failure|verify_cluster)|membership_(healthy|total))$",
+                &[],
+            ),
+        ),
+    ])
 }

@@ -80,6 +80,7 @@ pub(crate) fn all() -> Vec<Group> {
         rbac::actions(),
         rbac::trees(),
         rbac::network(),
+        health::first_checks(),
         hashing::hashing(),
         runtime::runtime(),
         runtime::runtime_default(),

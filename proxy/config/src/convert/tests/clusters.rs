@@ -181,15 +181,15 @@ fn circuit_breakers_and_their_runtime() {
 #[test]
 fn what_changes_traffic_and_is_not_there_is_refused() {
     let problems = bad(&bootstrap(
-        "health_checks: [{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {}}]\noutlier_detection: {detect_degraded_hosts: true}\nlb_subset_config: {}",
+        "health_checks: [{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, custom_health_check: {name: x}}]\noutlier_detection: {detect_degraded_hosts: true}\nlb_subset_config: {}",
     ));
     let fields: Vec<&str> = problems.iter().map(|text| text.split(": ").next().unwrap_or_default()).collect();
     let cluster = "static_resources.clusters[0]";
     assert_eq!(
         fields,
         [
-            format!("{cluster}.health_checks"),
             format!("{cluster}.lb_subset_config"),
+            format!("{cluster}.health_checks[0].custom_health_check"),
             format!("{cluster}.outlier_detection.detect_degraded_hosts")
         ]
     );

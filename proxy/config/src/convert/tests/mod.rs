@@ -1,5 +1,6 @@
 //! Conversions of whole bootstraps, written as users write them.
 
+mod balancing;
 mod clusters;
 mod dynamic;
 mod filters;
