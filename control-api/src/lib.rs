@@ -2,11 +2,12 @@
 //!
 //! The rooms, one way: [`model`] (what a resource is) -> [`store`], [`source`] (where it comes from) -> [`world`] (all that is
 //! known) -> [`attach`] (which route belongs where, status conditions) -> [`translate`] (a pure function from the world and a
-//! proxy to xDS resources) -> [`engine`] (keeps the translation current) -> [`ads`] (serves it) -> [`api`] (what operators see).
+//! proxy to xDS resources) -> [`engine`] (keeps the translation current) -> [`ads`] (serves it) -> [`api`] (what operators see). [`ca`] beside them says who a workload is.
 
 pub mod ads;
 pub mod api;
 pub mod attach;
+pub mod ca;
 pub mod ctl;
 pub mod engine;
 pub mod model;
@@ -16,5 +17,5 @@ pub mod store;
 pub mod translate;
 pub mod world;
 
-/// The control plane's own API, from `proto/outrider/control/v1`.
+/// The control plane's own APIs, from `proto/outrider`.
 pub use outrider_control_proto as pb;

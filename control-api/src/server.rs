@@ -1,5 +1,6 @@
 //! Puts it together: store, sources, engine, the two ports, and a graceful end.
 
+mod identity;
 mod options;
 mod statuses;
 
@@ -18,6 +19,7 @@ use crate::ads::{Ads, Connected, Limits};
 use crate::api::audit::Audit;
 use crate::api::auth::{Bounds, Guard, Security, incoming};
 use crate::api::{ControlService, Parts, Served};
+use crate::ca::service::CertificateService;
 use crate::engine::Engine;
 use crate::source::{Origin, Problems, manifests, stored};
 use crate::store::{self, Place, SharedStore, kubernetes};
@@ -49,13 +51,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let security = Arc::new(options.auth.build(options.data_dir.as_deref(), &[options.xds, options.api])?);
     let xds = TcpListener::bind(options.xds).await.with_context(|| format!("--xds {}", options.xds))?;
     let api = TcpListener::bind(options.api).await.with_context(|| format!("--api {}", options.api))?;
-    let (store, writer) = open_store(&options).await?;
+    let Opened { store, writer, kubernetes, shared } = open_store(&options).await?;
     tracing::info!(store = store.describe(), "what is applied is kept in");
     let audit = Arc::new(audit(&options)?);
+    let (leave, leaving) = watch::channel(false);
+    let certificates = identity::start(&options, &security, &audit, &store, kubernetes, shared, &leaving)?;
 
     let mut origins = BTreeSet::from([Origin::Store]);
     origins.extend(options.manifests.as_ref().map(|_| Origin::Manifests));
-    let (leave, leaving) = watch::channel(false);
     let (engine, inputs) = Engine::bounded(origins, options.max_scopes);
     let problems = Problems::default();
     if let Some(dir) = &options.manifests {
@@ -90,7 +93,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let served = Served::new(service)?;
     let both = async {
         tokio::try_join!(
-            serve_xds(ads, xds, &security, gone(leaving.clone())),
+            serve_xds(ads, certificates, xds, &security, gone(leaving.clone())),
             served.serve(api, &security, gone(leaving.clone())),
         )
     };
@@ -100,9 +103,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
 }
 
-/// Serves xDS until `shutdown` resolves, and then until the streams are done.
+/// Serves xDS, and certificates, until `shutdown` resolves, and then until the streams are done.
 async fn serve_xds(
     ads: Ads,
+    certificates: CertificateService,
     listener: TcpListener,
     security: &Security,
     shutdown: impl Future<Output = ()> + Send,
@@ -116,25 +120,38 @@ async fn serve_xds(
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .layer(Guard::new(Arc::clone(&security.authenticator), None))
         .add_service(AggregatedDiscoveryServiceServer::new(ads))
+        .add_service(certificates.own())
+        .add_service(certificates.istio())
         .serve_with_incoming_shutdown(connections, shutdown)
         .await
         .context("the xDS port")
 }
 
-/// The store, and what writes statuses into it where the store is somebody else's API.
-async fn open_store(options: &Options) -> anyhow::Result<(SharedStore, Option<kubernetes::status::Writer>)> {
+/// The store, and what comes with it.
+struct Opened {
+    store: SharedStore,
+    /// What writes statuses into it where the store is somebody else's API.
+    writer: Option<kubernetes::status::Writer>,
+    /// What speaks to Kubernetes where that is the store.
+    kubernetes: Option<kube::Client>,
+    /// Other control planes may use it as well.
+    shared: bool,
+}
+
+async fn open_store(options: &Options) -> anyhow::Result<Opened> {
     if let Some(text) = options.store.as_deref().filter(|text| text.starts_with("kubernetes")) {
         let at = kubernetes::Options::parse(text).with_context(|| format!("--store {text}"))?;
         let store = kubernetes::Kubernetes::open(&at).await.with_context(|| format!("--store {text}"))?;
-        let writer = store.status_writer();
-        return Ok((Arc::new(store), Some(writer)));
+        let (writer, kubernetes) = (Some(store.status_writer()), Some(store.client()));
+        return Ok(Opened { store: Arc::new(store), writer, kubernetes, shared: true });
     }
     let place = match (&options.store, &options.data_dir) {
         (Some(text), _) => place(text)?,
         (None, Some(dir)) => Place::Dir(dir.clone()),
         (None, None) => Place::Memory,
     };
-    Ok((store::open(&place).await?, None))
+    let shared = matches!(place, Place::Etcd(_));
+    Ok(Opened { store: store::open(&place).await?, writer: None, kubernetes: None, shared })
 }
 
 fn place(text: &str) -> anyhow::Result<Place> {

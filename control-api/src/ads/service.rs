@@ -199,16 +199,23 @@ impl Ads {
         small_enough(&node)?;
         let proxy = Proxy::from_node(&node).map_err(|error| Status::invalid_argument(error.to_string()))?;
         // The guard in front says who it is; without one nobody is let in.
-        who.ok_or_else(|| {
+        let who = who.ok_or_else(|| {
             Status::unauthenticated("nobody asked who you are; this server is put together wrongly")
-        })?
-        .may_be(&proxy)?;
+        })?;
+        // Before the world is known nobody can be told from anybody else.
+        let mut leaving = self.leaving.clone();
+        tokio::select! {
+            () = self.engine.until_ready() => {}
+            () = gone(&mut leaving) => return Err(left()),
+        }
+        who.may_be(&proxy, &self.engine.snapshot().context.world)?;
         let session = Mutex::new(Session::new(P::DELTA));
         let stream = Stream { proxy, node, peer, since: Instant::now(), session };
         let listed = self.connected.list(stream);
         tracing::info!(proxy = %listed.stream.proxy.id, peer = ?peer, delta = P::DELTA, "a proxy is connected");
         let driver = Driver {
             ads: self,
+            who,
             listed: &listed,
             delta: P::DELTA,
             held: None,
@@ -225,6 +232,7 @@ impl Ads {
 /// What drives one stream.
 struct Driver<'a> {
     ads: &'a Ads,
+    who: Identity,
     listed: &'a Listed,
     delta: bool,
     held: Option<Arc<ScopeKey>>,
@@ -241,10 +249,6 @@ impl Driver<'_> {
     ) -> Result<(), Status> {
         let mut leaving = self.ads.leaving.clone();
         self.take(said)?;
-        tokio::select! {
-            () = self.ads.engine.until_ready() => {}
-            () = gone(&mut leaving) => return Err(left()),
-        }
         let mut news = self.ads.engine.news();
         self.refresh().await?;
         loop {
@@ -309,10 +313,17 @@ impl Driver<'_> {
     }
 
     /// Takes over what is published now.
+    ///
+    /// # Errors
+    /// When it is no longer for this proxy, or there are too many scopes.
     async fn refresh(&mut self) -> Result<(), Status> {
         let snapshot = self.ads.engine.snapshot();
         let since = if self.generation == 0 { Since::Anything } else { snapshot.since(self.generation) };
         let proxy = &self.listed.stream.proxy;
+        if matches!(since, Since::Anything) {
+            // Pods and Gateways change: who might be a proxy when it came may not be it any more.
+            self.who.may_be(proxy, &snapshot.context.world)?;
+        }
         let (anything, moved) = match &since {
             Since::Anything => (true, true),
             Since::Endpoints { addresses, .. } => (false, addresses.contains(&proxy.address)),

@@ -213,6 +213,21 @@ impl Audit {
         self.note(entry.ended(stage, result.err())).await;
     }
 
+    /// Says that something was done that changes nothing in the store, before anybody gets it: one line.
+    ///
+    /// # Errors
+    /// When the line cannot be written: then nothing may be given out.
+    pub async fn record(self: &Arc<Self>, entry: Entry) -> Result<(), Status> {
+        let id = format!("{:x}-{}", self.run, self.next.fetch_add(1, Ordering::Relaxed));
+        self.write(Entry { id, ..entry.ended("done", None) }).await.map_err(|error| {
+            Status::unavailable(format!(
+                "nothing is given out, because the audit log cannot be written ({}: {error}); make room or mend its permissions, \
+                 then repeat",
+                self.place
+            ))
+        })
+    }
+
     /// Says that something was refused before anything was done. Of one identity's refusals in a second the first few are told.
     pub async fn refuse(self: &Arc<Self>, entry: &Entry, status: &Status) {
         if self.refusals.admits(entry.who.as_deref(), chrono::Utc::now().timestamp()) {

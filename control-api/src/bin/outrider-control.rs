@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use outrider_control::ca::{identity::TrustDomain, own};
 use outrider_control::server::{self, Options};
 
 #[global_allocator]
@@ -12,6 +13,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn crds() -> anyhow::Result<()> {
     use std::io::Write as _;
     let text = outrider_control::store::kubernetes::crds::yaml().map_err(anyhow::Error::msg)?;
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+/// Makes the next root.
+fn rotate(data_dir: &std::path::Path, domain: &TrustDomain) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let generation = own::rotate(data_dir, domain, std::time::SystemTime::now())?;
+    let text = format!(
+        "root {generation} is made; the control plane announces it in the trust bundle within seconds, and its log says from when \
+         on it signs\n"
+    );
     Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
@@ -29,6 +41,7 @@ fn main() -> ExitCode {
     };
     let ended = match options.command {
         Some(server::Command::Crds) => crds(),
+        Some(server::Command::RotateCa { data_dir, trust_domain }) => rotate(&data_dir, &trust_domain),
         None => runtime.block_on(server::run(options)),
     };
     match ended {

@@ -8,6 +8,7 @@ use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::api::auth::Role;
+use crate::model::own::Duration;
 
 /// Exit codes, as `--help` shows them.
 const EXIT_CODES: &str = "\
@@ -282,19 +283,44 @@ pub(super) enum Command {
         /// For which shell
         shell: Shell,
     },
-    /// Make a token, and the line by which the control plane knows it
+    /// Make a token: for operators and proxies, or by `create` for workloads
+    ///
+    /// With a name, a token for the API or xDS, and the line by which the control plane knows it. `create`: a join token, by
+    /// which a workload without Kubernetes gets its first certificate.
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Token {
+        /// A join token
+        #[command(subcommand)]
+        join: Option<TokenCommand>,
         /// Whose it is, as audit logs will call them
-        name: String,
+        #[arg(required = true)]
+        name: Option<String>,
         /// What they may do: reader, operator, admin or proxy
-        #[arg(long)]
-        role: Role,
+        #[arg(long, required = true)]
+        role: Option<Role>,
     },
     /// Print the version of this program and the name of the control plane
     Version {
         /// This program's alone
         #[arg(long)]
         client: bool,
+    },
+}
+
+/// What can be done with tokens besides.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Make a join token for a service account of the namespace (-n); `get jointokens` shows those that there are, `delete` revokes
+    Create {
+        /// The service account whose identity the bearer gets
+        #[arg(long, value_name = "NAME")]
+        service_account: String,
+        /// How long it can be used
+        #[arg(long, value_name = "DURATION", default_value = "1h")]
+        ttl: Duration,
+        /// How many certificates can be got with it
+        #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+        uses: u32,
     },
 }
 

@@ -32,6 +32,7 @@ pub(super) fn columns(kind: Kind) -> Columns {
         Kind::ExternalService => (&["NAME", "HOSTS", "PORTS", "ACCEPTED"], &[]),
         Kind::PeerPolicy => (&["NAME", "TARGETS", "MODE", "ACCEPTED"], &[]),
         Kind::AuthorizationPolicy => (&["NAME", "TARGETS", "ACTION", "ACCEPTED"], &["RULES"]),
+        Kind::JoinToken => (&["NAME", "ACCOUNT", "USES", "EXPIRES"], &[]),
         Kind::TrafficPolicy | Kind::Telemetry => (&["NAME", "TARGETS", "ACCEPTED"], &[]),
     };
     Columns { head, wide }
@@ -84,6 +85,9 @@ pub(super) fn cell(object: &Value, column: &str) -> Cell {
         "HOSTNAME" => text("/spec/validation/hostname").into(),
         "HOSTS" => or_dash(dash(&text("/spec/hosts"), &text("/spec/host"), "")).into(),
         "MODE" => or_dash(dash(&text("/spec/mode"), &text("/spec/mtls/mode"), "")).into(),
+        "ACCOUNT" => text("/spec/serviceAccount").into(),
+        "USES" => text("/spec/uses").into(),
+        "EXPIRES" => text("/spec/expires").into(),
         "ACTION" => or_dash(text("/spec/action")).into(),
         _ => Cell::default(),
     }

@@ -314,18 +314,8 @@ fn loopback(host: &str) -> bool {
 
 /// What the system believes.
 fn webpki_anchors() -> Result<Vec<rustls_pki_types::TrustAnchor<'static>>, Failure> {
-    // Without a library for it: the bundles where distributions keep them.
-    const BUNDLES: [&str; 3] =
-        ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
-    let path = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let path = path.or_else(|| BUNDLES.iter().map(PathBuf::from).find(|path| path.exists()));
-    let Some(path) = path else {
-        return Err(Failure::usage("no authorities are installed here; give the control plane's CA by --ca"));
-    };
-    let mut roots = rustls::RootCertStore::empty();
-    let listed =
-        <rustls_pki_types::CertificateDer<'_> as rustls_pki_types::pem::PemObject>::pem_file_iter(&path);
-    let listed = listed.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-    roots.add_parsable_certificates(listed.flatten());
+    let roots = crate::api::auth::system_roots();
+    let roots =
+        roots.map_err(|error| Failure::usage(format!("{error:#}; give the control plane's CA by --ca")))?;
     Ok(roots.roots)
 }

@@ -17,6 +17,7 @@ mod problems;
 mod proxies;
 mod proxy_config;
 mod table;
+mod token;
 
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use args::{Cli, Color, Command, DryRun, Flags};
+use args::{Cli, Color, Command, DryRun, Flags, TokenCommand};
 use connect::{Client, Target};
 use failure::Failure;
 
@@ -141,7 +142,9 @@ async fn command(cli: Cli, console: &mut Console<'_>, color: bool) -> Result<(),
     match &cli.command {
         Command::ApiResources => return local::api_resources(console.out, color),
         Command::Completion { shell } => return local::completion(*shell, console.out),
-        Command::Token { name, role } => return local::token(name, *role, console.out),
+        Command::Token { join: None, name: Some(name), role: Some(role) } => {
+            return local::token(name, *role, console.out);
+        }
         Command::Version { client: true } => return local::version(console.out),
         _ => {}
     }
@@ -182,6 +185,9 @@ async fn command(cli: Cli, console: &mut Console<'_>, color: bool) -> Result<(),
         Command::Explain(asked) => explain::explain(session, asked).await,
         Command::Problems { output } => problems::problems(session, output).await,
         Command::Version { client: false } => local::versions(session).await,
+        Command::Token { join: Some(TokenCommand::Create { service_account, ttl, uses }), .. } => {
+            token::create(session, &service_account, ttl, uses).await
+        }
         Command::ApiResources
         | Command::Completion { .. }
         | Command::Token { .. }

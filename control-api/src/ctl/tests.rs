@@ -368,3 +368,45 @@ async fn colours_are_for_terminals() {
     let colored = run_with(&["--color", "always", "api-resources"], "").await;
     assert!(colored.out.contains("\u{1b}[1mNAME\u{1b}[0m"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_token_is_made_shown_and_deleted() {
+    let harness = Harness::start().await;
+    let made = ctl(&harness, "token create -n shop --service-account web --ttl 2h --uses 3", "").await;
+    assert_eq!(made.code, 0, "{}", made.err);
+    let token = made.out.trim();
+    assert!(token.starts_with("outrider_join.shop.join-"), "{token}");
+    assert!(made.err.contains("service account shop/web, good 3 times until 20"), "{}", made.err);
+    let name = token.split('.').nth(2).unwrap();
+    let listed = ctl(&harness, "get jointokens -n shop", "").await;
+    assert!(
+        listed.out.contains(name) && listed.out.contains("web") && listed.out.contains(" 3 "),
+        "{}",
+        listed.out
+    );
+    // The hash alone is kept.
+    let kept = ctl(&harness, "get jointokens -n shop -o yaml", "").await;
+    assert!(
+        kept.out.contains("sha256:") && !kept.out.contains(token.rsplit('.').next().unwrap()),
+        "{}",
+        kept.out
+    );
+    assert_eq!(ctl(&harness, &format!("delete jointoken {name} -n shop"), "").await.code, 0);
+
+    for (wrong, part) in [
+        ("token create", "--service-account"),
+        ("token create --service-account Web", "no service account"),
+        ("token create --service-account web --ttl 9000h", "720h"),
+        ("token create --service-account web --ttl soon", "no duration"),
+        ("token jane", "--role"),
+        ("token", "required"),
+    ] {
+        let done = ctl(&harness, wrong, "").await;
+        assert!(done.code == 2 && done.err.contains(part), "{wrong}: {} {}", done.code, done.err);
+    }
+    let done = ctl(&harness, "token create --service-account web --uses 0", "").await;
+    assert!(done.code == 1 && done.err.contains("spec.uses"), "{}", done.err);
+    // The other kind of token is as it was.
+    let done = ctl(&harness, "token jane --role operator", "").await;
+    assert!(done.code == 0 && done.out.contains("jane operator sha256:"), "{}", done.out);
+}

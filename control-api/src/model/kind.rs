@@ -93,6 +93,7 @@ kinds! {
     PeerPolicy, "PeerPolicy", "peerpolicies", ["pp"], "outrider.dev", ["v1"], true, own::PeerPolicy;
     AuthorizationPolicy, "AuthorizationPolicy", "authorizationpolicies", ["ap"], "outrider.dev", ["v1"], true, own::AuthorizationPolicy;
     Telemetry, "Telemetry", "telemetries", ["tel"], "outrider.dev", ["v1"], true, own::Telemetry;
+    JoinToken, "JoinToken", "jointokens", ["jt"], "outrider.dev", ["v1"], true, own::JoinToken;
 }
 
 impl Kind {

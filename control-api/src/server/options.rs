@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::api::auth::AuthArgs;
+use crate::ca::CaArgs;
+use crate::ca::identity::TrustDomain;
 
 /// The control plane of Outrider: services, routes and policies in Kubernetes shape, served as xDS.
 ///
@@ -58,6 +60,10 @@ pub struct Options {
     /// TLS, tokens and roles.
     #[command(flatten)]
     pub auth: AuthArgs,
+
+    /// Workloads' identities.
+    #[command(flatten)]
+    pub ca: CaArgs,
 }
 
 /// What it can do besides serving.
@@ -65,4 +71,14 @@ pub struct Options {
 pub enum Command {
     /// Print the definitions of our kinds for Kubernetes (YAML)
     Crds,
+    /// Make the next root of this control plane's own authority. It is in the trust bundle at once, signs when everybody has it, and
+    /// the one before goes when its last certificate has ended
+    RotateCa {
+        /// The data directory of the control plane, which may run
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// Its trust domain
+        #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+        trust_domain: TrustDomain,
+    },
 }

@@ -251,6 +251,8 @@ impl World {
                         touched.addresses.extend(addresses(&slice));
                     }
                 }
+                // No proxy sees them.
+                Kind::JoinToken => {}
                 _ => touched.rest = true,
             }
         }

@@ -112,6 +112,7 @@ fn the_roles_are_exactly_what_the_store_does() -> Result {
     for &kind in status::KINDS {
         need(kind, &format!("{}/status", kind.plural()), &["update"]);
     }
+    needed.insert(("authentication.k8s.io".into(), "tokenreviews".into(), "create".into()));
     assert_eq!(rights()?, needed);
     Ok(())
 }
@@ -127,6 +128,7 @@ pub(crate) async fn the_manifests_apply_and_give_no_more_than_is_needed(cluster:
         ("delete", "", "pods", false),
         ("update", "", "services", false),
         ("update", "gateway.networking.k8s.io", "httproutes", true),
+        ("create", "authentication.k8s.io", "tokenreviews", true),
         ("create", "rbac.authorization.k8s.io", "clusterroles", false),
         ("create", "apiextensions.k8s.io", "customresourcedefinitions", false),
     ] {

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod deploy;
+mod identity;
 mod outage;
 mod statuses;
 mod store;
@@ -48,6 +49,7 @@ async fn kubernetes_as_the_store() -> Result {
         store::helm_releases_never_come_here,
         statuses::entries_of_others_stay_and_ours_follow_the_map,
         statuses::several_control_planes_write_once,
+        identity::tokens_are_judged_by_the_server_and_join_tokens_are_counted_in_it,
         outage::what_was_known_stays_and_what_was_missed_is_made_up_for,
     ];
     assert!(failed.is_empty(), "{}", failed.join("\n"));

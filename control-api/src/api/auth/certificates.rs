@@ -163,13 +163,13 @@ fn hostname() -> Option<String> {
 }
 
 /// A folder that only its owner opens.
-pub(super) fn private_folder(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn private_folder(path: &Path) -> anyhow::Result<()> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.with_context(|| format!("{}: cannot be made", path.display()))
 }
 
 /// Writes a file that only its owner reads, whole or not at all.
-pub(super) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     let written = || -> std::io::Result<()> {
         let new = path.with_extension("new");
         let mut file =

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -38,6 +39,10 @@ pub struct Peer {
     pub certificate: Option<Arc<[u8]>>,
     /// A request of this connection was let through: it may stay. Set by the guard.
     pub introduced: Arc<AtomicBool>,
+    /// The certificate with those above it, as they were sent.
+    pub chain: Arc<[CertificateDer<'static>]>,
+    /// It is the mesh's authority alone that speaks for the certificate: it says which workload this is, and nothing else.
+    pub workload: bool,
 }
 
 /// How many connections there may be.
@@ -185,8 +190,7 @@ async fn accept(
         let _ = socket.set_nodelay(true);
         let (tls, sender) = (tls.clone(), sender.clone());
         tokio::spawn(async move {
-            let Some((socket, certificate)) = handshake(socket, address, tls).await else { return };
-            let peer = Peer { address: Some(address), certificate, ..Peer::default() };
+            let Some((socket, peer)) = handshake(socket, address, tls).await else { return };
             let deadline = Some(Box::pin(tokio::time::sleep(bounds.introduction)));
             let connection = Connection { socket, peer, deadline, _permit: permit, _place: place };
             // A server that is gone wants no connections.
@@ -195,22 +199,19 @@ async fn accept(
     }
 }
 
-async fn handshake(
-    socket: TcpStream,
-    peer: SocketAddr,
-    tls: Option<Arc<Tls>>,
-) -> Option<(Socket, Option<Arc<[u8]>>)> {
-    let Some(tls) = tls else { return Some((Socket::Plain(socket), None)) };
+async fn handshake(socket: TcpStream, peer: SocketAddr, tls: Option<Arc<Tls>>) -> Option<(Socket, Peer)> {
+    let plain = Peer { address: Some(peer), ..Peer::default() };
+    let Some(tls) = tls else { return Some((Socket::Plain(socket), plain)) };
     let acceptor = TlsAcceptor::from(tls.config());
     match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
         Ok(Ok(stream)) => {
-            let certificate = stream
-                .get_ref()
-                .1
-                .peer_certificates()
-                .and_then(|chain| chain.first())
-                .map(|leaf| Arc::<[u8]>::from(leaf.as_ref()));
-            Some((Socket::Tls(Box::new(stream)), certificate))
+            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let chain: Arc<[CertificateDer<'static>]> =
+                chain.iter().map(|it| it.clone().into_owned()).collect();
+            let certificate = chain.first().map(|leaf| Arc::<[u8]>::from(leaf.as_ref()));
+            let workload = !chain.is_empty() && !tls.is_client(&chain);
+            let peer = Peer { certificate, chain, workload, ..plain };
+            Some((Socket::Tls(Box::new(stream)), peer))
         }
         Ok(Err(error)) => {
             tracing::debug!(%peer, %error, "a TLS handshake failed");

@@ -2,30 +2,34 @@
 //! guards the API and the xDS port alike.
 
 mod certificates;
+pub mod claims;
 mod guard;
 mod incoming;
 mod roles;
 mod setup;
 mod tls;
 mod tokens;
+mod verifier;
 
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+pub(crate) use certificates::{private_folder, write_private};
 pub use guard::{Guard, Guarded, Throttle};
 pub use incoming::{Bounds, Connection, Peer, incoming};
 pub use roles::{Access, CertificateRule, Role, access_of};
 pub use setup::{AuthArgs, Security};
-pub use tls::{Tls, TlsFiles};
+pub use tls::{Tls, TlsFiles, system_roots};
 pub use tokens::{NewToken, Tokens, new_token};
 use tonic::Status;
 
-use crate::world::Proxy;
+use crate::ca::identity::TrustDomain;
+use crate::world::{Proxy, World};
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,27 +45,16 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Whether somebody may get what is a proxy's. A workload's certificate (`spiffe://DOMAIN/ns/NAMESPACE/sa/ACCOUNT`) is good for its
-    /// own namespace and the Gateways in it, whatever the node says; a token is good for all proxies.
+    /// Whether somebody may get what is a proxy's. A workload's certificate (`spiffe://DOMAIN/ns/NAMESPACE/sa/ACCOUNT`) is good for the
+    /// proxies of its own account, whatever the node says; a token is good for all proxies. See [`claims`].
     ///
     /// # Errors
-    /// PERMISSION_DENIED, with both namespaces.
-    pub fn may_be(&self, proxy: &Proxy) -> Result<(), Status> {
+    /// PERMISSION_DENIED, with what is claimed and what is shown.
+    pub fn may_be(&self, proxy: &Proxy, world: &World) -> Result<(), Status> {
         if self.how != How::Certificate || self.role == Role::Admin {
             return Ok(());
         }
-        let mut parts = self.name.strip_prefix("spiffe://").unwrap_or_default().split('/').skip(1);
-        let (Some("ns"), Some(own)) = (parts.next(), parts.next()) else { return Ok(()) };
-        let of_gateway = proxy.gateway.as_ref().map(|(namespace, _)| namespace);
-        for claimed in [Some(&proxy.namespace), of_gateway].into_iter().flatten() {
-            if **claimed != *own {
-                return Err(Status::permission_denied(format!(
-                    "node {:?} says that it is of namespace {claimed}, and its certificate ({}) is of {own}",
-                    proxy.id, self.name
-                )));
-            }
-        }
-        Ok(())
+        claims::judge(&self.name, proxy, world).map_err(Status::permission_denied)
     }
 }
 
@@ -72,6 +65,10 @@ pub enum How {
     Token,
     /// A client certificate.
     Certificate,
+    /// A service-account token of Kubernetes: good for a certificate alone.
+    ServiceAccount,
+    /// A join token: good for a certificate alone.
+    JoinToken,
     /// Not at all: development on the loopback.
     Loopback,
 }
@@ -81,6 +78,8 @@ impl fmt::Display for How {
         f.write_str(match self {
             Self::Token => "token",
             Self::Certificate => "certificate",
+            Self::ServiceAccount => "service-account-token",
+            Self::JoinToken => "join-token",
             Self::Loopback => "insecure-loopback",
         })
     }
@@ -93,17 +92,25 @@ pub struct Authenticator {
     insecure: bool,
     tokens: ArcSwap<Tokens>,
     rules: Vec<CertificateRule>,
+    /// The trust domain of workloads, when there is an authority for them.
+    domain: OnceLock<TrustDomain>,
 }
 
 impl Authenticator {
     /// One that believes these tokens, and certificates (which TLS verified) by these rules.
     pub fn new(tokens: Tokens, rules: Vec<CertificateRule>) -> Self {
-        Self { insecure: false, tokens: ArcSwap::from_pointee(tokens), rules }
+        Self { insecure: false, tokens: ArcSwap::from_pointee(tokens), rules, domain: OnceLock::new() }
     }
 
     /// One that takes everybody for an admin. Only for sockets on the loopback.
     pub fn insecure() -> Self {
-        Self { insecure: true, tokens: ArcSwap::default(), rules: Vec::new() }
+        Self { insecure: true, tokens: ArcSwap::default(), rules: Vec::new(), domain: OnceLock::new() }
+    }
+
+    /// Knows workloads of this trust domain by the certificates of the mesh's authority.
+    pub fn set_trust_domain(&self, domain: TrustDomain) {
+        // Once, at the start.
+        let _ = self.domain.set(domain);
     }
 
     /// Whether nobody is asked who they are.
@@ -149,6 +156,20 @@ impl Authenticator {
         let names = roles::Names::of(certificate).map_err(|reason| {
             Status::unauthenticated(format!("the client certificate cannot be read: {reason}"))
         })?;
+        if let Some(until) = names.ended(chrono::Utc::now().timestamp()) {
+            // The connection outlived it.
+            return Err(Status::unauthenticated(format!(
+                "the client certificate ended at {until}; connect anew"
+            )));
+        }
+        if peer.is_some_and(|peer| peer.workload) {
+            let workload = self.domain.get().and_then(|domain| names.workload(domain));
+            return workload.map(|name| identity(name, Role::Proxy, How::Certificate)).ok_or_else(|| {
+                Status::unauthenticated(format!(
+                    "the client certificate ({names}) is no workload's of this mesh"
+                ))
+            });
+        }
         match self.rules.iter().find_map(|rule| rule.matches(&names)) {
             Some((name, role)) => Ok(identity(name, role, How::Certificate)),
             None => Err(Status::unauthenticated(format!(

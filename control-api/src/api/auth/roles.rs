@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
+use crate::ca::identity::TrustDomain;
+
 /// What somebody may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
@@ -63,7 +65,7 @@ impl FromStr for Role {
 /// What a method needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Nothing: health checks, which no kubelet can sign.
+    /// Nothing: health checks, which no kubelet can sign, and services that judge credentials of their own.
     Open,
     /// To see objects and proxies.
     Read,
@@ -92,7 +94,8 @@ impl Access {
 pub fn access_of(path: &str) -> Access {
     let mut parts = path.trim_start_matches('/').split('/');
     match (parts.next().unwrap_or_default(), parts.next().unwrap_or_default()) {
-        ("grpc.health.v1.Health", _) => Access::Open,
+        ("grpc.health.v1.Health", _)
+        | ("outrider.identity.v1.Identity" | "istio.v1.auth.IstioCertificateService", _) => Access::Open,
         ("grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _) => {
             Access::Read
         }
@@ -109,6 +112,8 @@ pub(super) struct Names {
     uris: Vec<String>,
     common: Vec<String>,
     organisations: Vec<String>,
+    /// When it ends, in seconds since 1970.
+    not_after: i64,
 }
 
 impl Names {
@@ -133,7 +138,20 @@ impl Names {
             uris,
             common: subject.iter_common_name().filter_map(text).collect(),
             organisations: subject.iter_organization().filter_map(text).collect(),
+            not_after: certificate.validity().not_after.timestamp(),
         })
+    }
+
+    /// When it ended, if it did by now (seconds since 1970).
+    pub(super) fn ended(&self, now: i64) -> Option<String> {
+        let ended = now > self.not_after;
+        ended.then(|| chrono::DateTime::from_timestamp(self.not_after, 0).unwrap_or_default().to_rfc3339())
+    }
+
+    /// The identity, when it is a workload's of a trust domain.
+    pub(super) fn workload(&self, domain: &TrustDomain) -> Option<Arc<str>> {
+        let [uri] = self.uris.as_slice() else { return None };
+        domain.workload(uri).ok().map(|_| uri.as_str().into())
     }
 
     /// What to call its bearer.

@@ -29,7 +29,8 @@ pub struct AuthArgs {
     /// A further name or address for the certificate that is made; may be repeated.
     #[arg(long, value_name = "NAME", conflicts_with = "tls_cert")]
     pub tls_name: Vec<String>,
-    /// The authorities (PEM) of clients' certificates. Without, clients show who they are by tokens alone.
+    /// The authorities (PEM) of clients' certificates. Without, clients show who they are by tokens, and workloads by
+    /// certificates of this mesh.
     #[arg(long, value_name = "FILE")]
     pub client_ca: Option<PathBuf>,
     /// Which certificate has which role: uri:PATTERN=ROLE, cn:PATTERN=ROLE or o:PATTERN=ROLE, `*` for anything but a

@@ -128,14 +128,60 @@ fn a_workloads_certificate_is_good_for_its_own_namespace() {
     let proxy = |id: &str| Proxy::from_node(&Node { id: id.into(), ..Default::default() }).unwrap();
     let shop = proxy("sidecar~10.0.0.1~web-0.shop~shop.svc.cluster.local");
     let workload = who("spiffe://cluster.local/ns/shop/sa/web", How::Certificate, Role::Proxy);
-    assert!(workload.may_be(&shop).is_ok());
+    let world = World::default();
+    assert!(workload.may_be(&shop, &world).is_ok());
     let bank = proxy("sidecar~10.0.0.1~web-0.bank~bank.svc.cluster.local");
-    let status = workload.may_be(&bank).unwrap_err();
+    let status = workload.may_be(&bank, &world).unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     assert!(status.message().contains("namespace bank"), "{status}");
     let edge = Proxy { gateway: Some(("bank".into(), "edge".into())), ..shop };
-    assert!(workload.may_be(&edge).is_err(), "another namespace's Gateway has its keys");
-    assert!(who("proxy", How::Token, Role::Proxy).may_be(&edge).is_ok());
+    assert!(workload.may_be(&edge, &world).is_err(), "another namespace's Gateway has its keys");
+    assert!(who("proxy", How::Token, Role::Proxy).may_be(&edge, &world).is_ok());
+}
+
+#[test]
+fn a_workload_is_no_other_pod_and_no_gateway_that_is_not_for_it() {
+    use crate::model::read_json;
+    use outrider_proto::pb::envoy::config::core::v3::Node;
+    use serde_json::json;
+    let object =
+        |value: serde_json::Value| read_json("", value.to_string().as_bytes(), "shop").unwrap().unwrap();
+    let pod = |name: &str, account: &str, ip: &str| {
+        object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"serviceAccountName": account, "containers": [{"name": "a"}]}, "status": {"podIP": ip, "podIPs": [{"ip": ip}]}}))
+    };
+    let gateway = |name: &str, annotations: serde_json::Value| {
+        object(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": {"name": name, "namespace": "shop", "annotations": annotations},
+            "spec": {"gatewayClassName": "outrider", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}}))
+    };
+    let world = World::of([
+        pod("web-0", "web", "10.0.0.1"),
+        pod("pay-0", "pay", "10.0.0.2"),
+        gateway("edge", json!({})),
+        gateway("inner", json!({"outrider.dev/service-accounts": "web, other"})),
+    ]);
+    let may = |account: &str, id: &str, gateway: Option<&str>| {
+        let proxy = Proxy::from_node(&Node { id: id.into(), ..Default::default() }).unwrap();
+        let proxy = Proxy { gateway: gateway.map(|it| ("shop".into(), it.into())), ..proxy };
+        let name = format!("spiffe://cluster.local/ns/shop/sa/{account}").into();
+        let who = Identity { name, role: Role::Proxy, how: How::Certificate, peer: None };
+        who.may_be(&proxy, &world).map_err(|status| status.message().to_owned())
+    };
+    let web = "sidecar~10.0.0.1~web-0.shop~shop.svc.cluster.local";
+    assert_eq!(may("web", web, None), Ok(()));
+    assert!(may("pay", web, None).unwrap_err().contains("runs as web"));
+    let elsewhere = "sidecar~10.0.0.2~web-0.shop~shop.svc.cluster.local";
+    assert!(may("web", elsewhere, None).unwrap_err().contains("10.0.0.1"));
+    // A pod that is not known: a virtual machine.
+    assert_eq!(may("pay", "sidecar~10.9.9.9~vm-1.shop~shop.svc.cluster.local", None), Ok(()));
+    let router = "router~10.0.0.9~edge-x.shop~shop.svc.cluster.local";
+    assert!(may("web", router, Some("edge")).unwrap_err().contains("outrider.dev/service-accounts"));
+    assert_eq!(may("edge", router, Some("edge")), Ok(()));
+    assert_eq!(may("edge-outrider", router, Some("edge")), Ok(()));
+    assert_eq!(may("web", router, Some("inner")), Ok(()));
+    assert!(may("inner", router, Some("inner")).unwrap_err().contains("web, other"));
+    assert!(may("web", router, Some("not-there")).is_err());
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod common;
 mod external_check;
 mod external_service;
 mod health_check;
+mod join_token;
 mod peer_policy;
 mod settings;
 mod settings_check;
@@ -25,6 +26,7 @@ pub use external_service::{
     ExternalServiceSpec, ExternalTls, Resolution, SecretRef, TlsVersion,
 };
 pub use health_check::{GrpcHealthCheck, HealthCheck, HttpHealthCheck, StatusRange, TcpHealthCheck};
+pub use join_token::{JoinToken, JoinTokenSpec};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 pub use peer_policy::{Mtls, MtlsMode, PeerPolicy, PeerPolicySpec, PeerPort};
@@ -46,6 +48,7 @@ pub fn check(body: &Body) -> Vec<(String, String)> {
         Body::PeerPolicy(it) => peer_policy::check(it),
         Body::AuthorizationPolicy(it) => authorization_policy::check(it),
         Body::Telemetry(it) => telemetry::check(it),
+        Body::JoinToken(it) => join_token::check(it),
         _ => Vec::new(),
     }
 }
@@ -58,6 +61,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         PeerPolicy::crd(),
         AuthorizationPolicy::crd(),
         Telemetry::crd(),
+        JoinToken::crd(),
     ]
 }
 

@@ -42,7 +42,8 @@ pub fn check(object: &Object) -> Vec<(String, String)> {
         | Kind::ExternalService
         | Kind::PeerPolicy
         | Kind::AuthorizationPolicy
-        | Kind::Telemetry => report.0.extend(own::check(&object.body)),
+        | Kind::Telemetry
+        | Kind::JoinToken => report.0.extend(own::check(&object.body)),
     }
     report.0
 }

@@ -163,6 +163,10 @@ impl Document {
                 continue;
             }
             match read_value(&name, value, "default") {
+                Ok(Some(object)) if object.key.kind == Kind::JoinToken => {
+                    let reason = "uses of a join token are counted in the store; apply it there (outriderctl token create)";
+                    self.problems.push(problem(path, object.key.to_string(), reason.into()));
+                }
                 Ok(Some(object)) => {
                     self.objects.insert(object.key.clone(), Entry { object, content });
                 }

@@ -107,6 +107,11 @@ impl Kubernetes {
         Self { shared, _watches: Arc::new(Watches(watches)) }
     }
 
+    /// What speaks to the API server.
+    pub fn client(&self) -> Client {
+        self.shared.client.clone()
+    }
+
     /// Writes statuses back. See [`status::Writer`].
     pub fn status_writer(&self) -> status::Writer {
         status::Writer::new(self.clone())

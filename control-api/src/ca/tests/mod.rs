@@ -1,0 +1,8 @@
+//! The authority from outside: requests, chains, files, rotations, and both services with real clients.
+
+mod chains;
+mod harness;
+mod requests;
+mod rotation;
+mod service;
+mod tokens;
