@@ -11,6 +11,7 @@ pub mod ca;
 pub mod ctl;
 pub mod engine;
 pub mod model;
+mod restart;
 pub mod server;
 pub mod source;
 pub mod store;

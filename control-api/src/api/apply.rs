@@ -16,10 +16,11 @@ use super::{ref_of, revision_of, server};
 
 use crate::model::Key;
 use crate::pb;
-use crate::store::{Expect, StoreError, Write};
+use crate::store::{Committed, Expect, StoreError, Write};
 
 /// How often a write is tried anew when somebody else was faster.
 const TRIES: usize = 8;
+
 impl ControlService {
     pub(super) async fn do_apply(
         &self,
@@ -49,15 +50,18 @@ impl ControlService {
             let warnings = self.warnings(&wanted).await;
             entry.objects = items(&wanted, &decisions);
             let writes: Vec<Write> = decisions.iter().filter_map(|it| it.write.clone()).collect();
-            let revision = if request.dry_run {
+            let committed = if request.dry_run {
                 self.parts.audit.write_dry(entry).await?;
                 None
             } else if writes.is_empty() {
                 self.parts.audit.write_dry(entry).await?;
-                Some(decisions.iter().map(|it| version_in(&it.json)).max().unwrap_or_default())
+                let newest = decisions.iter().map(|it| version_in(&it.json)).max().unwrap_or_default();
+                self.visible(newest).await;
+                let revision = newest.max(self.now().revision);
+                Some(Committed { revision, records: BTreeMap::new() })
             } else {
                 match self.commit(entry, writes).await {
-                    Ok(revision) => Some(revision),
+                    Ok(committed) => Some(committed),
                     Err(Failed::Conflict(key, status)) => {
                         // What a client asked for expressly is its own to mend; the rest is tried anew.
                         if wanted.iter().any(|it| it.object.key == *key && it.version.is_some()) {
@@ -68,10 +72,11 @@ impl ControlService {
                     Err(failed) => return Err(failed),
                 }
             };
+            let revision = committed.as_ref().map(|it| it.revision);
             if let Some(revision) = revision {
                 self.visible(revision).await;
             }
-            let applied = respond(&wanted, decisions, warnings, revision);
+            let applied = respond(&wanted, decisions, warnings, committed.as_ref());
             return Ok(pb::ApplyResponse {
                 applied: applied.into_iter().chain(left_out).collect(),
                 resource_version: revision.map(|it| it.to_string()).unwrap_or_default(),
@@ -83,13 +88,14 @@ impl ControlService {
     }
 
     /// Commits, between two lines of the audit log.
-    async fn commit(&self, entry: &Entry, writes: Vec<Write>) -> Result<u64, Failed> {
+    async fn commit(&self, entry: &Entry, writes: Vec<Write>) -> Result<Committed, Failed> {
         let mut entry = self.parts.audit.begin(entry).await.map_err(Failed::Done)?;
-        match self.parts.store.commit(writes).await {
-            Ok(revision) => {
-                entry.resource_version = Some(revision);
+        match self.parts.store.commit_each(writes).await {
+            Ok(committed) => {
+                let newest = committed.records.values().map(|record| record.revision).max();
+                entry.resource_version = Some(newest.unwrap_or(committed.revision));
                 self.parts.audit.end(&entry, Ok(())).await;
-                Ok(revision)
+                Ok(committed)
             }
             Err(error) => {
                 let status = error::of_store(&error);
@@ -150,7 +156,7 @@ impl ControlService {
             }
             let expect = Expect::Revision(found.revision);
             match self.commit(entry, vec![Write { key: key.clone(), expect, json: None }]).await {
-                Ok(revision) => {
+                Ok(Committed { revision, .. }) => {
                     self.visible(revision).await;
                     return Ok(pb::DeleteResponse { resource_version: revision.to_string() });
                 }
@@ -196,12 +202,16 @@ fn respond(
     wanted: &[Wanted],
     decisions: Vec<Decision>,
     mut warnings: BTreeMap<Key, Vec<String>>,
-    revision: Option<u64>,
+    committed: Option<&Committed>,
 ) -> Vec<pb::Applied> {
     let both = wanted.iter().zip(decisions);
     both.map(|(it, mut decision)| {
-        if let (Some(revision), true) = (revision, decision.write.is_some()) {
-            set_version(&mut decision.json, revision);
+        if let (Some(committed), true) = (committed, decision.write.is_some()) {
+            let kept = committed.records.get(&it.object.key);
+            if let Some(json) = kept.and_then(|kept| serde_json::from_slice(&kept.json).ok()) {
+                decision.json = json;
+            }
+            set_version(&mut decision.json, kept.map_or(committed.revision, |kept| kept.revision));
         }
         pb::Applied {
             r#ref: Some(ref_of(&it.object.key)),

@@ -75,7 +75,6 @@ impl Layers {
 
     /// Takes what a source told.
     pub(super) fn take(&mut self, input: Input) -> Touched {
-        let whole = matches!(input, Input::Reset { .. });
         let (origin, revision, changes) = match input {
             Input::Reset { origin, revision, objects } => {
                 let mut changes: Vec<_> =
@@ -89,8 +88,7 @@ impl Layers {
             Input::Changes { origin, revision, changes } => (origin, revision, changes),
         };
         if origin == Origin::Store {
-            // Changes of different kinds may come out of order from Kubernetes; what was seen stays seen.
-            self.revision = if whole { revision } else { self.revision.max(revision) };
+            self.revision = revision;
         }
         let mut touched = Touched::default();
         for (key, object) in changes {

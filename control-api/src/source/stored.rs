@@ -4,6 +4,9 @@
 //! and its last good version stays.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -12,14 +15,29 @@ use tokio::task::JoinHandle;
 use super::backoff::Backoff;
 use super::{Input, Inputs, Origin, Problems};
 use crate::model::{Key, Object, Problem, read_json};
+use crate::restart::restarted;
 use crate::store::{Change, Listing, SharedStore, StoreError};
+
+/// How long to wait after a fault of ours.
+const FAULT: Duration = Duration::from_secs(1);
 
 /// Follows a store until the engine is gone.
 pub fn start(store: SharedStore, inputs: Inputs, problems: Problems) -> JoinHandle<()> {
-    let reader = Reader { place: store.describe(), good: HashMap::new(), bad: BTreeMap::new(), problems };
     tokio::spawn(async move {
+        let place = store.describe();
+        let what = format!("following {place}");
+        let follow = || {
+            let reader = Reader { place: place.clone(), problems: problems.clone(), ..Reader::default() };
+            Follower {
+                store: Arc::clone(&store),
+                inputs: inputs.clone(),
+                reader,
+                backoff: Backoff::default(),
+            }
+            .run()
+        };
         // That the engine is gone is the only way to end.
-        let _ = Follower { store, inputs, reader, backoff: Backoff::default() }.run().await;
+        let _ = restarted(&what, FAULT, follow).await;
     })
 }
 
@@ -63,7 +81,15 @@ impl Follower {
                         let objects = reader.all(listing);
                         (reader, objects)
                     });
-                    let Ok((reader, objects)) = read.await else { return Err(Gone) };
+                    let (reader, objects) = match read.await {
+                        Ok(read) => read,
+                        // A fault is told and mended where faults of this task are.
+                        Err(error) => match error.try_into_panic() {
+                            Ok(panic) => std::panic::resume_unwind(panic),
+                            // The runtime is going down.
+                            Err(_) => return Err(Gone),
+                        },
+                    };
                     self.reader = reader;
                     self.tell(Input::Reset { origin: Origin::Store, revision, objects }).await?;
                     return Ok(revision);
@@ -162,7 +188,7 @@ impl Reader {
             self.bad.remove(&change.key);
             return Some((change.key, None));
         };
-        let object = self.read(change.key.clone(), change.revision, json)?;
+        let object = self.read(change.key.clone(), change.version, json)?;
         Some((change.key, Some(object)))
     }
 
@@ -191,7 +217,11 @@ fn decode(place: &str, key: &Key, revision: u64, json: &[u8]) -> Result<Object, 
         vec![Problem { source: place.into(), object: key.to_string(), field: String::new(), reason }]
     };
     let namespace = if key.namespace.is_empty() { "default" } else { &key.namespace };
-    match read_json(place, json, namespace) {
+    // A fault of ours in reading one object is a problem of that one, and not the end of all.
+    let read = catch_unwind(AssertUnwindSafe(|| read_json(place, json, namespace)));
+    match read
+        .unwrap_or_else(|_| Err(problem("reading it failed, which is a fault of this control plane".into())))
+    {
         Ok(Some(object)) if object.key == *key => Ok(Object { revision, source: "".into(), ..object }),
         Ok(Some(object)) => {
             Err(problem(format!("the content is {}; delete it and apply it anew", object.key)))

@@ -14,7 +14,7 @@ use crate::model::Key;
 const COMMITS: usize = 4096;
 
 /// How many bytes of changes are remembered for watchers that are behind. The last commit is always remembered.
-const BYTES: usize = 16 << 20;
+pub(super) const BYTES: usize = 16 << 20;
 
 /// How many commits a watcher gets at a time.
 const AT_A_TIME: usize = 64;
@@ -89,7 +89,7 @@ impl Commit {
 }
 
 /// About how many bytes of memory a remembered change holds.
-fn size_of_change(key: &Key, json: Option<&[u8]>) -> usize {
+pub(super) fn size_of_change(key: &Key, json: Option<&[u8]>) -> usize {
     128 + key.namespace.len() + key.name.len() + json.map_or(0, <[u8]>::len)
 }
 
@@ -261,6 +261,7 @@ impl Image {
             changes.extend(commit.effects.iter().enumerate().map(|(index, (key, json))| Change {
                 revision: last,
                 key: key.clone(),
+                version: last,
                 json: json.clone(),
                 more: index + 1 < count,
             }));

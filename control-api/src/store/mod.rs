@@ -1,5 +1,6 @@
 //! Where resources are kept: one trait, several homes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,6 +69,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// with nothing left to do makes no revision.
     async fn commit(&self, writes: Vec<Write>) -> Result<u64, StoreError>;
 
+    /// As [`Store::commit`], and gives the objects as they are kept now, where that is not what was written.
+    async fn commit_each(&self, writes: Vec<Write>) -> Result<Committed, StoreError> {
+        let revision = self.commit(writes).await?;
+        Ok(Committed { revision, records: BTreeMap::new() })
+    }
+
     /// Changes after `revision`. The first item may be [`StoreError::Compacted`]; any error ends the stream: list anew.
     async fn watch(
         &self,
@@ -101,6 +108,16 @@ pub struct Record {
     pub json: Bytes,
 }
 
+/// What became of a commit.
+#[derive(Clone, Debug, Default)]
+pub struct Committed {
+    /// The store's revision that has all of it.
+    pub revision: u64,
+    /// What was put, as the store keeps it, where it gives each object a revision of its own and fills in fields
+    /// (Kubernetes). Of an object that is not in it: what was written is kept, at `revision`.
+    pub records: BTreeMap<Key, Record>,
+}
+
 /// One write of a commit.
 #[derive(Clone, Debug)]
 pub struct Write {
@@ -123,13 +140,15 @@ pub enum Expect {
     Revision(u64),
 }
 
-/// One change of one object. Changes of one commit have the same revision.
+/// One change of one object. Changes of one commit have the same revision; otherwise revisions grow from change to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The store's revision after it.
+    /// The store's revision after it: where to go on after it.
     pub revision: u64,
     /// What changed.
     pub key: Key,
+    /// The object's own revision, as [`Record::revision`]: `revision`, but for Kubernetes. Nothing where it was deleted.
+    pub version: u64,
     /// The new content; `None`: deleted.
     pub json: Option<Bytes>,
     /// More changes of the same commit follow.

@@ -197,6 +197,7 @@ impl Pair {
                     effects.iter().enumerate().map(move |(index, (key, json))| Change {
                         revision: *revision,
                         key: key.clone(),
+                        version: *revision,
                         json: json.clone(),
                         more: index + 1 < effects.len(),
                     })

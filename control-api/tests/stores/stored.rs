@@ -1,7 +1,7 @@
 //! How the engine learns what a store has.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt as _};
@@ -181,5 +181,61 @@ fn what_cannot_be_read_is_told_and_its_last_good_version_stays() {
         known.until("what is mended", |known| known.version("three") == Some("3")).await;
         assert_eq!(known.version("one"), Some("3"));
         assert_eq!(problems.all(), []);
+    });
+}
+
+/// A store in which the first list panics, and the first watch.
+#[derive(Debug, Default)]
+struct Faulty {
+    memory: Memory,
+    calls: AtomicUsize,
+}
+
+impl Faulty {
+    fn may_fail(&self) {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst);
+        assert!(call != 0 && call != 2, "as the test wants it");
+    }
+}
+
+#[tonic::async_trait]
+impl Store for Faulty {
+    async fn list(&self) -> Result<Listing, StoreError> {
+        self.may_fail();
+        self.memory.list().await
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Record>, StoreError> {
+        self.memory.get(key).await
+    }
+
+    async fn commit(&self, writes: Vec<Write>) -> Result<u64, StoreError> {
+        self.memory.commit(writes).await
+    }
+
+    async fn watch(
+        &self,
+        revision: u64,
+    ) -> Result<BoxStream<'static, Result<Change, StoreError>>, StoreError> {
+        self.may_fail();
+        self.memory.watch(revision).await
+    }
+
+    fn describe(&self) -> String {
+        "a store with faults".into()
+    }
+}
+
+#[test]
+fn a_fault_in_following_a_store_is_not_the_end_of_it() {
+    runtime().block_on(async {
+        let store = Arc::new(Faulty::default());
+        store.commit(vec![write("one", json("one", "1"))]).await.unwrap();
+        let (mut known, inputs) = Follower::new();
+        stored::start(Arc::clone(&store) as _, inputs, Problems::default());
+        known.until("the first picture", |known| known.version("one") == Some("1")).await;
+        store.commit(vec![write("one", json("one", "2"))]).await.unwrap();
+        known.until("what came after", |known| known.version("one") == Some("2")).await;
+        assert_eq!(store.calls.load(Ordering::SeqCst), 5, "two faults, two lists, one watch");
     });
 }

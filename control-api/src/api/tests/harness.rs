@@ -56,23 +56,33 @@ pub(crate) struct Harness {
 impl Harness {
     /// In clear, everybody an admin.
     pub(crate) async fn start() -> Self {
-        let args = AuthArgs { insecure_loopback: true, ..Default::default() };
-        let security = args.build(None, &["127.0.0.1:1".parse().unwrap()]).unwrap();
-        Self::with(security, Audit::memory(), Vec::new()).await
+        Self::over(Arc::new(Memory::default())).await
     }
 
     pub(crate) async fn with(security: Security, audit: Audit, manifests: Vec<Object>) -> Self {
-        Self::begin(security, audit, Some(manifests)).await
+        Self::begin(Arc::new(Memory::default()), security, audit, Some(manifests)).await
+    }
+
+    /// In clear, everybody an admin, on this store.
+    pub(crate) async fn over(store: SharedStore) -> Self {
+        let args = AuthArgs { insecure_loopback: true, ..Default::default() };
+        let security = args.build(None, &["127.0.0.1:1".parse().unwrap()]).unwrap();
+        Self::begin(store, security, Audit::memory(), Some(Vec::new())).await
     }
 
     /// In clear, and its manifests are never read.
     pub(crate) async fn unready() -> Self {
         let args = AuthArgs { insecure_loopback: true, ..Default::default() };
-        Self::begin(args.build(None, &[]).unwrap(), Audit::memory(), None).await
+        let security = args.build(None, &[]).unwrap();
+        Self::begin(Arc::new(Memory::default()), security, Audit::memory(), None).await
     }
 
-    async fn begin(security: Security, audit: Audit, manifests: Option<Vec<Object>>) -> Self {
-        let store: SharedStore = Arc::new(Memory::default());
+    async fn begin(
+        store: SharedStore,
+        security: Security,
+        audit: Audit,
+        manifests: Option<Vec<Object>>,
+    ) -> Self {
         let (engine, inputs) = Engine::start(BTreeSet::from([Origin::Store, Origin::Manifests]));
         let ready = manifests.is_some();
         if let Some(objects) = manifests {
@@ -135,7 +145,7 @@ async fn feed(store: SharedStore, inputs: Inputs) {
     let mut changes = store.watch(listing.revision).await.unwrap();
     let mut batch = Vec::new();
     while let Some(Ok(change)) = changes.next().await {
-        let object = change.json.as_ref().map(|json| read(json, change.revision));
+        let object = change.json.as_ref().map(|json| read(json, change.version));
         batch.push((change.key, object));
         if !change.more {
             let changes = std::mem::take(&mut batch);

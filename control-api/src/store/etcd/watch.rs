@@ -134,7 +134,8 @@ impl Watch {
             let Some(key) = self.keys.parse(&kv.key) else { continue };
             let at = revision(kv.mod_revision);
             self.release(Some(at));
-            self.held = Some(Change { revision: at, key, json: (!deleted).then_some(kv.value), more: false });
+            let json = (!deleted).then_some(kv.value);
+            self.held = Some(Change { revision: at, key, version: at, json, more: false });
         }
         // All changes of a revision come in one answer, which may be in parts.
         if !answer.fragment {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{MANAGER, REQUEST, Shared, clean, words};
 use crate::model::Key;
-use crate::store::{Expect, StoreError, Write};
+use crate::store::{Committed, Expect, Record, StoreError, Write};
 
 /// How long a commit waits until the watches show it.
 const SHOWN: std::time::Duration = std::time::Duration::from_secs(5);
@@ -31,7 +31,7 @@ struct Step {
 }
 
 /// Does all writes, or as far as it goes.
-pub(super) async fn commit(shared: &Shared, writes: Vec<Write>) -> Result<u64, StoreError> {
+pub(super) async fn commit(shared: &Shared, writes: Vec<Write>) -> Result<Committed, StoreError> {
     let mut steps = writes.into_iter().map(|write| Step::of(shared, write)).collect::<Result<Vec<_>, _>>()?;
     // What others refer to comes first, and goes last.
     steps.sort_by_key(|step| step.content.is_none());
@@ -49,7 +49,7 @@ pub(super) async fn commit(shared: &Shared, writes: Vec<Write>) -> Result<u64, S
     let mut written = Vec::new();
     for step in &steps {
         match step.run(shared, false).await {
-            Ok(revision) => written.push((step.key.clone(), revision)),
+            Ok(record) => written.push((step.key.clone(), record)),
             Err(failed) if written.is_empty() => {
                 return Err(match failed {
                     Failed::No(error) => error,
@@ -67,11 +67,13 @@ pub(super) async fn commit(shared: &Shared, writes: Vec<Write>) -> Result<u64, S
         }
     }
     // So that who wrote reads what was written.
-    if !shared.mirror.shows(&written, SHOWN).await {
+    let want: Vec<_> =
+        written.iter().map(|(key, record)| (key.clone(), record.as_ref().map(|it| it.revision))).collect();
+    if !shared.mirror.shows(&want, SHOWN).await {
         tracing::warn!("{}: what was written is not shown by the watches within {SHOWN:?}", shared.place);
     }
-    let revision = written.iter().filter_map(|(_, revision)| *revision).max().unwrap_or(0);
-    Ok(revision.max(shared.mirror.revision()))
+    let records = written.into_iter().filter_map(|(key, record)| Some((key, record?))).collect();
+    Ok(Committed { revision: shared.mirror.position(), records })
 }
 
 impl Step {
@@ -105,15 +107,20 @@ impl Step {
         Ok(Self { key, expect, resource, content })
     }
 
-    /// Does it, or tries it. Gives the revision of what was put.
-    async fn run(&self, shared: &Shared, dry: bool) -> Result<Option<u64>, Failed> {
+    /// Does it, or tries it. Gives what was put as it is there now.
+    async fn run(&self, shared: &Shared, dry: bool) -> Result<Option<Record>, Failed> {
         match &self.content {
             None => self.delete(shared, dry).await.map(|()| None),
-            Some(content) => self.put(shared, content, dry).await.map(Some),
+            Some(content) => self.put(shared, content, dry).await,
         }
     }
 
-    async fn put(&self, shared: &Shared, content: &Map<String, Value>, dry: bool) -> Result<u64, Failed> {
+    async fn put(
+        &self,
+        shared: &Shared,
+        content: &Map<String, Value>,
+        dry: bool,
+    ) -> Result<Option<Record>, Failed> {
         let mut last = None;
         for _ in 0..REPEATS {
             let live = match self.expect {
@@ -145,7 +152,7 @@ impl Step {
         content: &Map<String, Value>,
         live: Option<&DynamicObject>,
         dry: bool,
-    ) -> Result<u64, Failed> {
+    ) -> Result<Option<Record>, Failed> {
         let mut content = content.clone();
         let mut metadata = content.remove("metadata").unwrap_or_default();
         if let Some(meta) = metadata.as_object_mut() {
@@ -187,8 +194,13 @@ impl Step {
             strict.parse().map_err(|_| Failed::No(self.refused(format!("{strict:?} is no address"))))?;
         let answer = shared.client.request::<DynamicObject>(request);
         match tokio::time::timeout(REQUEST, answer).await {
-            Ok(Ok(object)) if dry => revision(shared, &self.key, &object).or(Ok(0)),
-            Ok(Ok(object)) => revision(shared, &self.key, &object),
+            Ok(Ok(_)) if dry => Ok(None),
+            Ok(Ok(object)) => match clean::clean(self.key.kind, object, false) {
+                Ok(found) => {
+                    Ok(found.map(|it| Record { key: self.key.clone(), revision: it.revision, json: it.json }))
+                }
+                Err(reason) => Err(Failed::No(corrupt(shared, &self.key, reason))),
+            },
             Ok(Err(error)) => Err(self.failed(shared, &error)),
             Err(_) => Err(self.silent(shared)),
         }
@@ -255,7 +267,10 @@ impl Step {
 }
 
 fn revision(shared: &Shared, key: &Key, object: &DynamicObject) -> Result<u64, Failed> {
-    clean::revision(object.metadata.resource_version.as_deref()).map_err(|reason| {
-        Failed::No(StoreError::Corrupt { place: format!("{}: {key}", shared.place), reason })
-    })
+    clean::revision(object.metadata.resource_version.as_deref())
+        .map_err(|reason| Failed::No(corrupt(shared, key, reason)))
+}
+
+fn corrupt(shared: &Shared, key: &Key, reason: String) -> StoreError {
+    StoreError::Corrupt { place: format!("{}: {key}", shared.place), reason }
 }

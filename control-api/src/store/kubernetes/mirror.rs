@@ -1,8 +1,9 @@
 //! What the server told, in memory: the objects, and the last changes for those who watch.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt as _};
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use super::Shared;
 use super::clean::Cleaned;
 use crate::model::{Key, Kind};
+use crate::store::image::{BYTES, size_of_change};
 use crate::store::{Change, Listing, Record, StoreError};
 
 /// How many changes one who watches can be behind.
@@ -35,17 +37,15 @@ struct Entry {
     ours: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    /// The greatest revision seen.
-    revision: u64,
     entries: BTreeMap<Key, Entry>,
-    /// Changes, each with the greatest revision seen when it came.
-    history: VecDeque<(u64, Change)>,
-    /// How many changes were forgotten: the number of the first one in `history`.
-    first: u64,
-    /// The greatest revision seen before the first one in `history`.
+    /// The last changes. Their positions follow each other: the first one has `floor + 1`.
+    history: VecDeque<Change>,
+    /// The position before the first change in `history`: up to it all is forgotten.
     floor: u64,
+    /// About how many bytes `history` holds.
+    bytes: usize,
     /// Feeds: whether they have told all there is, and what keeps them from it.
     feeds: BTreeMap<Feed, Result<(), String>>,
     /// The server was asked which kinds it serves; the error where it did not answer.
@@ -66,11 +66,37 @@ pub(super) struct Mirror {
 
 impl Default for Mirror {
     fn default() -> Self {
-        Self { state: Mutex::default(), news: watch::Sender::new(0) }
+        Self { state: Mutex::new(State::new(epoch())), news: watch::Sender::new(0) }
     }
 }
 
+/// Where a process begins to count changes: above all that an older one gave out, and elsewhere than others that start now. So
+/// what was given out by another process is not in the range of this one, and is told to be unknown.
+fn epoch() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seconds = now.as_secs() & u64::from(u32::MAX);
+    (seconds << 31) | (RandomState::new().hash_one(0) >> 33)
+}
+
 impl State {
+    fn new(floor: u64) -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            history: VecDeque::new(),
+            floor,
+            bytes: 0,
+            feeds: BTreeMap::new(),
+            discovered: None,
+            synced: false,
+            statuses: BTreeSet::new(),
+        }
+    }
+
+    /// The position of the last change.
+    fn position(&self) -> u64 {
+        self.floor + self.history.len() as u64
+    }
+
     fn put(&mut self, feed: Feed, it: Cleaned) {
         let old = self.entries.get(&it.key);
         if old.is_some_and(|old| old.revision >= it.revision) {
@@ -80,25 +106,45 @@ impl State {
             self.statuses.insert(it.key.clone());
         }
         let Cleaned { key, revision, json, status, ours } = it;
-        self.change(revision, key.clone(), Some(json.clone()));
+        self.change(key.clone(), revision, Some(json.clone()));
         self.entries.insert(key, Entry { feed, revision, json, status, ours });
     }
 
-    fn delete(&mut self, key: &Key, revision: u64) {
-        if self.entries.remove(key).is_some() {
+    /// Takes an object away that a feed told of, unless what is there is newer, or of another feed: a Secret that was deleted
+    /// and made anew with another type comes by the other feed, and nothing says which of the two is heard first.
+    fn delete(&mut self, feed: Feed, key: &Key, revision: Option<u64>) {
+        let goes = |entry: &Entry| entry.feed == feed && revision.is_none_or(|it| entry.revision <= it);
+        if self.entries.get(key).is_some_and(goes) {
+            self.entries.remove(key);
             self.statuses.remove(key);
-            self.change(revision, key.clone(), None);
+            self.change(key.clone(), revision.unwrap_or_default(), None);
         }
     }
 
-    fn change(&mut self, revision: u64, key: Key, json: Option<Bytes>) {
-        self.revision = self.revision.max(revision);
-        self.history.push_back((self.revision, Change { revision, key, json, more: false }));
-        if self.history.len() > HISTORY
-            && let Some((revision, _)) = self.history.pop_front()
+    fn replace(&mut self, feed: Feed, all: Vec<Cleaned>) {
+        let there: BTreeSet<&Key> = all.iter().map(|it| &it.key).collect();
+        let had =
+            |(key, entry): (&Key, &Entry)| (entry.feed == feed && !there.contains(key)).then(|| key.clone());
+        let gone: Vec<Key> = self.entries.iter().filter_map(had).collect();
+        for key in gone {
+            // At which revision it went is not known any more.
+            self.delete(feed, &key, None);
+        }
+        for it in all {
+            self.put(feed, it);
+        }
+    }
+
+    fn change(&mut self, key: Key, version: u64, json: Option<Bytes>) {
+        self.bytes += size_of_change(&key, json.as_deref());
+        let revision = self.position() + 1;
+        self.history.push_back(Change { revision, key, version, json, more: false });
+        while self.history.len() > 1
+            && (self.history.len() > HISTORY || self.bytes > BYTES)
+            && let Some(oldest) = self.history.pop_front()
         {
-            self.first += 1;
-            self.floor = revision;
+            self.bytes -= size_of_change(&oldest.key, oldest.json.as_deref());
+            self.floor = oldest.revision;
         }
     }
 
@@ -106,26 +152,19 @@ impl State {
     fn settle(&mut self) {
         if !self.synced && self.discovered == Some(Ok(())) && self.feeds.values().all(Result::is_ok) {
             self.synced = true;
-            self.first += self.history.len() as u64;
+            self.floor = self.position();
             self.history.clear();
-            self.floor = self.revision;
+            self.bytes = 0;
         }
     }
 
-    /// The number of the first change that one who saw `revision` has not surely seen.
-    fn cursor(&self, revision: u64) -> Result<u64, StoreError> {
-        if revision < self.floor || revision > self.revision {
-            return Err(StoreError::Compacted { revision, oldest: self.floor });
+    /// The next changes after a position.
+    fn after(&self, position: u64) -> Result<Vec<Change>, StoreError> {
+        if position < self.floor || position > self.position() {
+            return Err(StoreError::Compacted { revision: position, oldest: self.floor });
         }
-        if revision == self.floor {
-            return Ok(self.first);
-        }
-        let before = self.history.partition_point(|(seen, _)| *seen < revision);
-        match self.history.get(before) {
-            // A revision that was never the greatest here: it was given out by somebody else.
-            Some((seen, _)) if *seen == revision => Ok(self.first + before as u64 + 1),
-            _ => Err(StoreError::Compacted { revision, oldest: self.floor }),
-        }
+        let from = usize::try_from(position - self.floor).unwrap_or(usize::MAX);
+        Ok(self.history.iter().skip(from).take(BATCH).cloned().collect())
     }
 }
 
@@ -169,19 +208,7 @@ impl Mirror {
     /// All that a feed has: what it had and is not in it is gone.
     pub(super) fn replace(&self, feed: Feed, all: Vec<Cleaned>) {
         self.with(|state| {
-            let there: BTreeSet<&Key> = all.iter().map(|it| &it.key).collect();
-            let had = |(key, entry): (&Key, &Entry)| {
-                (entry.feed == feed && !there.contains(key)).then(|| key.clone())
-            };
-            let gone: Vec<Key> = state.entries.iter().filter_map(had).collect();
-            for key in gone {
-                // When it went is not known any more.
-                let revision = state.revision;
-                state.delete(&key, revision);
-            }
-            for it in all {
-                state.put(feed, it);
-            }
+            state.replace(feed, all);
             state.feeds.insert(feed, Ok(()));
             state.settle();
         });
@@ -192,9 +219,14 @@ impl Mirror {
         self.with(|state| state.put(feed, it));
     }
 
-    /// An object went.
-    pub(super) fn delete(&self, key: &Key, revision: u64) {
-        self.with(|state| state.delete(key, revision));
+    /// An object went, at this revision if that can be read.
+    pub(super) fn delete(&self, feed: Feed, key: &Key, revision: Option<u64>) {
+        self.with(|state| state.delete(feed, key, revision));
+    }
+
+    /// All feeds that there are.
+    pub(super) fn feeds(&self) -> Vec<Feed> {
+        self.state().feeds.keys().copied().collect()
     }
 
     /// A kind is no longer served: its objects are gone.
@@ -247,9 +279,9 @@ impl Mirror {
         }
     }
 
-    /// The greatest revision seen.
-    pub(super) fn revision(&self) -> u64 {
-        self.state().revision
+    /// The position of the last change.
+    pub(super) fn position(&self) -> u64 {
+        self.state().position()
     }
 
     /// All objects.
@@ -260,7 +292,7 @@ impl Mirror {
             revision: entry.revision,
             json: entry.json.clone(),
         };
-        Listing { revision: state.revision, records: state.entries.iter().map(record).collect() }
+        Listing { revision: state.position(), records: state.entries.iter().map(record).collect() }
     }
 
     /// The hash of an object's status; `None` when it is not there.
@@ -283,37 +315,22 @@ impl Mirror {
         self.news.subscribe()
     }
 
-    /// The changes after a revision.
+    /// The changes after a position.
     pub(super) fn watch(
         shared: Arc<Shared>,
         revision: u64,
     ) -> Result<impl Stream<Item = Result<Change, StoreError>> + Send + 'static, StoreError> {
-        let cursor = shared.mirror.state().cursor(revision)?;
         let news = shared.mirror.news();
-        let batches = stream::unfold(Some((shared, news, cursor)), |at| async move {
-            let (shared, mut news, cursor) = at?;
+        shared.mirror.state().after(revision)?;
+        let batches = stream::unfold(Some((shared, news, revision)), |at| async move {
+            let (shared, mut news, position) = at?;
             loop {
-                let batch: Result<Vec<Change>, StoreError> = {
-                    let state = shared.mirror.state();
-                    match cursor.checked_sub(state.first) {
-                        Some(skip) => {
-                            let from = usize::try_from(skip).unwrap_or(usize::MAX);
-                            Ok(state
-                                .history
-                                .iter()
-                                .skip(from)
-                                .take(BATCH)
-                                .map(|(_, it)| it.clone())
-                                .collect())
-                        }
-                        None => Err(StoreError::Compacted { revision: 0, oldest: state.floor }),
-                    }
-                };
+                let batch = shared.mirror.state().after(position);
                 match batch {
                     Err(error) => return Some((vec![Err(error)], None)),
                     Ok(batch) if !batch.is_empty() => {
-                        let cursor = cursor + batch.len() as u64;
-                        return Some((batch.into_iter().map(Ok).collect(), Some((shared, news, cursor))));
+                        let position = position + batch.len() as u64;
+                        return Some((batch.into_iter().map(Ok).collect(), Some((shared, news, position))));
                     }
                     Ok(_) if news.changed().await.is_err() => return None,
                     Ok(_) => {}
@@ -323,3 +340,6 @@ impl Mirror {
         Ok(batches.flat_map(stream::iter))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,11 +7,11 @@
 //!
 //! **Revisions.** An object's revision is its `resourceVersion` as a number. Within one kind Kubernetes promises that they
 //! grow with each change (KEP-5504, conformance since 1.35, and true of every version on etcd). Between kinds nothing is
-//! promised, although one etcd counts them together; so nothing here compares them to decide what is newer. The revision of a
-//! listing is the greatest one seen, changes come in the order in which the server told them (per kind that is the order in
-//! which they happened), and who resumes gets all that came after the moment at which that revision was first seen: a change
-//! of another kind may then come twice, none is lost. A revision that this process did not give out is answered
-//! [`StoreError::Compacted`], by which its owner lists anew.
+//! promised, although one etcd counts them together: each kind has a watch of its own, and what happened first may be told last.
+//! So nothing here compares those of two kinds, and the store's own revision (that of listings and changes, by which a watch is
+//! resumed) is another number: the position of a change in the order in which this process was told. No two changes share one,
+//! so who resumes gets exactly what came after. Positions of a process begin where no other's are; one that this process did
+//! not give out is answered [`StoreError::Compacted`], by which its owner lists anew.
 //!
 //! **Commits.** Kubernetes has no transactions. All writes are tried first with `dryRun=All`, so that schemas, admission,
 //! access rights and expectations of all are judged before anything is written; then each is done. When one fails then (a
@@ -23,11 +23,16 @@ mod clean;
 mod commit;
 pub mod crds;
 mod discover;
+#[cfg(test)]
+pub(crate) mod fake;
 mod feed;
+mod limit;
 mod merge;
 mod mirror;
 mod options;
 pub mod status;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,9 +41,10 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject};
+use kube::client::ClientBuilder;
 pub use options::{Options, OptionsError};
 
-use super::{Change, Listing, Record, Store, StoreError, Write};
+use super::{Change, Committed, Listing, Record, Store, StoreError, Write};
 use crate::model::{Key, Kind};
 use mirror::Mirror;
 
@@ -64,6 +70,22 @@ struct Shared {
     mirror: Mirror,
     /// The kinds that the server serves, with the version that is used.
     served: std::sync::Mutex<BTreeMap<Kind, ApiResource>>,
+    pace: Pace,
+}
+
+/// How long is waited, where nothing happens by itself.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// How often missing kinds are looked for.
+    again: Duration,
+    /// After a fault of ours.
+    fault: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { again: Duration::from_secs(5), fault: Duration::from_secs(15) }
+    }
 }
 
 struct Watches(tokio::task::JoinHandle<()>);
@@ -88,20 +110,21 @@ impl Kubernetes {
     pub async fn open(options: &Options) -> Result<Self, StoreError> {
         let config = options.config().await.map_err(|reason| StoreError::ReadOnly(reason.to_string()))?;
         let place = format!("Kubernetes at {}", config.cluster_url);
-        let client = Client::try_from(config).map_err(|error| {
+        let builder = ClientBuilder::try_from(config).map_err(|error| {
             StoreError::ReadOnly(format!(
                 "{place}: {error}; mend the certificates or tokens in the kubeconfig"
             ))
         })?;
-        Ok(Self::with_client(client, place))
+        Ok(Self::with_client(builder.with_layer(&limit::Limit(limit::BEGIN)).build(), place, Pace::default()))
     }
 
-    fn with_client(client: Client, place: String) -> Self {
+    fn with_client(client: Client, place: String, pace: Pace) -> Self {
         let shared = Arc::new(Shared {
             client,
             place,
             mirror: Mirror::default(),
             served: std::sync::Mutex::default(),
+            pace,
         });
         let watches = tokio::spawn(discover::keep(Arc::clone(&shared)));
         Self { shared, _watches: Arc::new(Watches(watches)) }
@@ -205,6 +228,10 @@ impl Store for Kubernetes {
     }
 
     async fn commit(&self, writes: Vec<Write>) -> Result<u64, StoreError> {
+        Ok(self.commit_each(writes).await?.revision)
+    }
+
+    async fn commit_each(&self, writes: Vec<Write>) -> Result<Committed, StoreError> {
         commit::commit(&self.shared, writes).await
     }
 

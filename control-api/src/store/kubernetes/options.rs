@@ -74,7 +74,8 @@ impl Options {
                 wrong("neither a kubeconfig nor a pod's service account can be used", error.to_string())
             })?,
         };
-        // Watches live longer than any answer: each request has its own limit instead.
+        // A limit for reading would end watches in which nothing happens. How long an answer may take to begin is limited for all
+        // requests (`limit`), how long one may take in all by who asks; a watch by the watcher, which begins it anew.
         config.read_timeout = None;
         config.connect_timeout = Some(super::REQUEST);
         Ok(config)

@@ -18,6 +18,7 @@ use super::merge::{merge, same};
 use super::{Kubernetes, MANAGER, REQUEST, clean, words};
 pub use crate::model::CONTROLLER;
 use crate::model::{Key, Kind};
+use crate::restart::restarted;
 
 /// What is to be said: by object, the JSON of its `status`.
 pub type Statuses = Arc<BTreeMap<Key, Value>>;
@@ -74,16 +75,28 @@ impl Writer {
     ///
     /// Only objects in the map, and those that carry an entry of ours from before, are touched. A map that is empty at first is
     /// one that nobody has filled yet: nothing is taken away before the first change.
-    pub async fn run(mut self, mut statuses: watch::Receiver<Statuses>) {
+    pub async fn run(self, statuses: watch::Receiver<Statuses>) {
+        let kubernetes = self.kubernetes;
+        let what = format!("{}: writing statuses back", kubernetes.shared.place);
+        restarted(&what, kubernetes.shared.pace.fault, || {
+            Self::new(kubernetes.clone()).follow(statuses.clone())
+        })
+        .await;
+    }
+
+    async fn follow(mut self, mut statuses: watch::Receiver<Statuses>) {
         if statuses.borrow().is_empty() && statuses.changed().await.is_err() {
             return;
         }
         let mut news = self.kubernetes.shared.mirror.news();
         let mut all = true;
+        // When something has to be tried again. News in between look at other objects: the time stays until all are looked at.
+        let mut wake: Option<Instant> = None;
         loop {
             let said = statuses.borrow_and_update().clone();
             news.mark_unchanged();
-            let wake = self.round(&said, all).await;
+            let found = self.round(&said, all).await;
+            wake = wake.filter(|_| !all).into_iter().chain(found).min();
             all = false;
             let sleep = async {
                 match wake {
@@ -106,11 +119,15 @@ impl Writer {
     }
 
     /// Brings everything up to date that is not. Gives when something has to be tried again.
-    async fn round(&mut self, said: &Statuses, all: bool) -> Option<Instant> {
+    pub(super) async fn round(&mut self, said: &Statuses, all: bool) -> Option<Instant> {
         let mirror = &self.kubernetes.shared.mirror;
         let changed = mirror.take_statuses();
         let work: BTreeSet<Key> =
             if all { said.keys().cloned().chain(mirror.ours()).collect() } else { changed };
+        if all {
+            // Of objects that are gone nothing is to be remembered.
+            self.done.retain(|key, _| self.kubernetes.shared.mirror.status(key).is_some());
+        }
         let mut wake: Option<Instant> = None;
         for key in work {
             let value = said.get(&key);
@@ -144,6 +161,12 @@ impl Writer {
             }
         }
         wake
+    }
+
+    /// The objects of which something is remembered.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> Vec<Key> {
+        self.done.keys().cloned().collect()
     }
 
     async fn one(
