@@ -64,18 +64,30 @@ pub fn required() -> bool {
 /// # Errors
 /// When it is not there and cannot be had.
 pub fn program() -> Result<PathBuf> {
-    if Command::new("etcd").arg("--version").output().is_ok_and(|it| it.status.success()) {
-        return Ok("etcd".into());
+    found("etcd", &["--version"], "etcd-server")
+}
+
+/// `etcdctl`, likewise.
+///
+/// # Errors
+/// As [`program`].
+pub fn ctl() -> Result<PathBuf> {
+    found("etcdctl", &["version"], "etcd-client")
+}
+
+fn found(name: &str, version: &[&str], package: &str) -> Result<PathBuf> {
+    if Command::new(name).args(version).output().is_ok_and(|it| it.status.success()) {
+        return Ok(name.into());
     }
     let dir = binary::target_dir()?.join("etcd");
     fs::create_dir_all(&dir)?;
     let lock = File::create(dir.join("lock"))?;
     lock.lock()?;
-    let program = dir.join("root/usr/bin/etcd");
+    let program = dir.join("root/usr/bin").join(name);
     if !program.is_file() {
-        let script = "apt-get -q download etcd-server && dpkg-deb -x etcd-server_*.deb root";
-        let output = Command::new("sh").args(["-c", script]).current_dir(&dir).output()?;
-        ensure!(program.is_file(), "no etcd: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let script = format!("apt-get -q download {package} && dpkg-deb -x {package}_*.deb root");
+        let output = Command::new("sh").args(["-c", &script]).current_dir(&dir).output()?;
+        ensure!(program.is_file(), "no {name}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(program)
 }

@@ -35,7 +35,8 @@ fn child_that_writes() {
     let Ok(dir) = std::env::var(DIR) else { return };
     runtime().block_on(async {
         let store = open_dir(Path::new(&dir)).await.unwrap();
-        tell(format_args!("\nopen"));
+        // Ends the line that the test runner began.
+        tell(format_args!(""));
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
                 let store = std::sync::Arc::clone(&store);
@@ -68,33 +69,37 @@ fn start(test: &str, dir: &Path) -> Child {
         .unwrap()
 }
 
-/// Lets a child write for a while, kills it, and gives what it had acknowledged: writer to (revision, count).
-fn killed(dir: &Path, after: Duration) -> BTreeMap<usize, (u64, u64)> {
+/// Lets a child write until so many commits are acknowledged, kills it while it goes on, and gives what it had acknowledged:
+/// writer to (revision, count).
+fn killed(dir: &Path, after: usize) -> BTreeMap<usize, (u64, u64)> {
     let mut child = start("crash::child_that_writes", dir);
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let (open, opened) = std::sync::mpsc::channel();
+    let (enough, reached) = std::sync::mpsc::channel();
     let reader = std::thread::spawn(move || {
         let mut acknowledged = BTreeMap::new();
+        let mut all = 0;
         for line in lines {
             // The last line may be half of one.
             let Ok(line) = line else { break };
             let words: Vec<_> = line.split(' ').collect();
             match words.as_slice() {
-                ["open"] => open.send(()).unwrap(),
                 ["ack", revision, writer, count] => {
                     let told = (revision.parse().unwrap(), count.parse().unwrap());
                     acknowledged.insert(writer.parse().unwrap(), told);
+                    all += 1;
+                    if all == after {
+                        enough.send(()).unwrap();
+                    }
                 }
                 _ => {}
             }
         }
         acknowledged
     });
-    opened
+    // The other writers are somewhere in the midst of a commit then.
+    reached
         .recv_timeout(Duration::from_secs(60))
-        .expect("the child opens the store, whatever happened before");
-    // Not to wait for something, but to die at an arbitrary moment.
-    std::thread::sleep(after);
+        .expect("the child opens the store and writes, whatever happened before");
     child.kill().unwrap();
     child.wait().unwrap();
     reader.join().unwrap()
@@ -107,7 +112,7 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
     let random = RandomState::new();
     let (mut total, mut acknowledged_in_all) = (0, 0);
     for round in 0..ROUNDS {
-        let after = Duration::from_micros(random.hash_one(round) % 60_000);
+        let after = 1 + usize::try_from(random.hash_one(round) % 48).unwrap();
         let acknowledged = killed(&data, after);
         runtime().block_on(async {
             let store = open_dir(&data).await.unwrap();
@@ -122,13 +127,13 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
                 assert_eq!(
                     one.map(|record| (record.revision, &record.json)),
                     two.map(|record| (record.revision, &record.json)),
-                    "half a commit is there (round {round}, killed after {after:?})"
+                    "half a commit is there (round {round}, killed after {after})"
                 );
                 if let Some((revision, count)) = acknowledged.get(&writer) {
                     let found = one.unwrap_or_else(|| panic!("writer {writer} lost all it had (round {round})"));
                     assert!(
                         found.revision >= *revision && number(&found.json) >= *count,
-                        "acknowledged: {count} at {revision}; found: {found:?} (round {round}, killed after {after:?})"
+                        "acknowledged: {count} at {revision}; found: {found:?} (round {round}, killed after {after})"
                     );
                     total += 1;
                 }
@@ -136,7 +141,7 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
         });
     }
     println!("{acknowledged_in_all} commits were acknowledged in {ROUNDS} lives");
-    assert!(total > ROUNDS, "too few writes were acknowledged for this to show anything: {total}");
+    assert!(total >= ROUNDS, "in each life something was acknowledged: {total}");
 }
 
 /// The process whose disk is full: its files may not grow beyond a limit.

@@ -1,6 +1,5 @@
 //! Real etcds.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -8,25 +7,26 @@ use std::time::Duration;
 
 use outrider_control::store::{Place, SharedStore, open};
 use outrider_tests::etcd;
+use outrider_tests::ports::Lease;
 
 use crate::follow::LIMIT;
 
 /// Where etcd is. Without it, tests are left out, unless it is required.
 fn binary() -> Option<&'static Path> {
     static BINARY: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let find = || match etcd::program() {
+    BINARY.get_or_init(|| found(etcd::program())).as_deref()
+}
+
+/// What was looked for; without it, the test is left out, unless it is required.
+pub(crate) fn found<E: std::fmt::Display>(program: Result<PathBuf, E>) -> Option<PathBuf> {
+    match program {
         Ok(path) => Some(path),
         Err(error) if etcd::required() => panic!("{error:#}"),
         Err(error) => {
             println!("LEFT OUT: {error:#}");
             None
         }
-    };
-    BINARY.get_or_init(find).as_deref()
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    }
 }
 
 /// One member of a cluster.
@@ -34,6 +34,8 @@ pub(crate) struct Member {
     pub(crate) address: String,
     command: Command,
     child: Option<Child>,
+    /// Its ports stay its own while it is down.
+    _ports: [Lease; 2],
     _data: tempfile::TempDir,
 }
 
@@ -78,17 +80,19 @@ pub(crate) struct Tls {
 /// Starts a cluster; `None` when there is no etcd.
 pub(crate) fn cluster(size: usize, tls: Option<&Tls>) -> Option<Vec<Member>> {
     let binary = binary()?;
-    let ports: Vec<_> = (0..size).map(|index| (format!("m{index}"), free_port(), free_port())).collect();
+    let lease = || Lease::new().unwrap();
+    let ports: Vec<_> = (0..size).map(|index| (format!("m{index}"), [lease(), lease()])).collect();
     let peers: Vec<_> =
-        ports.iter().map(|(name, _, peer)| format!("{name}=http://127.0.0.1:{peer}")).collect();
+        ports.iter().map(|(name, [_, peer])| format!("{name}=http://127.0.0.1:{}", peer.port())).collect();
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let member = |(name, port, peer): &(String, u16, u16)| {
+    let member = |(name, ports): (String, [Lease; 2])| {
         let data = tempfile::tempdir().unwrap();
-        let client = format!("{scheme}://127.0.0.1:{port}");
-        let peer = format!("http://127.0.0.1:{peer}");
+        let address = format!("127.0.0.1:{}", ports[0].port());
+        let client = format!("{scheme}://{address}");
+        let peer = format!("http://127.0.0.1:{}", ports[1].port());
         let mut command = Command::new(binary);
         command
-            .args(["--name", name, "--initial-cluster", &peers.join(",")])
+            .args(["--name", &name, "--initial-cluster", &peers.join(",")])
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--logger", "zap", "--log-level", "panic"])
@@ -100,11 +104,11 @@ pub(crate) fn cluster(size: usize, tls: Option<&Tls>) -> Option<Vec<Member>> {
             command.arg("--cert-file").arg(&tls.cert).arg("--key-file").arg(&tls.key);
             command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(&tls.ca);
         }
-        let mut member = Member { address: format!("127.0.0.1:{port}"), command, child: None, _data: data };
+        let mut member = Member { address, command, child: None, _ports: ports, _data: data };
         member.start();
         member
     };
-    Some(ports.iter().map(member).collect())
+    Some(ports.into_iter().map(member).collect())
 }
 
 /// A store in these members; `rest` is what follows the hosts in its address.
