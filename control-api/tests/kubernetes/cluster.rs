@@ -1,21 +1,22 @@
 //! A cluster: etcd and kube-apiserver on loopback, and who we are there.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use outrider_control::store::kubernetes::{Kubernetes, Options, crds};
 use outrider_control::store::{Store as _, StoreError};
+use outrider_tests::ports::Lease;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use super::Result;
+use super::{Result, published};
 
 /// How long anything may take; the machine may be busy.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
@@ -32,7 +33,8 @@ fn target() -> &'static Path {
 /// The API server: from an earlier run, or built when it is required. `None`: left out.
 pub(crate) fn program() -> Result<Option<PathBuf>> {
     let dir = target().join("go");
-    let program = dir.join("kube-apiserver");
+    // Another version is another program.
+    let program = dir.join(format!("kube-apiserver-{VERSION}"));
     if std::env::var_os("OUTRIDER_REQUIRE_KUBE").is_none() {
         return Ok(program.is_file().then_some(program));
     }
@@ -60,8 +62,9 @@ pub(crate) fn program() -> Result<Option<PathBuf>> {
 pub(crate) struct Cluster {
     program: PathBuf,
     dir: PathBuf,
-    port: u16,
-    etcd: u16,
+    port: Lease,
+    etcd: Lease,
+    _peer: Lease,
     server: Option<Child>,
     _etcd: Child,
     /// The administrator.
@@ -71,10 +74,6 @@ pub(crate) struct Cluster {
 /// Tokens, users and groups.
 const TOKENS: &str = "admin-token,admin,1,\"system:masters\"\n\
     control-token,system:serviceaccount:outrider-system:outrider-control,2,\"system:serviceaccounts,system:serviceaccounts:outrider-system\"\n";
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
-}
 
 fn spawn(program: &Path, args: &[String], log: &Path) -> Result<Child> {
     let log = File::options().create(true).append(true).open(log)?;
@@ -91,25 +90,25 @@ impl Cluster {
             fs::remove_dir_all(&dir)?;
         }
         fs::create_dir_all(&dir)?;
-        let (etcd, peer, port) = (free_port()?, free_port()?, free_port()?);
+        let (etcd, peer, port) = (Lease::new()?, Lease::new()?, Lease::new()?);
         certificates(&dir)?;
         fs::write(dir.join("tokens.csv"), TOKENS)?;
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let url = |port: &Lease| format!("http://127.0.0.1:{}", port.port());
         let args = [
             format!("--data-dir={}", dir.join("etcd").display()),
-            format!("--listen-client-urls={}", url(etcd)),
-            format!("--advertise-client-urls={}", url(etcd)),
-            format!("--listen-peer-urls={}", url(peer)),
-            format!("--initial-advertise-peer-urls={}", url(peer)),
-            format!("--initial-cluster=default={}", url(peer)),
+            format!("--listen-client-urls={}", url(&etcd)),
+            format!("--advertise-client-urls={}", url(&etcd)),
+            format!("--listen-peer-urls={}", url(&peer)),
+            format!("--initial-advertise-peer-urls={}", url(&peer)),
+            format!("--initial-cluster=default={}", url(&peer)),
         ];
         let kept = spawn(&outrider_tests::etcd::program()?, &args, &dir.join("etcd.log"))?;
         for name in ["admin", "control"] {
-            fs::write(dir.join(name), kubeconfig(&dir, port, name)?.to_string())?;
+            fs::write(dir.join(name), kubeconfig(&dir, port.port(), name)?.to_string())?;
         }
         let config = Options { context: None, kubeconfig: Some(dir.join("admin")) };
         let admin = client(&config).await?;
-        let mut cluster = Self { program, dir, port, etcd, server: None, _etcd: kept, admin };
+        let mut cluster = Self { program, dir, port, etcd, _peer: peer, server: None, _etcd: kept, admin };
         cluster.up().await?;
         Ok(cluster)
     }
@@ -118,11 +117,11 @@ impl Cluster {
     pub(crate) async fn up(&mut self) -> Result {
         let file = |name: &str| self.dir.join(name).display().to_string();
         let args = [
-            format!("--etcd-servers=http://127.0.0.1:{}", self.etcd),
+            format!("--etcd-servers=http://127.0.0.1:{}", self.etcd.port()),
             "--bind-address=127.0.0.1".into(),
             "--advertise-address=127.0.0.1".into(),
             "--endpoint-reconciler-type=none".into(),
-            format!("--secure-port={}", self.port),
+            format!("--secure-port={}", self.port.port()),
             format!("--tls-cert-file={}", file("server.crt")),
             format!("--tls-private-key-file={}", file("server.key")),
             format!("--token-auth-file={}", file("tokens.csv")),
@@ -162,8 +161,10 @@ impl Cluster {
 
     /// Runs `etcdctl`.
     pub(crate) async fn etcdctl(&self, args: &[&str]) -> Result<String> {
-        let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").arg(format!("--endpoints=http://127.0.0.1:{}", self.etcd)).args(args);
+        let program = tokio::task::spawn_blocking(outrider_tests::etcd::ctl).await??;
+        let mut command = Command::new(program);
+        let endpoints = format!("--endpoints=http://127.0.0.1:{}", self.etcd.port());
+        command.env("ETCDCTL_API", "3").arg(endpoints).args(args);
         let output = command.output().await?;
         ensure!(output.status.success(), "etcdctl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8(output.stdout)?)
@@ -172,6 +173,11 @@ impl Cluster {
     /// The options by which the control plane comes here.
     pub(crate) fn options(&self) -> Options {
         Options { context: Some("test".into()), kubeconfig: Some(self.dir.join("control")) }
+    }
+
+    /// The same, as it is said on the command line.
+    pub(crate) fn argument(&self) -> String {
+        format!("kubernetes?context=test&kubeconfig={}", self.dir.join("control").display())
     }
 
     /// A store, as the service account.
@@ -223,11 +229,13 @@ impl Cluster {
 
     /// Installs the CRDs of the Gateway API and ours, and waits until all are served.
     pub(crate) async fn install_crds(&self) -> Result {
-        for crd in crds::gateway_api().into_iter().chain(crds::own()) {
-            let mut value = serde_json::to_value(&crd)?;
-            value["apiVersion"] = "apiextensions.k8s.io/v1".into();
-            value["kind"] = "CustomResourceDefinition".into();
-            let name = crd.metadata.name.clone().unwrap_or_default();
+        let published = tokio::task::spawn_blocking(published::crds).await??;
+        let gateway = match published {
+            Some(published) => published,
+            None => values(crds::gateway_api())?,
+        };
+        for value in gateway.into_iter().chain(values(crds::own())?) {
+            let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             self.apply(value.clone()).await?;
             eventually(&format!("{name} is established"), async || {
                 let found = self.get(&value).await?;
@@ -256,6 +264,17 @@ impl Drop for Cluster {
     }
 }
 
+/// CRDs as they are sent.
+fn values(crds: Vec<CustomResourceDefinition>) -> Result<Vec<Value>> {
+    let value = |crd| {
+        let mut value = serde_json::to_value(crd)?;
+        value["apiVersion"] = "apiextensions.k8s.io/v1".into();
+        value["kind"] = "CustomResourceDefinition".into();
+        Ok(value)
+    };
+    crds.into_iter().map(value).collect()
+}
+
 async fn client(options: &Options) -> Result<Client> {
     let file = kube::config::Kubeconfig::read_from(options.kubeconfig.as_ref().context("a file")?)?;
     let config =
@@ -264,7 +283,7 @@ async fn client(options: &Options) -> Result<Client> {
 }
 
 /// The collection in which an object is.
-fn path(value: &Value) -> Result<String> {
+pub(crate) fn path(value: &Value) -> Result<String> {
     let kind = value["kind"].as_str().context("a kind")?;
     let version = value["apiVersion"].as_str().context("an apiVersion")?;
     let plural = match kind {

@@ -8,8 +8,10 @@ mod cluster;
 mod deploy;
 mod identity;
 mod outage;
+mod published;
 mod statuses;
 mod store;
+mod whole;
 
 use std::io::Write as _;
 
@@ -42,6 +44,7 @@ async fn kubernetes_as_the_store() -> Result {
     scenarios![
         deploy::the_manifests_apply_and_give_no_more_than_is_needed,
         store::kinds_without_a_crd_are_left_out_and_taken_up,
+        published::manifests_of_the_project_are_judged_alike,
         store::what_is_written_is_there_and_expectations_are_kept,
         store::nothing_is_written_when_one_object_is_refused,
         store::a_commit_that_stops_half_way_tells_what_was_written,
@@ -50,6 +53,7 @@ async fn kubernetes_as_the_store() -> Result {
         statuses::entries_of_others_stay_and_ours_follow_the_map,
         statuses::several_control_planes_write_once,
         identity::tokens_are_judged_by_the_server_and_join_tokens_are_counted_in_it,
+        whole::a_control_plane_on_kubernetes_serves_writes_and_restarts,
         outage::what_was_known_stays_and_what_was_missed_is_made_up_for,
     ];
     assert!(failed.is_empty(), "{}", failed.join("\n"));
