@@ -76,7 +76,10 @@ async fn server(cluster: &Cluster, value: &Value) -> Result<std::result::Result<
     let request = http::Request::post(uri).header("content-type", "application/json");
     match cluster.admin.request::<Value>(request.body(serde_json::to_vec(value)?)?).await {
         Ok(_) => Ok(Ok(())),
-        Err(kube::Error::Api(status)) => Ok(Err(status.message.clone())),
+        Err(kube::Error::Api(status)) => {
+            ensure!(status.code != 404, "{}: {}", value["kind"], status.message);
+            Ok(Err(status.message.clone()))
+        }
         Err(error) => Err(error.into()),
     }
 }

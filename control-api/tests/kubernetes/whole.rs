@@ -68,7 +68,8 @@ async fn answers(port: u16, name: &str, text: Option<&str>) -> Result {
         Ok((answer.status, answer.text().to_owned()))
     };
     let mut last = String::new();
-    let outcome = eventually(&format!("{name}.example is answered with {text:?}"), async || {
+    let what = format!("{name}.example is answered with {text:?}");
+    let outcome = eventually(&what, async || {
         let found = ask().await;
         last = format!("{found:?}");
         Ok(match (&found, text) {
@@ -76,8 +77,9 @@ async fn answers(port: u16, name: &str, text: Option<&str>) -> Result {
             (Ok((404, _)), None) => Some(()),
             _ => None,
         })
-    });
-    outcome.await.context(last)
+    })
+    .await;
+    outcome.context(last)
 }
 
 /// The conditions that hold, of our entry in a route's status.
@@ -118,8 +120,19 @@ pub(crate) async fn a_control_plane_on_kubernetes_serves_writes_and_restarts(
         cluster.apply(value).await?;
     }
 
-    let store = cluster.argument();
-    let mut control = Control::start(&["--store", &store]).await?;
+    let mut control = Control::start(&["--store", &cluster.argument()]).await?;
+    let outcome = serves(cluster, &mut control, (ip, one, two), port.port(), &gateway).await;
+    outcome.with_context(|| control.process().output())
+}
+
+/// All that a control plane does, with each proxy that there is.
+async fn serves(
+    cluster: &Cluster,
+    control: &mut Control,
+    (ip, one, two): (IpAddr, u16, u16),
+    port: u16,
+    gateway: &Value,
+) -> Result {
     let mut kinds = vec![Kind::Outrider];
     match oracle::envoy() {
         Ok(_) => kinds.push(Kind::Envoy),
@@ -127,7 +140,6 @@ pub(crate) async fn a_control_plane_on_kubernetes_serves_writes_and_restarts(
     }
     for (round, kind) in kinds.into_iter().enumerate() {
         let proxy = Follower::gateway(kind, round == 0, &[control.xds()], "mesh/edge").await?;
-        let port = port.port();
         answers(port, "first", Some("one")).await.with_context(|| proxy.proxy.output())?;
         is_accepted(cluster, &route("first", "web")).await?;
 
@@ -171,7 +183,7 @@ pub(crate) async fn a_control_plane_on_kubernetes_serves_writes_and_restarts(
         cluster.apply(slice("web", ip, one)).await?;
     }
     eventually("the gateway's status counts the one route that is left", async || {
-        let live = cluster.get(&gateway).await?;
+        let live = cluster.get(gateway).await?;
         let listeners = live["status"]["listeners"].as_array().cloned().unwrap_or_default();
         Ok((listeners.len() == 1 && listeners[0]["attachedRoutes"] == 1).then_some(()))
     })

@@ -82,16 +82,13 @@ fn killed(dir: &Path, after: usize) -> BTreeMap<usize, (u64, u64)> {
             // The last line may be half of one.
             let Ok(line) = line else { break };
             let words: Vec<_> = line.split(' ').collect();
-            match words.as_slice() {
-                ["ack", revision, writer, count] => {
-                    let told = (revision.parse().unwrap(), count.parse().unwrap());
-                    acknowledged.insert(writer.parse().unwrap(), told);
-                    all += 1;
-                    if all == after {
-                        enough.send(()).unwrap();
-                    }
+            if let ["ack", revision, writer, count] = words.as_slice() {
+                let told = (revision.parse().unwrap(), count.parse().unwrap());
+                acknowledged.insert(writer.parse().unwrap(), told);
+                all += 1;
+                if all == after {
+                    enough.send(()).unwrap();
                 }
-                _ => {}
             }
         }
         acknowledged

@@ -90,10 +90,13 @@ impl Writer {
         }
         let mut news = self.kubernetes.shared.mirror.news();
         let mut all = true;
+        let mut before: Option<Statuses> = None;
         // When something has to be tried again. News in between look at other objects: the time stays until all are looked at.
         let mut wake: Option<Instant> = None;
         loop {
             let said = statuses.borrow_and_update().clone();
+            // What is to be said may have changed while news were gathered.
+            all |= before.replace(Arc::clone(&said)).is_none_or(|before| !Arc::ptr_eq(&before, &said));
             news.mark_unchanged();
             let found = self.round(&said, all).await;
             wake = wake.filter(|_| !all).into_iter().chain(found).min();

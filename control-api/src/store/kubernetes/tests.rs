@@ -175,6 +175,31 @@ async fn a_status_that_could_not_be_written_is_written_later_whatever_else_happe
 }
 
 #[tokio::test]
+async fn what_is_to_be_said_of_a_new_object_is_said() {
+    let fake = Fake::new(&[Kind::HttpRoute]);
+    fake.put(route("a", "a"));
+    let store = fake.store();
+    store.list().await.unwrap();
+    let (say, told) = watch::channel(said(&["a"]));
+    let writer = tokio::spawn(store.status_writer().run(told));
+    let is_said = async |name: &str| {
+        while fake.get(&key(name)).unwrap()["status"]["parents"][0]["controllerName"] != CONTROLLER {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LONG, is_said("a")).await.expect("it is said");
+    // Until there is nothing new: the writer has looked at its own write.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    // The object comes, and while the writer gathers what else is new, what is to be said of it.
+    fake.put(route("b", "b"));
+    has(&store, &["a", "b"]).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    say.send_replace(said(&["a", "b"]));
+    tokio::time::timeout(LONG, is_said("b")).await.expect("it is said");
+    writer.abort();
+}
+
+#[tokio::test]
 async fn of_objects_that_are_gone_the_writer_remembers_nothing() {
     let fake = Fake::new(&[Kind::HttpRoute]);
     ["a", "b"].iter().for_each(|name| fake.put(route(name, name)));
