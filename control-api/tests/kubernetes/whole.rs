@@ -41,20 +41,20 @@ async fn leads(ip: IpAddr, to: u16) -> Result<u16> {
 }
 
 fn service(name: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "mesh", "name": name},
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "served", "name": name},
         "spec": {"ports": [{"name": "http", "port": 80, "appProtocol": "http"}]}})
 }
 
 fn slice(name: &str, ip: IpAddr, port: u16) -> Value {
     json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {"namespace": "mesh", "name": name, "labels": {"kubernetes.io/service-name": name}},
+        "metadata": {"namespace": "served", "name": name, "labels": {"kubernetes.io/service-name": name}},
         "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
         "ports": [{"name": "http", "port": port, "protocol": "TCP"}]})
 }
 
 fn route(name: &str, to: &str) -> Value {
     json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
-        "metadata": {"namespace": "mesh", "name": name},
+        "metadata": {"namespace": "served", "name": name},
         "spec": {"hostnames": [format!("{name}.example")], "parentRefs": [{"name": "edge"}],
             "rules": [{"backendRefs": [{"name": to, "port": 80}]}]}})
 }
@@ -106,7 +106,7 @@ pub(crate) async fn a_control_plane_on_kubernetes_serves_writes_and_restarts(
         writeln!(std::io::stderr(), "LEFT OUT: this machine has no address but the loopback's")?;
         return Ok(());
     };
-    cluster.namespace("mesh").await?;
+    cluster.namespace("served").await?;
     let (one, _diary, _script) = Upstream::http("one").await?;
     let (two, _diary, _script) = Upstream::http("two").await?;
     let (one, two) = (leads(ip, one.address().port()).await?, leads(ip, two.address().port()).await?);
@@ -114,7 +114,7 @@ pub(crate) async fn a_control_plane_on_kubernetes_serves_writes_and_restarts(
     let class = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
         "metadata": {"name": "outrider"}, "spec": {"controllerName": CONTROLLER}});
     let gateway = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
-        "metadata": {"namespace": "mesh", "name": "edge"}, "spec": {"gatewayClassName": "outrider",
+        "metadata": {"namespace": "served", "name": "edge"}, "spec": {"gatewayClassName": "outrider",
             "listeners": [{"name": "web", "port": port.port(), "protocol": "HTTP"}]}});
     for value in [class, gateway.clone(), service("web"), slice("web", ip, one), route("first", "web")] {
         cluster.apply(value).await?;
@@ -139,7 +139,7 @@ async fn serves(
         Err(error) => writeln!(std::io::stderr(), "LEFT OUT: Envoy as the data plane: {error:#}")?,
     }
     for (round, kind) in kinds.into_iter().enumerate() {
-        let proxy = Follower::gateway(kind, round == 0, &[control.xds()], "mesh/edge").await?;
+        let proxy = Follower::gateway(kind, round == 0, &[control.xds()], "served/edge").await?;
         answers(port, "first", Some("one")).await.with_context(|| proxy.proxy.output())?;
         is_accepted(cluster, &route("first", "web")).await?;
 
