@@ -35,6 +35,9 @@ use auth::{Identity, Role};
 /// How long a write waits until readers can see it.
 const VISIBLE: Duration = Duration::from_secs(5);
 
+/// How long a request waits for a control plane that has just started.
+const STARTING: Duration = Duration::from_secs(2);
+
 /// Namespace of objects that name none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
@@ -71,15 +74,15 @@ impl ControlService {
         Self { parts, watchers: Arc::new(tokio::sync::Semaphore::new(watch::WATCHERS)) }
     }
 
-    /// Whether all sources have told what they have: before that, "there is nothing" would be a wrong answer.
-    fn ready(&self) -> Result<(), Status> {
-        if self.parts.engine.ready() {
-            return Ok(());
-        }
-        Err(Status::unavailable(format!(
-            "{} has not read all of its store and manifests yet; try again in a moment",
-            self.parts.instance
-        )))
+    /// Waits a moment until all sources have told what they have: before that, "there is nothing" would be a wrong answer.
+    async fn ready(&self) -> Result<(), Status> {
+        let ready = tokio::time::timeout(STARTING, self.parts.engine.until_ready()).await;
+        ready.map_err(|_| {
+            Status::unavailable(format!(
+                "{} has not read all of its store and manifests yet; try again in a moment",
+                self.parts.instance
+            ))
+        })
     }
 
     /// What is published.
@@ -181,7 +184,7 @@ fn revision_of(text: &str) -> Result<Option<u64>, Status> {
 #[tonic::async_trait]
 impl pb::control_server::Control for ControlService {
     async fn apply(&self, request: Request<pb::ApplyRequest>) -> Result<Response<pb::ApplyResponse>, Status> {
-        self.ready()?;
+        self.ready().await?;
         self.do_apply(request).await.map(Response::new)
     }
 
@@ -189,24 +192,24 @@ impl pb::control_server::Control for ControlService {
         &self,
         request: Request<pb::DeleteRequest>,
     ) -> Result<Response<pb::DeleteResponse>, Status> {
-        self.ready()?;
+        self.ready().await?;
         self.do_delete(request).await.map(Response::new)
     }
 
     async fn get(&self, request: Request<pb::GetRequest>) -> Result<Response<pb::GetResponse>, Status> {
-        self.ready()?;
+        self.ready().await?;
         self.do_get(&request).map(Response::new)
     }
 
     async fn list(&self, request: Request<pb::ListRequest>) -> Result<Response<pb::ListResponse>, Status> {
-        self.ready()?;
+        self.ready().await?;
         self.do_list(request).await.map(Response::new)
     }
 
     type WatchStream = watch::Events;
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        self.ready()?;
+        self.ready().await?;
         self.do_watch(request).await.map(Response::new)
     }
 
@@ -239,7 +242,7 @@ impl pb::control_server::Control for ControlService {
         request: Request<pb::ExplainRequest>,
     ) -> Result<Response<pb::ExplainResponse>, Status> {
         identity(&request)?;
-        self.ready()?;
+        self.ready().await?;
         self.do_explain(request.into_inner()).await.map(Response::new)
     }
 }

@@ -139,16 +139,27 @@ async fn before_it_has_read_everything_it_says_so() {
         authority: "web".into(),
         ..Default::default()
     };
-    let answers = [
-        client.get(pb::GetRequest { r#ref: r#ref.clone() }).await.map(drop),
-        client.list(pb::ListRequest::default()).await.map(drop),
-        client.watch(pb::WatchRequest::default()).await.map(drop),
-        client.apply(apply(&[service("web", 80)])).await.map(drop),
-        client.delete(pb::DeleteRequest { r#ref, ..Default::default() }).await.map(drop),
-        client.explain(explain).await.map(drop),
+    let mut clients: Vec<_> = std::iter::repeat_with(|| client.clone()).take(5).collect();
+    let [list, watch, write, delete, why] = clients.as_mut_slice() else { unreachable!() };
+    // Each waits a moment, all at a time.
+    let answers = tokio::join!(
+        client.get(pb::GetRequest { r#ref: r#ref.clone() }),
+        list.list(pb::ListRequest::default()),
+        watch.watch(pb::WatchRequest::default()),
+        write.apply(apply(&[service("web", 80)])),
+        delete.delete(pb::DeleteRequest { r#ref, ..Default::default() }),
+        why.explain(explain),
+    );
+    let errors = [
+        answers.0.unwrap_err(),
+        answers.1.unwrap_err(),
+        answers.2.unwrap_err(),
+        answers.3.unwrap_err(),
+        answers.4.unwrap_err(),
+        answers.5.unwrap_err(),
     ];
-    for answer in answers {
-        assert_eq!(answer.unwrap_err().code(), Code::Unavailable);
+    for status in errors {
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
     }
     assert!(harness.store.list().await.unwrap().records.is_empty());
 }
