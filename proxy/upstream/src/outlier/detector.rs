@@ -12,6 +12,9 @@ use tokio::sync::Notify;
 use super::{Conduct, Event, OutlierStats, Streak, Term, Volume};
 use crate::host::{Host, flags};
 
+/// What a host did in an interval: the part that succeeded, and of how many requests; `None`: too few.
+type Conducted<'h> = (&'h Arc<Host>, Option<(f64, u64)>);
+
 /// The outlier detection of a cluster.
 #[derive(Debug)]
 pub(crate) struct Detector {
@@ -194,7 +197,7 @@ impl Detector {
     fn sweep_rates(
         &self,
         hosts: &[Arc<Host>],
-        volumes: &[(&Arc<Host>, Option<(f64, u64)>)],
+        volumes: &[Conducted<'_>],
         local: bool,
         now: Instant,
         rng: &impl Rng,
