@@ -227,7 +227,7 @@ fn asking() -> impl Strategy<Value = Condition> {
 proptest! {
     #[test]
     fn the_index_leaves_out_nothing_that_matches(
-        policies in prop::collection::vec((asking(), asking()), 0..40),
+        policies in prop::collection::vec((asking(), asking()), 0..12),
         path in text(), uri in text(), dns in prop::option::of(text()), subject in text(), tls in 0..4
     ) {
         let policies = policies.into_iter().enumerate().map(|(i, (permission, principal))| {
