@@ -261,8 +261,10 @@ async fn istios_agents_get_a_chain_and_the_roots_in_its_last_entry() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_follows_the_trust_bundle_hears_of_a_new_root_at_once() {
     let plane = Plane::start(Setup::default()).await;
-    plane.issue(request(None).1, plane.join().await).await.unwrap();
-    let mut client = IdentityClient::new(plane.channel(None).await);
+    let (key, csr) = request(None);
+    let given = plane.issue(csr, plane.join().await).await.unwrap();
+    // A connection of nobody would be closed after a while.
+    let mut client = IdentityClient::new(plane.channel(Some(identity_of(&given, &key))).await);
     let mut bundles = client.watch_trust_bundle(pb::WatchTrustBundleRequest {}).await.unwrap().into_inner();
     let first = bundles.message().await.unwrap().unwrap();
     assert_eq!(first.roots.len(), 1);
