@@ -361,9 +361,7 @@ pub(crate) fn actions() -> Group {
         format!(
             "- match: {{ prefix: /off }}\n  route: {{ cluster: a }}\n  typed_per_filter_config:\n    rbac: {{ \"@type\": {TYPE}.RBACPerRoute }}\n"
         ),
-        format!(
-            "- match: {{ prefix: /disabled }}\n  route: {{ cluster: a }}\n  typed_per_filter_config:\n    rbac: {{ \"@type\": type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true }}\n"
-        ),
+        "- match: { prefix: /disabled }\n  route: { cluster: a }\n  typed_per_filter_config:\n    rbac: { \"@type\": type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true }\n".to_owned(),
         format!(
             "- match: {{ prefix: /weighted }}\n  route: {{ weighted_clusters: {{ clusters: [ {{ name: a, weight: 1, typed_per_filter_config: {{ rbac: {{ \"@type\": {TYPE}.RBACPerRoute, rbac: {{ rules: {{ action: DENY, policies: {{ {} }} }} }} }} }} }} ] }} }}\n  typed_per_filter_config:\n    rbac: {{ \"@type\": {TYPE}.RBACPerRoute }}\n",
             policy("of the cluster", ANY, ANY)
