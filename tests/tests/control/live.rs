@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use outrider_tests::control::{Control, Follower, Manifests, service};
 use outrider_tests::crowd::{Client, Crowd};
+use outrider_tests::reply::Reply;
 use outrider_tests::upstream::Upstream;
 use outrider_tests::wait;
 
