@@ -1,10 +1,6 @@
 //! The control plane with everything real around it: Envoy, Outrider and gRPC's own clients, folders, stores.
 
-#![expect(
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test fails by panicking, and says what it leaves out"
-)]
+#![expect(clippy::panic, reason = "a test fails by panicking")]
 
 mod gateway;
 mod grpc;
