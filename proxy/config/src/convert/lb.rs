@@ -290,8 +290,8 @@ pub(crate) fn common(cx: &Cx, path: &Path<'_>, message: Option<&cluster_pb::Comm
         update_merge_window,
         ignore_new_hosts_until_first_hc,
         close_connections_on_host_set_change,
-        // Where the policy is chosen it is read.
-        consistent_hashing_lb_config: _,
+        // Honoured, or told to be inert, where the policy is chosen (`policy`, `hashing`).
+        consistent_hashing_lb_config: _consistent_hashing_lb_config,
         override_host_status,
         locality_config_specifier,
     } = message.unwrap_or(&empty);
