@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use redb::{
@@ -33,6 +34,21 @@ type Logged<'a> = (&'a str, &'a str, &'a str, Option<&'a [u8]>);
 
 const KEEP: &str = "nothing was changed; restore a backup, or move the file away to start anew";
 
+/// How long the lock of another process is waited for: one that was told to stop may still be closing its file, and a child that is
+/// just being started holds what its parent held until it runs its own program.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often the lock is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Whether something that another process holds is to be tried again, after a pause.
+fn wait_until(end: Instant) -> bool {
+    let more = Instant::now() < end;
+    if more {
+        std::thread::sleep(LOOK);
+    }
+    more
+}
+
 /// What keeps other processes out of a directory as long as it lives.
 #[derive(Debug)]
 pub(super) struct Lock {
@@ -56,7 +72,14 @@ pub(super) fn lock(dir: &Path) -> Result<Lock, StoreError> {
         .mode(0o600)
         .open(&path)
         .map_err(|error| failed("cannot write to the data directory", error))?;
-    match file.try_lock() {
+    let end = Instant::now() + PATIENCE;
+    let locked = loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if wait_until(end) => {}
+            locked => break locked,
+        }
+    };
+    match locked {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
@@ -109,10 +132,17 @@ impl Store {
             file.set_permissions(fs::Permissions::from_mode(0o600))
                 .map_err(|error| problem.io("cannot make it private (mode 0600)", &error))?;
         }
-        let guard = Guard::new(file).map_err(|error| problem.database(error))?;
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
-        let db = builder.create_with_backend(guard.clone()).map_err(|error| problem.database(error))?;
+        let end = Instant::now() + PATIENCE;
+        let (guard, db) = loop {
+            let file = file.try_clone().map_err(|error| problem.io("cannot open it twice", &error))?;
+            let guard = Guard::new(file).map_err(|error| problem.database(error))?;
+            match builder.create_with_backend(guard.clone()) {
+                Err(DatabaseError::DatabaseAlreadyOpen) if wait_until(end) => {}
+                opened => break (guard, opened.map_err(|error| problem.database(error))?),
+            }
+        };
         let store = Self { db, path: path.to_owned() };
         let state = store.load()?;
         guard.release().map_err(|error| problem.io("cannot write to it", &error))?;
