@@ -12,6 +12,7 @@ pub mod matcher;
 pub mod matching;
 pub mod metadata;
 pub mod metadata_matcher;
+pub mod rate_limit;
 pub mod rbac;
 pub mod reply;
 pub mod rng;
@@ -19,6 +20,7 @@ pub mod runtime;
 pub mod san;
 pub mod stats;
 pub mod stream;
+pub mod token_bucket;
 
 pub use flags::ResponseFlags;
 pub use metadata::{Metadata, MetadataValue, StreamMetadata};

@@ -7,7 +7,10 @@ use http::{HeaderName, HeaderValue};
 use outrider_core::format::Format;
 use outrider_core::matcher::{RuntimeFraction, StringMatcher};
 
-use super::{AppendAction, ConfigSource, Discovered, Fault, GrpcStats, HeaderAdd, HealthCheckFilter, Rbac};
+use super::{
+    AppendAction, ConfigSource, Discovered, Fault, GrpcStats, HeaderAdd, HealthCheckFilter, LocalRateLimit,
+    Rbac,
+};
 
 /// A filter's name. Every name is kept once as long as anybody has it, so that two are compared by their address.
 #[derive(Debug, Clone)]
@@ -70,6 +73,8 @@ pub enum HttpFilterKind {
     HealthCheck(Arc<HealthCheckFilter>),
     /// `envoy.filters.http.rbac`
     Rbac(Arc<Rbac>),
+    /// `envoy.filters.http.local_ratelimit`
+    LocalRateLimit(Arc<LocalRateLimit>),
     /// A control plane sends it; its place is taken by what came before anything is built.
     Discovered(Arc<Discovered<HttpFilterKind>>),
     /// Nothing came for it: requests are answered 500.
@@ -101,6 +106,8 @@ pub enum RouteFilterConfig {
     OnDemand(Arc<OnDemand>),
     /// For [`HttpFilterKind::Rbac`], in place of the filter's own; `None` turns it off.
     Rbac(Option<Arc<Rbac>>),
+    /// For [`HttpFilterKind::LocalRateLimit`], in place of the filter's own.
+    LocalRateLimit(Arc<LocalRateLimit>),
 }
 
 /// `OnDemand`, and `PerRouteConfig` of the same filter.

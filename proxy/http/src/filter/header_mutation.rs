@@ -129,11 +129,12 @@ impl Trailers {
     }
 }
 
-fn has_format(mutation: &Mutation) -> bool {
+pub(super) fn has_format(mutation: &Mutation) -> bool {
     matches!(mutation, Mutation::Set(HeaderAdd { value: HeaderAddValue::Format(_), .. }))
 }
 
-fn change_fields(headers: &mut HeaderMap, mutation: &Mutation, context: &dyn ContextSource) {
+/// Makes one change.
+pub(super) fn change_fields(headers: &mut HeaderMap, mutation: &Mutation, context: &dyn ContextSource) {
     match mutation {
         Mutation::Remove(name) => drop(headers.remove(name)),
         Mutation::RemoveMatching(matcher) => remove_matching(headers, matcher),

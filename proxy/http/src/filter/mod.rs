@@ -38,6 +38,7 @@ mod fault;
 mod grpc_stats;
 mod header_mutation;
 mod health_check;
+mod local_rate_limit;
 mod named;
 mod on_demand;
 mod rbac;
@@ -63,6 +64,7 @@ pub(crate) enum Filter {
     HealthCheck(health_check::HealthCheck),
     OnDemand(on_demand::OnDemand),
     Rbac(rbac::Rbac),
+    LocalRateLimit(local_rate_limit::LocalRateLimit),
     /// Its settings did not come.
     Missing,
 }
@@ -74,6 +76,7 @@ pub(crate) enum State {
     Fault(Box<fault::Faulted>),
     GrpcStats(Rc<grpc_stats::Call>),
     HealthCheck,
+    LocalRateLimit(outrider_core::rate_limit::Found),
 }
 
 impl Filter {
@@ -92,6 +95,9 @@ impl Filter {
                 Self::HeaderMutation(header_mutation::HeaderMutation::new(config.clone()))
             }
             HttpFilterKind::OnDemand(config) => Self::OnDemand(on_demand::OnDemand::new(config.clone())),
+            HttpFilterKind::LocalRateLimit(config) => {
+                Self::LocalRateLimit(local_rate_limit::LocalRateLimit::new(config.clone(), scope))
+            }
             HttpFilterKind::Rbac(config) => Self::Rbac(rbac::Rbac::new(config.clone(), scope)),
             HttpFilterKind::Discovered(_) | HttpFilterKind::Missing => Self::Missing,
         }
@@ -107,6 +113,7 @@ impl Filter {
             Self::HealthCheck(filter) => filter.request(cx),
             Self::OnDemand(filter) => filter.request(cx),
             Self::Rbac(filter) => filter.request(cx),
+            Self::LocalRateLimit(filter) => filter.request(cx),
             Self::Missing => Step::reply(
                 LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "")
                     .flags(ResponseFlags::NO_FILTER_CONFIG_FOUND),
@@ -122,6 +129,7 @@ impl Filter {
             Self::GrpcStats(_) => grpc_stats::response(cx),
             Self::HeaderMutation(filter) => filter.response(cx),
             Self::HealthCheck(filter) => filter.response(cx),
+            Self::LocalRateLimit(_) => local_rate_limit::response(cx),
             Self::OnDemand(_) | Self::Rbac(_) | Self::Missing => {}
         }
     }

@@ -10,6 +10,7 @@ mod h2;
 mod hashing;
 mod health;
 mod internal;
+mod limits;
 mod logs;
 mod mutations;
 mod pedantry;
@@ -76,6 +77,7 @@ pub(crate) fn all() -> Vec<Group> {
         filters::grpc_stats(),
         filters::health_check(),
         health::outliers(),
+        limits::local(),
         rbac::conditions(),
         rbac::actions(),
         rbac::trees(),
