@@ -190,7 +190,8 @@ fn refusal(cx: &RequestCx<'_>, settings: &Settings, found: Option<Found>) -> Loc
 /// Tells the client what it has left.
 pub(super) fn response(cx: ResponseCx<'_>) {
     let Some(State::LocalRateLimit(Found { rate, tokens })) = cx.take() else { return };
-    let reset = ((rate.most - tokens) / rate.per_second).ceil();
+    // Until there is one token, not until the bucket is full (Envoy: `resetSeconds`).
+    let reset = ((1.0 - tokens) / rate.per_second).ceil();
     for (name, value) in [(LIMIT, rate.most), (REMAINING, tokens), (RESET, reset)] {
         cx.parts.headers.append(name, HeaderValue::from(value.max(0.0) as u64));
     }

@@ -13,7 +13,7 @@ fn bucket(tokens: u32) -> String {
 
 fn route(name: &str, settings: &str) -> String {
     format!(
-        "- match: {{ prefix: /{name} }}\n  route: {{ cluster: a }}\n  typed_per_filter_config:\n    limit: {{ \"@type\": {LIMIT}, stat_prefix: {name}, {settings} }}\n"
+        "- match: {{ prefix: /{name} }}\n  route: {{ cluster: a }}\n  typed_per_filter_config:\n    limit: {{ \"@type\": {LIMIT}, stat_prefix: \"{name}\", {settings} }}\n"
     )
 }
 
@@ -58,6 +58,23 @@ pub(crate) fn local() -> Group {
         ),
         route("low", &format!("{}, {ALWAYS}, status: {{ code: 200 }}", bucket(1))),
         route("counts", &format!("{}, {ALWAYS}, enable_x_ratelimit_headers: DRAFT_VERSION_03", bucket(2))),
+        route(
+            "thirds",
+            &format!(
+                "token_bucket: {{ max_tokens: 1, tokens_per_fill: 3, fill_interval: 20000s }}, {ALWAYS}, enable_x_ratelimit_headers: DRAFT_VERSION_03"
+            ),
+        ),
+        route("later", &format!("{}, {ALWAYS}, enable_retry_after_header: true", bucket(1))),
+        route(
+            "later-thirds",
+            &format!(
+                "token_bucket: {{ max_tokens: 1, tokens_per_fill: 3, fill_interval: 20000s }}, {ALWAYS}, enable_retry_after_header: true"
+            ),
+        ),
+        route(
+            "later-503",
+            &format!("{}, {ALWAYS}, enable_retry_after_header: true, status: {{ code: 503 }}", bucket(1)),
+        ),
         route("exhausted", &format!("{}, {ALWAYS}, rate_limited_as_resource_exhausted: true", bucket(1))),
         route("available", &format!("{}, {ALWAYS}", bucket(1))),
         route("user", &described(&header("x-user", "user", ""), &user(), "")),
@@ -135,6 +152,10 @@ pub(crate) fn local() -> Group {
             one("told", times("/told", 2)),
             one("low", times("/low", 2)),
             one("counts", times("/counts", 3)),
+            one("thirds", times("/thirds", 2)),
+            one("later", times("/later", 2)),
+            one("later-thirds", times("/later-thirds", 2)),
+            one("later-503", times("/later-503", 2)),
             one("exhausted", (0..2).map(|_| Req::grpc("/exhausted/x", &["hi"])).collect()),
             one("available", (0..2).map(|_| Req::grpc("/available/x", &["hi"])).collect()),
             one("user", users("/user", &["a", "a", "b", "", "b"])),
