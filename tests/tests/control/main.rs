@@ -8,6 +8,7 @@ mod live;
 mod planes;
 mod power;
 mod sidecar;
+mod traffic;
 
 use outrider_tests::proxy::Kind;
 use outrider_tests::{left_out, oracle};

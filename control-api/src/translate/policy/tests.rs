@@ -133,6 +133,7 @@ fn health_checks_are_made_as_the_port_speaks() {
     envoy_takes(&all);
     let check = cluster(&all, HTTP).health_checks.remove(0);
     use outrider_proto::pb::envoy::config::core::v3::health_check::HealthChecker;
+    assert_eq!((check.interval.unwrap().seconds, check.no_traffic_interval.unwrap().seconds), (2, 2));
     let Some(HealthChecker::HttpHealthCheck(http)) = check.health_checker else { panic!("not by HTTP") };
     let ranges: Vec<_> = http.expected_statuses.iter().map(|it| (it.start, it.end)).collect();
     assert_eq!(ranges, [(200, 300), (404, 405)], "Envoy's ranges end before their end");

@@ -287,9 +287,12 @@ fn health(it: &own::HealthCheck, http2: bool) -> Option<core::HealthCheck> {
     } else {
         return None;
     };
+    let interval = Some(duration(it.interval.map_or(Duration::from_secs(10), own::Duration::std)));
     Some(core::HealthCheck {
         timeout: Some(duration(it.timeout.map_or(Duration::from_secs(1), own::Duration::std))),
-        interval: Some(duration(it.interval.map_or(Duration::from_secs(10), own::Duration::std))),
+        // Without it Envoy looks once a minute while there are no requests, whatever the policy says.
+        no_traffic_interval: interval,
+        interval,
         unhealthy_threshold: Some(uint(it.unhealthy_threshold.unwrap_or(3))),
         healthy_threshold: Some(uint(it.healthy_threshold.unwrap_or(1))),
         health_checker: Some(checker),
