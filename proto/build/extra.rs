@@ -21,6 +21,7 @@ pub(crate) fn files() -> Vec<FileDescriptorProto> {
     };
     let on_match = || field("on_match", 2, Shape::Message(".xds.type.matcher.v3.Matcher.OnMatch"));
     vec![
+        identity_agent(),
         file("udpa/type/v1/typed_struct.proto", "udpa.type.v1", &strings, vec![typed_struct()]),
         file("xds/type/v3/typed_struct.proto", "xds.type.v3", &strings, vec![typed_struct()]),
         file(
@@ -84,6 +85,28 @@ pub(crate) fn files() -> Vec<FileDescriptorProto> {
             }],
         ),
     ]
+}
+
+/// `outrider.extensions.bootstrap.identity.v1.IdentityAgent`: the Rust type is in `src/own.rs`, with what the fields mean.
+fn identity_agent() -> FileDescriptorProto {
+    let texts = [
+        "address",
+        "ca_file",
+        "server_name",
+        "join_token_file",
+        "service_account_token_file",
+        "socket_path",
+        "state_dir",
+    ];
+    let mut fields: Vec<_> =
+        texts.iter().zip(1..).map(|(name, number)| field(name, number, Shape::Text)).collect();
+    fields.push(field("lifetime", 8, Shape::Message(".google.protobuf.Duration")));
+    file(
+        "outrider/extensions/bootstrap/identity/v1/identity.proto",
+        "outrider.extensions.bootstrap.identity.v1",
+        &["google/protobuf/duration.proto"],
+        vec![message("IdentityAgent", fields)],
+    )
 }
 
 enum Shape {

@@ -7,6 +7,7 @@
 //! - [`walk`], [`unknown`]: which fields are set; which were set and are not known.
 //! - [`Inspector`]: the two last for messages that come over the wire, at little cost where nothing is wrong.
 //! - [`json`], [`mod@redact`], [`secrets`], [`encode`]: messages to JSON, secrets out of messages or found, bytes that compare.
+//! - [`own`]: extensions that Envoy does not have.
 //! - [`any`], [`Path`], [`IsSet`]: small tools for converters.
 //!
 //! ```
@@ -33,6 +34,7 @@ pub mod inspect;
 pub mod is_set;
 pub mod json;
 pub mod load;
+pub mod own;
 pub mod path;
 pub mod problem;
 pub mod redact;

@@ -23,13 +23,15 @@ use crate::{
 /// How long a control plane may take until it serves.
 const START: Duration = Duration::from_secs(30);
 
-/// A running control plane in development mode, without TLS on loopback.
+/// A running control plane: in development mode, without TLS on loopback, or as in production.
 #[derive(Debug)]
 pub struct Control {
     process: Proxy,
     xds: Lease,
     api: Lease,
     args: Vec<String>,
+    /// The data directory of one with TLS.
+    data: Option<PathBuf>,
 }
 
 impl Control {
@@ -38,16 +40,26 @@ impl Control {
     /// # Errors
     /// When it does not; the message holds what it printed.
     pub async fn start(more: &[&str]) -> Result<Self> {
+        Self::launch(None, "127.0.0.1", &["--insecure-loopback"], more).await
+    }
+
+    /// One with TLS, authentication and an authority, all of its own making, which listens at an address of this machine.
+    ///
+    /// # Errors
+    /// As [`Control::start`].
+    pub async fn secure(host: &str, more: &[&str]) -> Result<Self> {
+        let data = binary::scratch("control-data")?;
+        let dir = data.to_string_lossy().into_owned();
+        Self::launch(Some(data), host, &["--data-dir", &dir, "--tls-name", host], more).await
+    }
+
+    async fn launch(data: Option<PathBuf>, host: &str, mode: &[&str], more: &[&str]) -> Result<Self> {
         let (xds, api) = (Lease::new()?, Lease::new()?);
-        let mut args = vec!["--xds".to_owned(), format!("127.0.0.1:{}", xds.port())];
-        args.extend([
-            "--api".to_owned(),
-            format!("127.0.0.1:{}", api.port()),
-            "--insecure-loopback".to_owned(),
-        ]);
-        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        let mut args = vec!["--xds".to_owned(), format!("{host}:{}", xds.port())];
+        args.extend(["--api".to_owned(), format!("127.0.0.1:{}", api.port())]);
+        args.extend(mode.iter().chain(more).map(|arg| (*arg).to_owned()));
         let process = Self::spawn(&args)?;
-        let control = Self { process, xds, api, args };
+        let control = Self { process, xds, api, args, data };
         control.serves().await?;
         Ok(control)
     }
@@ -57,13 +69,11 @@ impl Control {
     }
 
     async fn serves(&self) -> Result<()> {
-        for port in [self.xds.port(), self.api.port()] {
-            let what = format!("the control plane to listen at {port}");
-            wait::until(&what, START, async || {
-                Ok(TcpStream::connect(("127.0.0.1", port)).await.ok().map(drop))
-            })
-            .await
-            .with_context(|| self.process.output())?;
+        for address in self.args.iter().filter(|arg| arg.contains(':')).take(2) {
+            let what = format!("the control plane to listen at {address}");
+            wait::until(&what, START, async || Ok(TcpStream::connect(address.as_str()).await.ok().map(drop)))
+                .await
+                .with_context(|| self.process.output())?;
         }
         Ok(())
     }
@@ -110,13 +120,36 @@ impl Control {
     /// When it cannot be run.
     pub async fn ctl(&self, args: &[&str]) -> Result<(bool, String)> {
         let mut command = tokio::process::Command::new(binary::outriderctl()?);
-        command
-            .args(["--server", &format!("127.0.0.1:{}", self.api.port()), "--insecure-loopback"])
-            .args(args);
+        command.args(["--server", &format!("127.0.0.1:{}", self.api.port())]);
+        match &self.data {
+            Some(dir) => command.arg("--data-dir").arg(dir),
+            None => command.arg("--insecure-loopback"),
+        };
+        command.args(args);
         command.kill_on_drop(true).stdin(std::process::Stdio::null());
         let output = wait::within("outriderctl", START, async { Ok(command.output().await?) }).await?;
         let text = [output.stdout, output.stderr].concat();
         Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+    }
+
+    /// What its own server certificate is verified with; of one with TLS.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn ca(&self) -> Result<PathBuf> {
+        Ok(self.data.as_ref().context("it speaks no TLS")?.join("tls/ca.pem"))
+    }
+
+    /// Makes a join token for a service account, `namespace/name`.
+    ///
+    /// # Errors
+    /// When the control plane refuses.
+    pub async fn join_token(&self, account: &str) -> Result<String> {
+        let (namespace, name) = account.split_once('/').context("an account is namespace/name")?;
+        let args = ["-n", namespace, "token", "create", "--service-account", name];
+        let (good, said) = self.ctl(&args).await?;
+        let token = said.lines().find(|line| line.starts_with("outrider_join.")).map(str::to_owned);
+        token.filter(|_| good).with_context(|| format!("no join token: {said}"))
     }
 }
 

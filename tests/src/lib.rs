@@ -8,6 +8,7 @@
 //! * [`crowd`] are clients that ask all the time and count what they lose; [`churn`] is a configuration that changes all
 //!   the time.
 //! * [`control`] starts `outrider-control` on a folder of manifests, which it writes.
+//! * [`identity`] are proxies with an identity agent.
 //! * [`etcd`] is a real one; [`relay`] is a wire that can be cut.
 //! * [`oracle`] installs the real Envoy, [`binary`] builds Outrider.
 //!
@@ -23,6 +24,7 @@ pub mod control_plane;
 pub mod crowd;
 pub mod etcd;
 pub mod h1;
+pub mod identity;
 pub mod io;
 pub mod load_reports;
 pub mod oracle;

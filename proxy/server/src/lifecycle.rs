@@ -44,6 +44,10 @@ pub async fn serve(control: Arc<Control>) -> anyhow::Result<()> {
     if let Some(admin) = admin {
         tokio::task::spawn_local(admin.serve(control.clone()));
     }
+    if let Some(agent) = control.model.identity.clone() {
+        outrider_identity::Agent::start(agent, control.registry.scope("identity."))
+            .context("the identity agent")?;
+    }
     tokio::task::spawn_local(crate::runtime::watch(control.clone()));
     let clusters = control.clusters.clone();
     tokio::task::spawn_local(async move { clusters.run_discovery().await });

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::{
-    ClientConfig, RootCertStore, SupportedProtocolVersion, client::ResolvesClientCert, sign::CertifiedKey,
+    ClientConfig, DigitallySignedStruct, RootCertStore, SupportedProtocolVersion, client::ResolvesClientCert,
+    sign::CertifiedKey,
 };
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
@@ -21,6 +24,7 @@ pub struct TlsOptions {
     alpn: Vec<Vec<u8>>,
     cert: Option<Arc<CertifiedKey>>,
     versions: Vec<&'static SupportedProtocolVersion>,
+    blind: bool,
 }
 
 /// What a handshake told the client.
@@ -48,6 +52,45 @@ impl ResolvesClientCert for Always {
     }
 }
 
+/// Verifies nothing but that the server has the key of its certificate.
+#[derive(Debug)]
+struct Blind(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Blind {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
 impl TlsOptions {
     /// Trusts the test authority and asks for (and checks) a server name.
     ///
@@ -61,6 +104,7 @@ impl TlsOptions {
             alpn: Vec::new(),
             cert: None,
             versions: rustls::ALL_VERSIONS.to_vec(),
+            blind: false,
         })
     }
 
@@ -68,6 +112,13 @@ impl TlsOptions {
     #[must_use]
     pub const fn without_sni(mut self) -> Self {
         self.sni = false;
+        self
+    }
+
+    /// Takes any server's certificate: it is the server's judgement that matters.
+    #[must_use]
+    pub const fn blind(mut self) -> Self {
+        self.blind = true;
         self
     }
 
@@ -102,6 +153,9 @@ impl TlsOptions {
             Some(key) => builder.with_client_cert_resolver(Arc::new(Always(Arc::clone(key)))),
             None => builder.with_no_client_auth(),
         };
+        if self.blind {
+            config.dangerous().set_certificate_verifier(Arc::new(Blind(ca::provider())));
+        }
         config.enable_sni = self.sni;
         config.alpn_protocols.clone_from(&self.alpn);
         let name = ServerName::try_from(self.name.clone())?;

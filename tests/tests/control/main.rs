@@ -4,6 +4,7 @@
 
 mod gateway;
 mod grpc;
+mod identity;
 mod live;
 mod planes;
 mod power;

@@ -11,9 +11,9 @@ use outrider_proto::{Path, Problem};
 use super::access_log::{self, Protocol};
 use super::address::{Bind, Names, bind, required, socket_options};
 use super::cx::{Cx, KnownClusters, Ledger, Options, UNSUPPORTED, inert, refuse};
-use super::scalar::{duration, type_of};
+use super::scalar::duration;
 use super::xds::api_config_source;
-use super::{cluster, dns, dynamic, listener, node, overload, runtime, secret, stats};
+use super::{bootstrap_extension, cluster, dns, dynamic, listener, node, overload, runtime, secret, stats};
 use crate::model::{
     AccessLog, Admin, ApiConfigSource, Bootstrap, Cluster, ClusterDefaults, Listener, LogSink, Runtime,
     SocketAddress,
@@ -117,7 +117,7 @@ fn convert(cx: &Cx, path: &Path<'_>, message: &pb::Bootstrap, options: &Options)
     inert!(cx, path, "a cache of gRPC clients, of which there are none"; grpc_async_client_manager_config);
     inert!(cx, path, "a setting of Envoy's allocator"; memory_allocator_manager);
     flushing(cx, path, stats_flush.as_ref(), stats_eviction.as_ref(), stats_flush_interval.is_some());
-    extensions(cx, &path.field("bootstrap_extensions"), bootstrap_extensions);
+    let identity = bootstrap_extension::all(cx, &path.field("bootstrap_extensions"), bootstrap_extensions);
     regex_engine(cx, &path.field("default_regex_engine"), default_regex_engine.as_ref());
     let (bind, load_reports) = manager(cx, &path.field("cluster_manager"), cluster_manager.as_ref());
     let defaults = Arc::new(ClusterDefaults {
@@ -145,6 +145,7 @@ fn convert(cx: &Cx, path: &Path<'_>, message: &pb::Bootstrap, options: &Options)
         stats,
         cluster_defaults: defaults,
         load_reports,
+        identity,
         dynamic: dynamic::resources(cx, &path.field("dynamic_resources"), dynamic_resources.as_ref()),
         header_prefix: self::header_prefix(cx, path, header_prefix),
         max_downstream_connections: overload::connections(
@@ -275,23 +276,6 @@ fn header_prefix(cx: &Cx, path: &Path<'_>, prefix: &str) -> String {
         cx.refuse(&path.field("header_prefix"), "the headers are called x-envoy-*; remove it");
     }
     prefix.to_owned()
-}
-
-fn extensions(cx: &Cx, path: &Path<'_>, messages: &[core_pb::TypedExtensionConfig]) {
-    use outrider_proto::pb::envoy::extensions::bootstrap::internal_listener::v3::InternalListener;
-    for (i, core_pb::TypedExtensionConfig { name, typed_config }) in messages.iter().enumerate() {
-        let path = path.index(i);
-        match typed_config {
-            Some(any) if outrider_proto::any::is::<InternalListener>(any) => {
-                cx.inert(&path, "it serves internal listeners alone, and those are refused");
-            }
-            Some(any) => {
-                let why = format!("the extension {} is not supported; remove it", type_of(any));
-                cx.refuse(&path.field("typed_config"), why);
-            }
-            None => cx.error(&path, format!("the extension {name:?} needs a typed_config with its @type")),
-        }
-    }
 }
 
 fn regex_engine(cx: &Cx, path: &Path<'_>, message: Option<&core_pb::TypedExtensionConfig>) {

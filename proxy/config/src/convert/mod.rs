@@ -13,6 +13,7 @@ mod access_log;
 mod active;
 mod address;
 mod bootstrap;
+mod bootstrap_extension;
 mod breaker;
 mod cluster;
 mod cluster_http;

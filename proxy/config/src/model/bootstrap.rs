@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    AccessLog, ApiConfigSource, Cluster, ClusterDefaults, DynamicResources, Listener, Runtime,
+    AccessLog, ApiConfigSource, Cluster, ClusterDefaults, DynamicResources, IdentityAgent, Listener, Runtime,
     RuntimeInteger, RuntimeLayer, Secret, SocketAddress, SocketOption,
 };
 
@@ -25,6 +25,8 @@ pub struct Bootstrap {
     pub dynamic: DynamicResources,
     /// Where load is reported to (`cluster_manager.load_stats_config`).
     pub load_reports: Option<Arc<ApiConfigSource>>,
+    /// The identity agent, when this process is one.
+    pub identity: Option<IdentityAgent>,
     /// What it says for clusters, static or not.
     pub cluster_defaults: Arc<ClusterDefaults>,
     /// The runtime; holds what the static and disk layers say until the server fills it.

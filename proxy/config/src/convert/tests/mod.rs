@@ -5,6 +5,7 @@ mod clusters;
 mod dynamic;
 mod filters;
 mod first;
+mod identity;
 mod listeners;
 mod mesh;
 mod mutations;
