@@ -7,7 +7,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -251,7 +251,11 @@ impl State {
         }
         let step = Step { generation: old.generation + 1, endpoints: changed.into(), addresses, rest: false };
         let context = Arc::new(old.context.with_endpoints(world));
-        let mut snapshot = old.next(step, context, Arc::new(set), old.all_shared());
+        // What was worked out for those who have left meanwhile is not kept.
+        let in_use: HashSet<Scope> = self.engine.scopes_in_use().into_iter().collect();
+        let mut scopes = old.all_shared();
+        scopes.retain(|scope, _| in_use.contains(scope));
+        let mut snapshot = old.next(step, context, Arc::new(set), scopes);
         snapshot.revision = self.layers.revision();
         snapshot.gone = self.layers.gone();
         // With something else waiting, the store's revision is not in what is served yet.

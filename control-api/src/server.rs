@@ -11,11 +11,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 pub use options::{Command, Options};
-use outrider_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::ads::{Ads, Connected, Limits};
+use crate::ads::{Ads, AdsServer, Connected, Limits};
 use crate::api::audit::Audit;
 use crate::api::auth::{Bounds, Guard, Security, incoming};
 use crate::api::{ControlService, Parts, Served};
@@ -119,7 +118,7 @@ async fn serve_xds(
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .layer(Guard::new(Arc::clone(&security.authenticator), None))
-        .add_service(AggregatedDiscoveryServiceServer::new(ads))
+        .add_service(AdsServer::new(ads))
         .add_service(certificates.own())
         .add_service(certificates.istio())
         .serve_with_incoming_shutdown(connections, shutdown)

@@ -8,10 +8,12 @@ mod session;
 mod subscription;
 #[cfg(test)]
 mod tests;
+mod wire;
 mod wish;
 
 pub use connected::{Connected, Limits};
 pub use report::TypeReport;
 pub use service::Ads;
 pub use session::{Due, Session};
+pub use wire::AdsServer;
 pub use wish::Wish;

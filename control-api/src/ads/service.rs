@@ -1,26 +1,20 @@
 //! The gRPC streams: requests in, responses out, with the state machine between.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outrider_proto::pb::envoy::config::core::v3::Node;
-use outrider_proto::pb::envoy::service::discovery::v3 as xds;
-use outrider_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
-use outrider_proto::pb::google::protobuf::Any;
 use outrider_proto::prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::Status;
 use xxhash_rust::xxh64::xxh64;
 
 use super::connected::{Connected, Limits, Listed, Stream};
 use super::refusals::shortened;
-use super::session::{Due, Session};
-use super::wish::Wish;
+use super::session::Session;
+use super::wire::{Framed, Incoming, Protocol, Said};
 use crate::api::auth::{Identity, Peer};
 use crate::engine::{Engine, ScopeKey, Since, View};
 use crate::translate::{Resources, Scope, Type, own};
@@ -28,7 +22,7 @@ use crate::world::Proxy;
 
 /// How long a new stream may take to say who it is.
 const INTRODUCTION: Duration = Duration::from_secs(15);
-/// How many bytes what a proxy says of itself (its node) has. It is kept as long as the stream.
+/// How many bytes what a proxy says of itself (its node) has, without the list of its extensions. It is kept as long as the stream.
 const NODE: usize = 64 << 10;
 /// Over how many milliseconds the streams of a control plane that leaves are ended. Less than what the server waits for them.
 const LEAVING: u64 = 3000;
@@ -44,103 +38,6 @@ pub struct Ads {
     /// Becomes true when streams are to end: their proxies go to another control plane.
     leaving: watch::Receiver<bool>,
 }
-
-/// What both kinds of requests say.
-#[derive(Debug)]
-struct Said {
-    node: Option<Node>,
-    type_url: String,
-    nonce: String,
-    refused: Option<String>,
-    wish: Wish,
-}
-
-/// One of the two protocols.
-trait Protocol: Send + 'static {
-    const DELTA: bool;
-    type In: Send + 'static;
-    type Out: Send + 'static;
-    fn read(request: Self::In) -> Said;
-    fn write(due: Due, instance: &str) -> Self::Out;
-}
-
-struct Whole;
-struct Delta;
-
-impl Protocol for Whole {
-    const DELTA: bool = false;
-    type In = xds::DiscoveryRequest;
-    type Out = xds::DiscoveryResponse;
-
-    fn read(request: Self::In) -> Said {
-        Said {
-            node: request.node,
-            type_url: request.type_url,
-            nonce: request.response_nonce,
-            refused: request.error_detail.map(|it| it.message),
-            wish: Wish::Whole { names: request.resource_names },
-        }
-    }
-
-    fn write(due: Due, instance: &str) -> Self::Out {
-        let resources = due.resources.iter();
-        xds::DiscoveryResponse {
-            version_info: due.version,
-            resources: resources
-                .map(|it| Any { type_url: due.kind.url(), value: it.body.to_vec() })
-                .collect(),
-            type_url: due.kind.url(),
-            nonce: due.nonce,
-            control_plane: Some(control_plane(instance)),
-            ..Default::default()
-        }
-    }
-}
-
-impl Protocol for Delta {
-    const DELTA: bool = true;
-    type In = xds::DeltaDiscoveryRequest;
-    type Out = xds::DeltaDiscoveryResponse;
-
-    fn read(request: Self::In) -> Said {
-        Said {
-            node: request.node,
-            type_url: request.type_url,
-            nonce: request.response_nonce,
-            refused: request.error_detail.map(|it| it.message),
-            wish: Wish::Change {
-                subscribe: request.resource_names_subscribe,
-                unsubscribe: request.resource_names_unsubscribe,
-                known: request.initial_resource_versions.into_iter().collect::<HashMap<_, _>>(),
-            },
-        }
-    }
-
-    fn write(due: Due, instance: &str) -> Self::Out {
-        let kind = due.kind;
-        let resource = |it: &Arc<crate::translate::Resource>| xds::Resource {
-            name: it.name.to_string(),
-            version: it.version_text(),
-            resource: Some(Any { type_url: kind.url(), value: it.body.to_vec() }),
-            ..Default::default()
-        };
-        xds::DeltaDiscoveryResponse {
-            system_version_info: due.version,
-            resources: due.resources.iter().map(resource).collect(),
-            type_url: kind.url(),
-            removed_resources: due.removed.iter().map(ToString::to_string).collect(),
-            nonce: due.nonce,
-            control_plane: Some(control_plane(instance)),
-            ..Default::default()
-        }
-    }
-}
-
-fn control_plane(instance: &str) -> outrider_proto::pb::envoy::config::core::v3::ControlPlane {
-    outrider_proto::pb::envoy::config::core::v3::ControlPlane { identifier: instance.to_owned() }
-}
-
-type Answers<T> = Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
 
 impl Ads {
     /// A service on an engine. Streams end when `leaving` becomes true.
@@ -166,11 +63,15 @@ impl Ads {
         })
     }
 
-    fn open<P: Protocol>(&self, request: Request<Streaming<P::In>>) -> Result<Answers<P::Out>, Status> {
+    /// Begins a stream: its responses, framed, and at last how it ended.
+    pub(super) fn open<P: Protocol>(
+        &self,
+        request: http::Request<tonic::body::Body>,
+    ) -> Result<mpsc::Receiver<Result<Framed, Status>>, Status> {
         let place = self.place()?;
         let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
         let who = request.extensions().get::<Identity>().cloned();
-        let incoming = request.into_inner();
+        let incoming = Incoming::new(request.into_body());
         // One: what a slow client has not taken is not made.
         let (answers, receiver) = mpsc::channel(1);
         let ads = self.clone();
@@ -181,21 +82,23 @@ impl Ads {
                 let _ = answers.send(Err(status)).await;
             }
         });
-        Ok(Box::pin(ReceiverStream::new(receiver)))
+        Ok(receiver)
     }
 
     async fn serve<P: Protocol>(
         &self,
         peer: Option<SocketAddr>,
         who: Option<Identity>,
-        mut incoming: Streaming<P::In>,
-        answers: &mpsc::Sender<Result<P::Out, Status>>,
+        mut incoming: Incoming<P::In>,
+        answers: &mpsc::Sender<Result<Framed, Status>>,
     ) -> Result<(), Status> {
         let first = tokio::time::timeout(INTRODUCTION, incoming.message());
         let first = first.await.map_err(|_| Status::deadline_exceeded("no request on this stream"))??;
         let Some(said) = first.map(P::read) else { return Ok(()) };
-        let node =
+        let mut node =
             said.node.clone().ok_or_else(|| Status::invalid_argument("the first request has no node"))?;
+        // Envoy lists half a thousand in sixty kilobytes; nobody here asks for them.
+        node.extensions = Vec::new();
         small_enough(&node)?;
         let proxy = Proxy::from_node(&node).map_err(|error| Status::invalid_argument(error.to_string()))?;
         // The guard in front says who it is; without one nobody is let in.
@@ -244,13 +147,14 @@ impl Driver<'_> {
     async fn run<P: Protocol>(
         mut self,
         said: Said,
-        incoming: &mut Streaming<P::In>,
-        answers: &mpsc::Sender<Result<P::Out, Status>>,
+        incoming: &mut Incoming<P::In>,
+        answers: &mpsc::Sender<Result<Framed, Status>>,
     ) -> Result<(), Status> {
         let mut leaving = self.ads.leaving.clone();
-        self.take(said)?;
         let mut news = self.ads.engine.news();
+        // First what there is, then what it asks for: names of what there is are kept once for all streams.
         self.refresh().await?;
+        self.take(said)?;
         loop {
             // Made only when the client can take it: it always gets the newest.
             if let Ok(permit) = answers.try_reserve() {
@@ -259,7 +163,7 @@ impl Driver<'_> {
                 if let Some(due) = due {
                     tracing::debug!(proxy = %self.listed.stream.proxy.id, kind = ?due.kind, resources = due.resources.len(),
                         removed = due.removed.len(), "sent");
-                    permit.send(Ok(P::write(due, crate::server::instance())));
+                    permit.send(Ok(P::write(&due, crate::server::instance())));
                     continue;
                 }
             }
@@ -387,25 +291,5 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Ads {
-    type StreamAggregatedResourcesStream = Answers<xds::DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Answers<xds::DeltaDiscoveryResponse>;
-
-    async fn stream_aggregated_resources(
-        &self,
-        request: Request<Streaming<xds::DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        self.open::<Whole>(request).map(Response::new)
-    }
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<xds::DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        self.open::<Delta>(request).map(Response::new)
     }
 }

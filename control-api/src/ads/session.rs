@@ -23,9 +23,9 @@ const FAREWELL: Duration = Duration::from_secs(30);
 /// The same where the client refused what should replace the routes: they are in force on its side, but not for ever on ours, or
 /// what is gone would pile up.
 const LAST_FAREWELL: Duration = Duration::from_secs(3600);
-/// How many bytes of resources one delta response has at most, but for a single resource that is larger. The buffers under a stream
-/// keep the size of the largest message that went through them, and there are a thousand streams.
-const CHUNK: usize = 128 << 10;
+/// How many bytes of resources one delta response has at most, but for a single resource that is larger: as long as a client reads, its
+/// response is in memory, and a thousand may be told everything at once.
+const CHUNK: usize = 64 << 10;
 
 /// A response that is to be sent now.
 #[derive(Debug)]
@@ -222,7 +222,7 @@ impl Session {
             subscription.look = Look::None;
             return None;
         }
-        let more = delta && difference.cut(CHUNK);
+        let left = if delta { difference.cut(CHUNK) } else { Look::None };
         if kind == Type::Cluster {
             // A cluster that changed is warmed anew, and the client waits for its endpoints again.
             let again: BTreeSet<_> = difference.changed.iter().map(|it| endpoints_of(&it.name)).collect();
@@ -234,14 +234,16 @@ impl Session {
         let number = self.nonce;
         let subscription = self.of(kind);
         subscription.note(&difference, delta);
-        subscription.look = if more { Look::All } else { Look::None };
-        let version = subscription.version();
-        subscription.sent_at = Some(now);
-        subscription.version_sent.clone_from(&version);
+        subscription.look = left;
         let Difference { mut changed, removed } = difference;
         if full {
             changed = subscription.everything(kind, &view);
+            // Clusters that are held are among them, perhaps of a version that the client had not had.
+            subscription.sent.extend(changed.iter().map(|it| (Arc::clone(&it.name), it.version)));
         }
+        let version = subscription.version();
+        subscription.sent_at = Some(now);
+        subscription.version_sent.clone_from(&version);
         let resources = changed.iter().map(|it| (Arc::clone(&it.name), it.version)).collect();
         subscription.outstanding = Some(Outstanding { number, since: now, resources });
         Some(Due { kind, nonce: number.to_string(), version, resources: changed, removed })

@@ -111,8 +111,8 @@ impl Difference {
         self.changed.iter().map(|it| &it.name).chain(&self.removed)
     }
 
-    /// Cuts it down to a response of so many bytes, or one resource that is larger; says whether something was left.
-    pub(super) fn cut(&mut self, most: usize) -> bool {
+    /// Cuts it down to a response of so many bytes, or one resource that is larger; gives what is left for the next.
+    pub(super) fn cut(&mut self, most: usize) -> Look {
         let mut size = 0;
         let fit = self.changed.iter().take_while(|resource| {
             size += resource.body.len();
@@ -120,10 +120,9 @@ impl Difference {
         });
         let fit = fit.count().max(1);
         if fit >= self.changed.len() {
-            return false;
+            return Look::None;
         }
-        self.changed.truncate(fit);
-        true
+        Look::At(self.changed.drain(fit..).map(|resource| Arc::clone(&resource.name)).collect())
     }
 }
 

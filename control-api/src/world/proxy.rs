@@ -12,6 +12,9 @@ use super::Named;
 /// The port of a sidecar's explicit HTTP listener.
 const HTTP_PORT: u16 = 15080;
 
+/// How many bytes an id has at most.
+const LONGEST: usize = 1024;
+
 /// What a proxy does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
@@ -58,6 +61,9 @@ pub enum NodeError {
         "node id {0:?}: want TYPE~IP~POD.NAMESPACE~DOMAIN, as in \"sidecar~10.0.0.1~web-0.shop~shop.svc.cluster.local\""
     )]
     Id(String),
+    /// The id cannot be written into a line.
+    #[error("node id {0:?}: no control characters, and {LONGEST} bytes at most")]
+    Unfit(String),
     /// The first part of the id.
     #[error("node id {id:?}: type {kind:?} is not known; use sidecar or router")]
     Type {
@@ -93,6 +99,10 @@ impl Proxy {
     /// When its id is not of Istio's form, or what the metadata says makes no sense.
     pub fn from_node(node: &Node) -> Result<Self, NodeError> {
         let id = node.id.as_str();
+        // It stands in logs and tables, where a line's end in it would forge what comes after.
+        if id.len() > LONGEST || id.chars().any(char::is_control) {
+            return Err(NodeError::Unfit(id.chars().take(LONGEST).collect()));
+        }
         let parts: Vec<&str> = id.split('~').collect();
         let [kind, address, pod, domain] = parts.as_slice() else { return Err(NodeError::Id(id.into())) };
         let role = match *kind {
@@ -117,7 +127,8 @@ impl Proxy {
                 .unwrap_or_default(),
             None => String::new(),
         };
-        let agent = node.user_agent_name.as_str();
+        let agent = &*plain(&node.user_agent_name);
+        let version = plain(&version);
         let locality = node.locality.clone().unwrap_or_default();
         Ok(Self {
             id: id.into(),
@@ -134,6 +145,11 @@ impl Proxy {
             client: if version.is_empty() { agent.into() } else { format!("{agent}/{version}").into() },
         })
     }
+}
+
+/// A text for people, without what would end its line.
+fn plain(text: &str) -> String {
+    text.chars().filter(|it| !it.is_control()).take(LONGEST).collect()
 }
 
 struct Metadata<'n> {
@@ -153,8 +169,10 @@ impl<'n> Metadata<'n> {
     fn text(&self, field: &'static str) -> Result<Option<&'n str>, NodeError> {
         match self.get(field) {
             None | Some(Value::NullValue(_)) => Ok(None),
-            Some(Value::StringValue(text)) if !text.is_empty() => Ok(Some(text)),
-            Some(_) => Err(self.error(field, "want a text that is not empty")),
+            Some(Value::StringValue(text)) if !text.is_empty() && !text.chars().any(char::is_control) => {
+                Ok(Some(text))
+            }
+            Some(_) => Err(self.error(field, "want a text that is not empty, without control characters")),
         }
     }
 

@@ -11,6 +11,7 @@ use super::super::{Ads, Connected, Limits, Session, Wish};
 use super::{Client, Model, TABLES, resource};
 use crate::engine::{Since, View};
 use crate::translate::{Resources, Type};
+use crate::world::Proxy;
 
 fn one_cluster(version: u8) -> Model {
     Model {
@@ -110,13 +111,44 @@ fn a_large_answer_comes_in_pieces_and_whole() {
     let mut pieces = 0;
     while let Some(due) = session.due(now) {
         let size: usize = due.resources.iter().map(|it| it.body.len()).sum();
-        assert!(size <= 128 << 10, "a piece of {size} bytes");
+        assert!(size <= 64 << 10, "a piece of {size} bytes");
         pieces += 1;
         client.take(due);
         let (kind, nonce, _) = client.unanswered.remove(0);
         client.ask(&mut session, kind, &nonce, None, Default::default());
     }
-    assert_eq!((pieces, client.has[&Type::Cluster].len()), (3, 300));
+    assert_eq!((pieces, client.has[&Type::Cluster].len()), (5, 300));
+}
+
+/// A cluster changes, goes, and comes back as it was, before the client has heard of any of it: it went out with what was said meanwhile, as it
+/// was when it went.
+#[test]
+fn a_cluster_that_is_held_is_known_as_it_was_sent() {
+    let now = Instant::now();
+    let (mut session, mut client) = (Session::new(false), Client::default());
+    client.start(&mut session);
+    let other = Model { clusters: BTreeMap::from([("b".to_owned(), 0)]), ..one_cluster(0) };
+    session.update(one_cluster(0).view(), 1, &Since::Anything, now);
+    client.take(session.due(now).unwrap());
+    session.update(one_cluster(1).view(), 2, &Since::Anything, now);
+    client.answer(&mut session, 0, false);
+    session.update(other.view(), 3, &Since::Anything, now);
+    let both = session.due(now).unwrap();
+    assert_eq!(both.resources.len(), 2, "the one that is gone stays until the tables are replaced");
+    client.take(both);
+    session.update(one_cluster(0).view(), 4, &Since::Anything, now);
+    for _ in 0..20 {
+        while let Some(due) = session.due(now) {
+            client.take(due);
+        }
+        if client.unanswered.is_empty() {
+            break;
+        }
+        client.answer(&mut session, 0, false);
+    }
+    let has = &client.has[&Type::Cluster];
+    assert_eq!(has.keys().map(|it| &**it).collect::<Vec<_>>(), ["a"]);
+    assert_eq!(Some(&has["a"]), one_cluster(0).view().get(Type::Cluster, "a"));
 }
 
 fn delta(subscribe: &[&str], unsubscribe: &[&str]) -> Wish {
@@ -277,6 +309,19 @@ fn a_node_has_a_limit() {
     assert!(small_enough(&node(60 << 10)).is_ok());
     let status = small_enough(&node(70 << 10)).unwrap_err();
     assert!(status.message().contains("65536 at most") && status.message().len() < 500, "{status}");
+}
+
+#[test]
+fn a_node_says_nothing_that_ends_a_line() {
+    use outrider_proto::pb::envoy::config::core::v3::Node;
+    let proxy = |id: &str| {
+        Proxy::from_node(&Node { id: id.into(), user_agent_name: "en\nvoy".into(), ..Default::default() })
+    };
+    assert_eq!(&*proxy("sidecar~10.0.0.1~web.shop~x").unwrap().client, "envoy");
+    let forged = proxy("sidecar~10.0.0.1~web.shop~x\n{\"verb\":\"apply\"}").unwrap_err().to_string();
+    assert!(forged.contains("control characters") && !forged.contains('\n'), "{forged}");
+    let long = proxy(&format!("sidecar~10.0.0.1~web.shop~{}", "x".repeat(2000))).unwrap_err();
+    assert!(long.to_string().len() < 1200, "{long}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

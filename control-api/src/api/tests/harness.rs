@@ -24,7 +24,7 @@ use crate::pb::{self, control_client::ControlClient};
 use crate::source::{Input, Inputs, Origin, Problems};
 use crate::store::{SharedStore, memory::Memory};
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) type Client = ControlClient<InterceptedService<Channel, Token>>;
 

@@ -156,13 +156,18 @@ async fn two_who_write_at_a_time_both_get_their_way_or_a_conflict() {
             client.apply(apply(&[service("web", port), service(&format!("web-{port}"), port)])).await
         }));
     }
-    for task in tasks {
-        if let Err(status) = task.await.unwrap() {
-            assert_eq!(status.code(), Code::Aborted, "{status}");
+    let mut taken = std::collections::BTreeSet::from(["web".to_owned()]);
+    for (task, port) in tasks.into_iter().zip(1..) {
+        match task.await.unwrap() {
+            Ok(_) => taken.extend([format!("web-{port}")]),
+            Err(status) => assert_eq!(status.code(), Code::Aborted, "{status}"),
         }
     }
+    assert!(taken.len() >= 2, "somebody is the first");
     let listing = harness.store.list().await.unwrap();
-    assert!(listing.records.len() >= 2);
+    let there: std::collections::BTreeSet<_> =
+        listing.records.iter().map(|record| record.key.name.to_string()).collect();
+    assert_eq!(there, taken);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant, SystemTime};
 use outrider_proto::pb::envoy::config::core::v3::Node;
 use outrider_proto::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use outrider_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use outrider_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use rcgen::KeyPair;
 use rustls_pki_types::CertificateDer;
 use tempfile::TempDir;
@@ -19,7 +18,7 @@ use tonic::{Code, Request, Status};
 
 use super::harness::{HOUR, domain, own, pem, request};
 use super::tokens::{TokenIssuer, claims, join_token, jwks};
-use crate::ads::{Ads, Connected};
+use crate::ads::{Ads, AdsServer, Connected};
 use crate::api::audit::Audit;
 use crate::api::auth::{AuthArgs, Bounds, Guard, Security, incoming};
 use crate::ca::credential::{Accounts, Credentials};
@@ -90,7 +89,7 @@ impl Plane {
         let connections = incoming(listener, security.tls.clone(), Bounds::new(100, 100));
         let server = Server::builder()
             .layer(guard)
-            .add_service(AggregatedDiscoveryServiceServer::new(ads))
+            .add_service(AdsServer::new(ads))
             .add_service(service.own())
             .add_service(service.istio());
         tokio::spawn(server.serve_with_incoming(connections));
