@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use outrider_core::ConnInfo;
 use outrider_core::rng::Rng;
 use tokio::sync::watch;
 
@@ -52,6 +53,11 @@ impl DrainController {
         // The first reason counts.
         let _ = self.reason.set(reason);
         self.start(duration, gradual);
+    }
+
+    /// Tells it from other controllers, for as long as it or one of its watches lives.
+    pub(crate) fn id(&self) -> *const () {
+        Arc::as_ptr(&self.reason).cast()
     }
 
     /// Wakes all watchers: some of them are to follow another controller.
@@ -106,27 +112,42 @@ pub struct DrainWatch {
 }
 
 /// The way to have one connection drained by itself: its watches follow another controller than those of its chain.
-#[derive(Debug, Default)]
-pub(crate) struct Elsewhere(OnceCell<watch::Receiver<DrainPhase>>);
+#[derive(Debug)]
+pub(crate) struct Elsewhere {
+    phase: OnceCell<watch::Receiver<DrainPhase>>,
+    /// The chain's.
+    reason: Arc<OnceLock<&'static str>>,
+    conn: Rc<ConnInfo>,
+}
 
 impl Elsewhere {
+    /// The connection.
+    pub(crate) fn conn(&self) -> &Rc<ConnInfo> {
+        &self.conn
+    }
+
+    /// The [`id`](DrainController::id) of its chain's controller.
+    pub(crate) fn chain(&self) -> *const () {
+        Arc::as_ptr(&self.reason).cast()
+    }
+
     /// From the next [`DrainController::poke`] of their own on, the watches follow `controller`. False when they
     /// follow another one already.
     pub(crate) fn follow(&self, controller: &DrainController) -> bool {
-        self.0.set(controller.phase.subscribe()).is_ok()
+        self.phase.set(controller.phase.subscribe()).is_ok()
     }
 }
 
 impl DrainWatch {
-    /// A watch of the same that can be told to follow another controller.
-    pub(crate) fn movable(&self) -> (Self, Rc<Elsewhere>) {
-        let elsewhere = Rc::<Elsewhere>::default();
+    /// A watch of the same, for `conn`, that can be told to follow another controller.
+    pub(crate) fn movable(&self, conn: Rc<ConnInfo>) -> (Self, Rc<Elsewhere>) {
+        let elsewhere = Rc::new(Elsewhere { phase: OnceCell::new(), reason: self.reason.clone(), conn });
         (Self { elsewhere: Some(elsewhere.clone()), ..self.clone() }, elsewhere)
     }
 
     /// The phase now.
     pub fn phase(&self) -> DrainPhase {
-        let elsewhere = self.elsewhere.as_ref().and_then(|elsewhere| elsewhere.0.get());
+        let elsewhere = self.elsewhere.as_ref().and_then(|elsewhere| elsewhere.phase.get());
         *elsewhere.unwrap_or(&self.phase).borrow()
     }
 
@@ -152,7 +173,7 @@ impl DrainWatch {
 
     /// Takes up the other controller, if there is one now.
     fn move_on(&mut self) {
-        let elsewhere = self.elsewhere.as_ref().and_then(|elsewhere| elsewhere.0.get());
+        let elsewhere = self.elsewhere.as_ref().and_then(|elsewhere| elsewhere.phase.get());
         if let Some(phase) = elsewhere.cloned() {
             self.phase = phase;
             self.elsewhere = None;
@@ -190,15 +211,39 @@ impl DrainWatch {
 
 #[cfg(test)]
 mod tests {
+    use outrider_core::stream::Address;
+
     use super::*;
 
     const LONG: Duration = Duration::from_secs(600);
+
+    fn conn() -> Rc<ConnInfo> {
+        let address = Address::Pipe("".into());
+        Rc::new(ConnInfo {
+            id: 1,
+            remote: address.clone(),
+            direct_remote: address.clone(),
+            local: address.clone(),
+            direct_local: address,
+            local_restored: false,
+            sni: None,
+            tls: None,
+            filter_chain: "".into(),
+            origin: Arc::default(),
+            handshake: None,
+            accepted: Instant::now(),
+            termination_details: OnceCell::new(),
+            reset: Default::default(),
+            transport_failure: OnceCell::new(),
+        })
+    }
 
     #[tokio::test]
     async fn one_watch_follows_another_controller_and_its_neighbour_does_not() {
         let (chain, other) = (DrainController::new(), DrainController::new());
         let neighbour = chain.watch();
-        let (watch, elsewhere) = chain.watch().movable();
+        let (watch, elsewhere) = chain.watch().movable(conn());
+        assert!(elsewhere.chain() == chain.id() && elsewhere.chain() != other.id());
         let mut asked = watch.clone();
         assert!(!asked.take_change());
         other.start(LONG, false);

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -33,6 +34,15 @@ pub struct Downstream {
     pub session: Option<SessionSlot>,
     /// What filters said of the connection (dynamic metadata); `None` where none said anything.
     pub metadata: Option<Box<Metadata>>,
+}
+
+/// What decides who gets in, from what is known of a connection when it begins: the filters in front of a chain's last.
+pub trait Entry: Debug + Send + Sync {
+    /// Whether `conn`, which is open, would be let in now. Counts nothing.
+    ///
+    /// # Errors
+    /// It would not; by the reason it is counted.
+    fn admits(&self, conn: &Rc<ConnInfo>) -> Result<(), &'static str>;
 }
 
 /// The network filter that ends a filter chain, on one worker.

@@ -170,13 +170,11 @@ impl Listening {
 }
 
 impl Running {
-    /// The handler of a chain that is the same as `wanted`, gates and all.
+    /// The handler of a chain that is the same as `wanted`, the place of its gates with it.
     fn handler_of(&self, wanted: &BuiltChain) -> Option<Rc<dyn ConnectionHandler>> {
         let mut chains = self.built.chains.iter().zip(&self.handlers);
-        let same = |chain: &BuiltChain| {
-            let gates = (chain.gates.as_ref().map(Arc::as_ptr), wanted.gates.as_ref().map(Arc::as_ptr));
-            gates.0 == gates.1 && chain.filter.is(&wanted.filter)
-        };
+        let same =
+            |chain: &BuiltChain| Arc::ptr_eq(&chain.gates, &wanted.gates) && chain.filter.is(&wanted.filter);
         chains.find_map(|(chain, handler)| same(chain).then(|| handler.clone()))
     }
 }
@@ -187,10 +185,7 @@ fn handler(chain: &BuiltChain, clusters: &Rc<WorkerClusters>) -> Rc<dyn Connecti
         BuiltFilter::Tcp(shared) => TcpProxyWorker::new(shared.clone(), clusters.clone()),
         BuiltFilter::Missing => Rc::new(Refuse),
     };
-    match &chain.gates {
-        Some(gates) => GatedWorker::new(gates.clone(), last),
-        None => last,
-    }
+    GatedWorker::new(chain.gates.clone(), last)
 }
 
 /// Gives a listener's chains their handlers on one worker.

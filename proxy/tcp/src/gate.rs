@@ -4,6 +4,9 @@
 //! filter at once, protocols in which the server speaks first among them. For one that is refused the last filter does
 //! nothing: no upstream is connected to, and the client hears nothing. Envoy decides at the first byte, and its tcp_proxy
 //! connects, and passes on what the server says, before that.
+//!
+//! An update may put others in their place: those decide of connections from then on, those among them that an earlier
+//! chain accepted, and of those that are open already.
 
 mod refused;
 
@@ -12,13 +15,14 @@ use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use http::HeaderMap;
 use outrider_config::model::{self, NetworkRbac};
-use outrider_core::StreamInfo;
 use outrider_core::matcher::HeadView;
 use outrider_core::rbac::{EnforcedStats, Facts, ShadowStats};
 use outrider_core::stats::Registry;
-use outrider_net::handler::{ConnectionHandler, Downstream, LocalFuture};
+use outrider_core::{ConnInfo, StreamInfo};
+use outrider_net::handler::{ConnectionHandler, Downstream, Entry, LocalFuture};
 
 /// The namespace of what RBAC says of a connection.
 static RBAC: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("envoy.filters.network.rbac"));
@@ -26,6 +30,9 @@ static RBAC: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("envoy.filters.netw
 /// The filters of a chain in front of its last. Shared by all workers.
 #[derive(Debug)]
 pub struct Gates(Box<[Gate]>);
+
+/// The place of a chain's gates: who holds on to it sees those in force. Empty where there are none.
+pub type GateSlot = Arc<ArcSwapOption<Gates>>;
 
 #[derive(Debug)]
 enum Gate {
@@ -41,7 +48,7 @@ struct Rbac {
 
 /// A chain's last filter behind its gates, on one worker.
 pub struct GatedWorker {
-    gates: Arc<Gates>,
+    gates: GateSlot,
     last: Rc<dyn ConnectionHandler>,
 }
 
@@ -78,7 +85,30 @@ impl Gates {
     }
 }
 
+impl Entry for Gates {
+    fn admits(&self, conn: &Rc<ConnInfo>) -> Result<(), &'static str> {
+        let mut info = StreamInfo::new(conn.clone(), None);
+        let admits = self.0.iter().all(|gate| match gate {
+            Gate::Rbac(rbac) => rbac.admits(&mut info),
+        });
+        if admits { Ok(()) } else { Err("rbac") }
+    }
+}
+
 impl Rbac {
+    /// Decides as [`judge`](Self::judge) does, and counts nothing: it may have been counted before.
+    fn admits(&self, info: &mut StreamInfo) -> bool {
+        let empty = HeaderMap::new();
+        let head = HeadView::of(&empty);
+        if let Some(engine) = &self.config.shadow {
+            // What it says is there for the gates behind it.
+            let decision = engine.decide(&Facts { conn: &info.conn, stream: info, head, route: None });
+            decision.note(info, &RBAC, &self.config.shadow_names);
+        }
+        let Some(engine) = &self.config.enforced else { return true };
+        engine.decide(&Facts { conn: &info.conn, stream: info, head, route: None }).allowed
+    }
+
     fn judge(&self, info: &mut StreamInfo) -> Result<(), Refusal> {
         let empty = HeaderMap::new();
         let head = HeadView::of(&empty);
@@ -99,8 +129,8 @@ impl Rbac {
 }
 
 impl GatedWorker {
-    /// `last` behind `gates`.
-    pub fn new(gates: Arc<Gates>, last: Rc<dyn ConnectionHandler>) -> Rc<Self> {
+    /// `last` behind what is in `gates`.
+    pub fn new(gates: GateSlot, last: Rc<dyn ConnectionHandler>) -> Rc<Self> {
         Rc::new(Self { gates, last })
     }
 }
@@ -112,9 +142,11 @@ impl ConnectionHandler for GatedWorker {
     }
 
     fn handle(self: Rc<Self>, mut downstream: Downstream) -> LocalFuture<()> {
+        let gates = self.gates.load();
+        let Some(gates) = &*gates else { return self.last.clone().handle(downstream) };
         let mut info = StreamInfo::new(downstream.info.clone(), None);
         info.dynamic = downstream.metadata.take();
-        match self.gates.judge(&mut info) {
+        match gates.judge(&mut info) {
             Ok(()) => {
                 downstream.metadata = info.dynamic;
                 self.last.clone().handle(downstream)

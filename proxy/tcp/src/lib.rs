@@ -9,5 +9,5 @@ mod proxy;
 mod relay;
 mod session;
 
-pub use gate::{GatedWorker, Gates};
+pub use gate::{GateSlot, GatedWorker, Gates};
 pub use proxy::{TcpProxyError, TcpProxyShared, TcpProxyWorker};

@@ -1,13 +1,17 @@
 //! Updates that narrow who may connect: they close the connections that would not be let in any more, and no others.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::{Result, ensure};
 use outrider_tests::{
     binary,
     ca::Papers,
-    client::{Conn, TlsOptions},
-    control_plane::{TYPE, ads, eds_cluster, endpoints, rds_listener, routes},
+    client::{
+        Conn, TlsOptions,
+        http2::{H2, H2Request},
+    },
+    control_plane::{TYPE, ads, eds_cluster, endpoints, listener, rds_listener, routes},
+    ports::Lease,
     record::Diary,
     reply::{Reply, Script},
     upstream::{Speaks, Upstream},
@@ -315,4 +319,84 @@ async fn a_chain_that_gains_names_keeps_its_connections_and_one_that_loses_some_
     closed(first).await?;
     ask(&mut second).await?;
     mesh.closed_in_all(1).await
+}
+
+/// The filters of a chain that refuses the clients of these addresses, and ends in what ends the chain of `listener`.
+fn refuse(listener: &mut Value, denied: &[&str]) {
+    let source = |ip| json!({ "source_ip": { "address_prefix": ip, "prefix_len": 32 } });
+    let principals: Vec<Value> = denied.iter().map(source).collect();
+    let gate = json!({ "name": "rbac", "typed_config": {
+        "@type": format!("{TYPE}extensions.filters.network.rbac.v3.RBAC"), "stat_prefix": "gate",
+        "rules": { "action": "DENY", "policies": {
+            "p": { "permissions": [{ "any": true }], "principals": principals },
+        } },
+    } });
+    if let Some(filters) = listener.pointer_mut("/filter_chains/0/filters").and_then(Value::as_array_mut)
+        && !denied.is_empty()
+    {
+        filters.insert(0, gate);
+    }
+}
+
+#[tokio::test]
+async fn a_policy_that_comes_or_tightens_closes_the_open_connections_that_it_refuses() -> Result<()> {
+    let (_web, web) = crate::xds::upstream("web").await?;
+    let tcp = Lease::new()?;
+    let resources = |port: u16, denied: &[&str]| {
+        let proxy = json!([{ "filters": [{ "name": "tcp", "typed_config": {
+            "@type": format!("{TYPE}extensions.filters.network.tcp_proxy.v3.TcpProxy"),
+            "stat_prefix": "tcp", "cluster": "web",
+        } }] }]);
+        let mut listeners =
+            [rds_listener("in", port, "table", &json!({})), listener("tcp", tcp.port(), &proxy)];
+        listeners.iter_mut().for_each(|listener| refuse(listener, denied));
+        let mut all = vec![eds_cluster("web"), endpoints("web", &[web]), routes("table", "web")];
+        all.extend(listeners);
+        all
+    };
+    let Some(mut mesh) = Mesh::start(true, |port| resources(port, &[])).await? else { return Ok(()) };
+    mesh.answers("200 web").await?;
+    let (port, tcp_port) = (mesh.port, tcp.port());
+    let connect = async |last: u8, port: u16| {
+        let mut conn = Conn::from(Ipv4Addr::new(127, 0, 0, last), port).await?;
+        ask(&mut conn).await?;
+        anyhow::Ok(conn)
+    };
+    let session = wait::until("the TCP listener", wait::LIMIT, async || Ok(connect(2, tcp_port).await.ok()));
+    let (session, mut other_session) = (session.await?, connect(3, tcp_port).await?);
+    let mut other = connect(3, port).await?;
+    let mut h2 = H2::start(Conn::from(Ipv4Addr::new(127, 0, 0, 2), port).await?).await?;
+    let get = H2Request {
+        method: "GET".into(),
+        scheme: "http".into(),
+        authority: "test".into(),
+        path: "/".into(),
+        ..H2Request::default()
+    };
+    ensure!(h2.request(&get).await?.status == 200);
+    let stat = |port: u16| format!("listener.127.0.0.1_{port}.outrider.closed_by_update.rbac");
+    mesh.plane.serve("2", &resources(port, &["127.0.0.2"])).await?;
+    mesh.proxy.wait_stat(&stat(port), |closed| closed == 1).await?;
+    mesh.proxy.wait_stat(&stat(tcp_port), |closed| closed == 1).await?;
+    closed(session).await?;
+    wait::until("the end of the HTTP/2 connection", wait::LIMIT, async || {
+        Ok(h2.request(&get).await.map_or(true, |response| response.status != 200).then_some(()))
+    })
+    .await?;
+    ensure!(connect(2, port).await.is_err() && connect(2, tcp_port).await.is_err());
+    // The others know nothing of it, until they are refused too.
+    ask(&mut other).await?;
+    ask(&mut other_session).await?;
+    mesh.closed_in_all(2).await?;
+    mesh.plane.serve("3", &resources(port, &["127.0.0.2", "127.0.0.3"])).await?;
+    mesh.proxy.wait_stat(&stat(port), |closed| closed == 2).await?;
+    mesh.proxy.wait_stat(&stat(tcp_port), |closed| closed == 2).await?;
+    closed(other).await?;
+    closed(other_session).await?;
+    // What is allowed again closes nobody.
+    let mut last = connect(1, port).await?;
+    mesh.plane.serve("4", &resources(port, &[])).await?;
+    wait::until("an open door", wait::LIMIT, async || Ok(connect(2, port).await.ok())).await?;
+    ask(&mut last).await?;
+    mesh.closed_in_all(4).await
 }

@@ -118,6 +118,10 @@ pub(crate) fn chain(cx: &Cx, path: &Path<'_>, message: &pb::FilterChain) -> Opti
             hash(&entry.encode_to_vec())
         },
         match_hash: hash(&filter_chain_match.clone().unwrap_or_default().encode_to_vec()),
+        gates_hash: {
+            let front = filters.split_last().map_or(&[][..], |(_, front)| front);
+            hash(&pb::FilterChain { filters: front.to_vec(), ..pb::FilterChain::default() }.encode_to_vec())
+        },
     })
 }
 

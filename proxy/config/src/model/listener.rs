@@ -172,6 +172,8 @@ pub struct FilterChain {
     pub entry_hash: u64,
     /// A hash of the match alone.
     pub match_hash: u64,
+    /// A hash of the filters in front of the last.
+    pub gates_hash: u64,
 }
 
 /// `FilterChainMatch`. Empty criteria match everything.

@@ -258,6 +258,7 @@ impl Drop for Open {
         stats.downstream_cx_destroy().inc();
         stats.downstream_cx_length_ms().record(self.accepted.elapsed().as_millis() as u64);
         listener.worker_stats.downstream_cx_active().dec();
+        listener.siblings.admitted.left();
         if let Some(reason) = listener.drains.get(self.chain as usize).and_then(DrainWatch::reason) {
             listener.shared.closed_by_update(reason);
         }
@@ -345,14 +346,11 @@ fn ready(mut open: Open, stream: IoStream, facts: Facts, chain: usize, tls: Opti
     let shared = &listener.shared;
     // The index comes from this listener's own tree, and handlers and drains lie beside its chains.
     let handler = listener.handlers[chain].clone();
-    let mut drain = listener.drains[chain].clone();
-    if let (Some(tls), Some(slot)) = (&tls, &shared.chains[chain].tls) {
-        let (movable, elsewhere) = drain.movable();
-        listener.siblings.admitted.add(slot, tls, &elsewhere);
-        drain = movable;
-    }
     let handshake = tls.is_some().then(|| facts.accepted.elapsed());
     let info = Rc::new(ConnInfo { handshake, ..facts.into_info(Some(&shared.chains[chain]), tls) });
+    let (drain, elsewhere) = listener.drains[chain].movable(info.clone());
+    let slot = info.tls.as_ref().and(shared.chains[chain].tls.as_ref());
+    listener.siblings.admitted.add(slot, &elsewhere);
     let downstream = Downstream {
         stream,
         info: info.clone(),

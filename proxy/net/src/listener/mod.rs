@@ -12,7 +12,7 @@ mod shared;
 mod sockets;
 mod worker;
 
-pub use admitted::{Narrowed, NarrowedSlot};
+pub use admitted::{Narrowed, NarrowedEntry, NarrowedSlot};
 pub use error::{BindError, ListenerError};
 pub use limits::GlobalConnections;
 pub use shared::{ListenerShared, TlsSlot};

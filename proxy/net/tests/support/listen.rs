@@ -131,6 +131,7 @@ pub fn chain(name: &str, matches: FilterChainMatch) -> Arc<FilterChain> {
         hash: 0,
         entry_hash: 0,
         match_hash: 0,
+        gates_hash: 0,
     })
 }
 

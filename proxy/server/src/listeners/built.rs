@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use outrider_config::model;
 use outrider_core::stats::Registry;
 use outrider_http::HcmShared;
 use outrider_http::on_demand::Asker;
 use outrider_http::routing::{RoutePlace, RouteSlot, Scope, ScopeSlot, ScopeTable};
 use outrider_net::drain::DrainController;
-use outrider_net::listener::{GlobalConnections, ListenerShared};
-use outrider_tcp::{Gates, TcpProxyShared};
+use outrider_net::listener::{GlobalConnections, ListenerShared, NarrowedEntry, NarrowedSlot};
+use outrider_tcp::{GateSlot, Gates, TcpProxyShared};
 use outrider_telemetry::access_log::LogFiles;
 use outrider_upstream::ClusterManager;
 
@@ -29,8 +30,11 @@ pub struct BuiltListener {
 pub struct BuiltChain {
     /// As configured.
     pub config: Arc<model::FilterChain>,
-    /// The network filters in front of the last; `None` where there are none.
-    pub gates: Option<Arc<Gates>>,
+    /// The place of the network filters in front of the last. A chain that takes the place of another takes this over too:
+    /// what the other accepts meanwhile is judged by the new ones.
+    pub gates: GateSlot,
+    /// Those that are to be in it once the listener is in force; `None` where there are none.
+    pub next_gates: Option<Arc<Gates>>,
     /// Its last network filter.
     pub filter: BuiltFilter,
     /// Tells its connections to finish. A chain that takes the place of another takes this over too.
@@ -94,11 +98,16 @@ impl Builder {
                 }
                 None => {
                     let before = heirs.iter().position(|heir| *heir == Some(index));
-                    let drain = before.and_then(|before| earlier?.chains.get(before));
+                    let before = before.and_then(|before| earlier?.chains.get(before));
+                    let next_gates = self.gates(&chain.gates);
                     BuiltChain {
-                        gates: self.gates(&chain.gates),
+                        gates: match before {
+                            Some(before) => before.gates.clone(),
+                            None => GateSlot::new(ArcSwapOption::new(next_gates.clone())),
+                        },
+                        next_gates,
                         filter: self.filter(&chain.filter, &prefix)?,
-                        drain: drain.map_or_else(DrainController::new, |known| known.drain.clone()),
+                        drain: before.map_or_else(DrainController::new, |known| known.drain.clone()),
                         config: chain.clone(),
                     }
                 }
@@ -185,6 +194,13 @@ impl BuiltListener {
         &self.shared.config().name
     }
 
+    /// Puts the gates of its chains in force: they decide of connections from now on.
+    pub(crate) fn activate_gates(&self) {
+        for chain in &self.chains {
+            chain.gates.store(chain.next_gates.clone());
+        }
+    }
+
     /// The chain that is `config`.
     pub fn chain(&self, config: &model::FilterChain) -> Option<&BuiltChain> {
         self.chains.iter().find(|chain| std::ptr::eq(&raw const *chain.config, config))
@@ -208,4 +224,20 @@ impl BuiltListener {
         };
         heirs.into_iter().zip(&self.chains).map(one).collect()
     }
+}
+
+/// The sessions to look at where the chain that takes over has lost server names of the one before.
+pub(super) fn lost_names(before: &BuiltChain, next: &BuiltListener, heir: usize) -> Option<NarrowedSlot> {
+    let slot = next.shared.tls_slot(heir)?.clone();
+    let matches = &next.chains.get(heir)?.config.matches;
+    let lost = !matches.takes_names_of(&before.config.matches);
+    lost.then(|| NarrowedSlot { slot, matches: Some(matches.clone()) })
+}
+
+/// The chain to look at where the one that takes over has other gates than the one before.
+pub(super) fn other_gates(before: &BuiltChain, next: &BuiltListener, heir: usize) -> Option<NarrowedEntry> {
+    let heir = next.chains.get(heir)?;
+    let others = heir.config.gates_hash != before.config.gates_hash;
+    let entry = heir.next_gates.clone().filter(|_| others)?;
+    Some(NarrowedEntry { chain: before.drain.clone(), entry })
 }

@@ -12,10 +12,11 @@ use outrider_config::model;
 use outrider_core::stat_struct;
 use outrider_core::stats::Registry;
 use outrider_net::drain::DrainController;
-use outrider_net::listener::{Narrowed, NarrowedSlot, Sockets, WorkerSockets};
+use outrider_net::listener::{Narrowed, NarrowedEntry, NarrowedSlot, Sockets, WorkerSockets};
 use tokio::sync::mpsc::UnboundedSender;
 
 pub use built::{Builder, BuiltChain, BuiltFilter, BuiltListener};
+use built::{lost_names, other_gates};
 
 stat_struct! {
     /// `listener_manager.`
@@ -37,7 +38,7 @@ pub(crate) enum Command {
     Replace(Arc<BuiltListener>),
     /// Stop accepting for the listener of this name.
     Remove(Arc<str>),
-    /// TLS contexts decide otherwise than before who gets in: look at the connections that are.
+    /// TLS contexts, or filters, decide otherwise than before who gets in: look at the connections that are.
     Judge(Arc<Narrowed>),
 }
 
@@ -192,21 +193,26 @@ impl Listeners {
         }
         drop(inner);
         let narrowed = built.shared.activate();
+        built.activate_gates();
         match earlier {
             Some(earlier) => {
                 self.stats.listener_modified().inc();
                 let mut drains = Vec::new();
                 let mut narrowed: Vec<_> = narrowed.into_iter().map(NarrowedSlot::from).collect();
+                let mut entries = Vec::new();
                 for (chain, heir) in earlier.listener.chains.iter().zip(earlier.listener.heirs(&built)) {
                     match heir {
-                        Ok(heir) => narrowed.extend(lost_names(chain, &built, heir)),
+                        Ok(heir) => {
+                            narrowed.extend(lost_names(chain, &built, heir));
+                            entries.extend(other_gates(chain, &built, heir));
+                        }
                         Err(reason) => {
                             chain.drain.start_because(reason, self.drain_time, self.gradual);
                             drains.push(chain.drain.clone());
                         }
                     }
                 }
-                self.refuse(&built, narrowed);
+                self.refuse(&built, narrowed, entries);
                 self.retire(earlier.listener.clone(), drains, What::Chains);
             }
             None => self.stats.listener_added().inc(),
@@ -215,10 +221,10 @@ impl Listeners {
         Ok(())
     }
 
-    /// Has the workers look for connections of `listener` that its contexts in `slots` would not let in any more: they
-    /// are closed, over the drain time.
-    fn refuse(&self, listener: &Arc<BuiltListener>, slots: Vec<NarrowedSlot>) {
-        if slots.is_empty() {
+    /// Has the workers look for connections of `listener` that its contexts in `slots`, or the filters of `entries`, would
+    /// not let in any more: they are closed, over the drain time.
+    fn refuse(&self, listener: &Arc<BuiltListener>, slots: Vec<NarrowedSlot>, entries: Vec<NarrowedEntry>) {
+        if slots.is_empty() && entries.is_empty() {
             return;
         }
         let moment = |moment| {
@@ -230,6 +236,7 @@ impl Listeners {
         let narrowed = Arc::new(Narrowed {
             listener: listener.shared.clone(),
             slots,
+            entries,
             chains: listener.chains.iter().map(|chain| chain.drain.clone()).collect(),
             drains: drains.clone(),
         });
@@ -265,7 +272,8 @@ impl Listeners {
         let secrets = |wanted: &model::DynamicSecret| self.builder.secrets.find(wanted);
         for active in self.active() {
             let (narrowed, errors) = active.listener.shared.renew_tls(changed, &secrets);
-            self.refuse(&active.listener, narrowed.into_iter().map(NarrowedSlot::from).collect());
+            let narrowed = narrowed.into_iter().map(NarrowedSlot::from).collect();
+            self.refuse(&active.listener, narrowed, Vec::new());
             for error in errors {
                 tracing::error!(secret = &*changed.name, "the certificate in force stays: {error}");
             }
@@ -359,14 +367,6 @@ impl Inner {
             None => self.active.push(active),
         }
     }
-}
-
-/// The sessions to look at where the chain that takes over has lost server names of the one before.
-fn lost_names(before: &BuiltChain, next: &BuiltListener, heir: usize) -> Option<NarrowedSlot> {
-    let slot = next.shared.tls_slot(heir)?.clone();
-    let matches = &next.chains.get(heir)?.config.matches;
-    let lost = !matches.takes_names_of(&before.config.matches);
-    lost.then(|| NarrowedSlot { slot, matches: Some(matches.clone()) })
 }
 
 /// Whether sockets that were opened for `a` are as `b` wants them.
