@@ -1,5 +1,7 @@
 //! Hosts: what a request can be sent to.
 
+pub(crate) mod flags;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -13,6 +15,7 @@ use outrider_core::stream::Address;
 use crate::lb::HashTable;
 use crate::outlier::Conduct;
 use crate::priority::PriorityLoad;
+use flags::Flags;
 
 type Namespace = BTreeMap<Arc<str>, MetadataValue>;
 
@@ -42,6 +45,9 @@ pub struct Host {
     pub check: Option<Arc<EndpointCheck>>,
     /// What changes while it is used.
     pub state: Arc<HostState>,
+    /// What active health checks found out. Each cluster of its name has its own: one that warms must not speak for the one in
+    /// force.
+    pub(crate) checks: Arc<Flags>,
 }
 
 /// Region, zone and sub-zone.
@@ -80,34 +86,10 @@ pub struct HostState {
     pub rq_timeout: AtomicU64,
     /// Used since the last clean-up (ORIGINAL_DST).
     pub(crate) used: AtomicBool,
-    /// What was found out about its health, besides what the configuration says: [`flags`].
-    flags: AtomicU32,
+    /// What outlier detection found out about its health.
+    flags: Flags,
     /// What outlier detection knows of it; made when it first hears of it.
     pub(crate) conduct: OnceLock<Box<Conduct>>,
-}
-
-/// What is found out about a host's health.
-pub(crate) mod flags {
-    /// It fails its health checks, or was not checked yet.
-    pub(crate) const FAILED_ACTIVE: u32 = 1;
-    /// Outlier detection took it out.
-    pub(crate) const FAILED_OUTLIER: u32 = 1 << 1;
-    /// Its health checks ask for less.
-    pub(crate) const DEGRADED_ACTIVE: u32 = 1 << 2;
-    /// It does not count before its first check.
-    pub(crate) const PENDING_ACTIVE: u32 = 1 << 3;
-    /// It said by a header that it is not well, and does not count until it is.
-    pub(crate) const EXCLUDED: u32 = 1 << 4;
-    /// It fails its health checks for want of an answer.
-    pub(crate) const ACTIVE_TIMEOUT: u32 = 1 << 5;
-    /// Discovery took it away, and it stays for as long as its checks are good.
-    pub(crate) const PENDING_REMOVAL: u32 = 1 << 6;
-    /// A response told that it is not well; its checks have not heard of it yet.
-    pub(crate) const TOLD: u32 = 1 << 7;
-
-    /// Those that active checks find out.
-    pub(crate) const ACTIVE: u32 =
-        FAILED_ACTIVE | DEGRADED_ACTIVE | PENDING_ACTIVE | EXCLUDED | ACTIVE_TIMEOUT | PENDING_REMOVAL;
 }
 
 /// Whether a host is used, from all that is known of it.
@@ -122,22 +104,14 @@ pub enum Availability {
 }
 
 impl HostState {
-    /// Whether any of `flags` is set.
+    /// Whether any of `flags` is set, of those that all clusters of its name share.
     pub(crate) fn has(&self, flags: u32) -> bool {
-        self.flags.load(Relaxed) & flags != 0
+        self.flags.has(flags)
     }
 
-    /// Whether all of `flags` are set.
-    pub(crate) fn has_all(&self, flags: u32) -> bool {
-        self.flags.load(Relaxed) & flags == flags
-    }
-
-    /// Sets `flags` or takes them away. Returns whether that changed anything. Requests draw from what is published:
-    /// [`crate::ClusterShared::renew_health`] is to follow.
+    /// Sets `flags` or takes them away, as [`Flags::set`] does.
     pub(crate) fn set(&self, flags: u32, on: bool) -> bool {
-        let before =
-            if on { self.flags.fetch_or(flags, Relaxed) } else { self.flags.fetch_and(!flags, Relaxed) };
-        before & flags != if on { flags } else { 0 }
+        self.flags.set(flags, on)
     }
 }
 
@@ -188,6 +162,7 @@ impl Host {
             metadata: None,
             check: None,
             state: Arc::default(),
+            checks: Arc::default(),
         }
     }
 
@@ -196,7 +171,31 @@ impl Host {
     pub fn succeeding(mut self, earlier: &Self) -> Self {
         self.id = earlier.id;
         self.state = earlier.state.clone();
+        self.checks = earlier.checks.clone();
         self
+    }
+
+    /// The same host for another cluster of its name, for whose checks `known` of what was found out holds.
+    #[must_use]
+    pub(crate) fn for_checks(&self, known: u32) -> Self {
+        Self {
+            id: self.id,
+            address: self.address.clone(),
+            hostname: self.hostname.clone(),
+            weight: self.weight,
+            priority: self.priority,
+            locality: self.locality.clone(),
+            health: self.health,
+            metadata: self.metadata.clone(),
+            check: self.check.clone(),
+            state: self.state.clone(),
+            checks: Arc::new(Flags::of(&self.checks, known)),
+        }
+    }
+
+    /// Whether any of `flags` is set.
+    pub(crate) fn has(&self, flags: u32) -> bool {
+        self.checks.has(flags) || self.state.has(flags)
     }
 
     /// Requests under way, over all workers.
@@ -220,11 +219,9 @@ impl Host {
     /// Whether it is used, from all that is known of it. `heeds`: the [`flags`] that its cluster goes by.
     pub(crate) fn availability(&self, heeds: u32) -> Availability {
         match self.health {
-            _ if self.state.has((flags::FAILED_ACTIVE | flags::FAILED_OUTLIER) & heeds) => {
-                Availability::Unhealthy
-            }
+            _ if self.has((flags::FAILED_ACTIVE | flags::FAILED_OUTLIER) & heeds) => Availability::Unhealthy,
             EndpointHealth::Unhealthy | EndpointHealth::Draining => Availability::Unhealthy,
-            _ if self.state.has(flags::DEGRADED_ACTIVE & heeds) => Availability::Degraded,
+            _ if self.has(flags::DEGRADED_ACTIVE & heeds) => Availability::Degraded,
             EndpointHealth::Degraded => Availability::Degraded,
             EndpointHealth::Healthy => Availability::Healthy,
         }
@@ -243,7 +240,7 @@ impl Host {
                 text.push_str(flag);
             }
         };
-        let has = |flag| self.state.has(flag & heeds);
+        let has = |flag| self.has(flag & heeds);
         show(has(flags::FAILED_ACTIVE), "/failed_active_hc");
         show(has(flags::FAILED_OUTLIER), "/failed_outlier_check");
         show(
@@ -276,7 +273,7 @@ impl PriorityHosts {
         let healthy = found.iter().any(|is| *is != Availability::Healthy).then(|| of(Availability::Healthy));
         let degraded = if healthy.is_some() { of(Availability::Degraded) } else { Vec::new() };
         let left_out = (flags::PENDING_ACTIVE | flags::EXCLUDED) & heeds;
-        let excluded = hosts.iter().filter(|host| left_out != 0 && host.state.has(left_out));
+        let excluded = hosts.iter().filter(|host| left_out != 0 && host.has(left_out));
         let excluded = excluded
             .fold((0, 0), |(n, weight): (u32, u32), host| (n + 1, weight.saturating_add(host.weight)));
         Self { hosts, healthy, degraded, excluded }

@@ -43,7 +43,7 @@ impl ClusterShared {
         if let Some(checks) = &self.checks
             && host.is_checked()
         {
-            host.state.set(flags::EXCLUDED | flags::TOLD, true);
+            host.checks.set(flags::EXCLUDED | flags::TOLD, true);
             checks.news.notify_one();
         }
     }
@@ -55,7 +55,7 @@ impl ClusterShared {
 
     /// A health check of `host` was good: where outlier detection took it out, that may bring it back. Returns whether.
     pub(crate) fn recovered(&self, host: &Host) -> bool {
-        let well = !host.state.has(flags::FAILED_ACTIVE);
+        let well = !host.checks.has(flags::FAILED_ACTIVE);
         self.outlier
             .as_ref()
             .is_some_and(|outlier| well && outlier.checked_well(host, std::time::Instant::now()))
@@ -90,7 +90,7 @@ impl ClusterShared {
         let Some(known) = &self.original_dst else {
             let set = self.hosts.load_full();
             let gone = flags::PENDING_REMOVAL | flags::FAILED_ACTIVE;
-            let stays = |host: &&Arc<Host>| self.checks.is_none() || !host.state.has_all(gone);
+            let stays = |host: &&Arc<Host>| self.checks.is_none() || !host.checks.has_all(gone);
             self.publish_set(set.iter().filter(stays).cloned().collect(), set.policy);
             return;
         };
@@ -113,22 +113,29 @@ impl ClusterShared {
     /// Begins with the hosts of the cluster of its name that is in force.
     pub(crate) fn inherit(&self, earlier: &Self) {
         let set = earlier.hosts.load_full();
+        let hosts: Vec<_> = match (&self.checks, &earlier.checks) {
+            (None, _) => set.iter().cloned().collect(),
+            // What its own checks find out is nothing to the cluster in force; they begin with what that one knows.
+            (Some(_), Some(_)) => set.iter().map(|host| Arc::new(host.for_checks(flags::CHECKED))).collect(),
+            (Some(_), None) => {
+                let hosts: Vec<_> = set.iter().map(|host| Arc::new(host.for_checks(0))).collect();
+                // Nobody knows how they are.
+                hosts.iter().for_each(|host| self.expect_check(host));
+                hosts
+            }
+        };
         self.hosts.store(set.clone());
-        if self.checks.is_some() && earlier.checks.is_none() {
-            // Nobody knows how they are. What the cluster in force makes of them does not depend on it.
-            set.iter().for_each(|host| self.expect_check(host));
-        }
         if self.original_dst.is_none() {
             // The same hosts, but it may draw from them in another way.
-            self.publish_set(set.iter().cloned().collect(), set.policy);
+            self.publish_set(hosts, set.policy);
         }
     }
 
     /// Has `host` count as unhealthy until its first check.
     fn expect_check(&self, host: &Host) {
         if host.is_checked() {
-            host.state.set(flags::FAILED_ACTIVE, true);
-            host.state.set(flags::PENDING_ACTIVE, self.config.ignore_new_until_checked);
+            host.checks.set(flags::FAILED_ACTIVE, true);
+            host.checks.set(flags::PENDING_ACTIVE, self.config.ignore_new_until_checked);
         }
     }
 
@@ -139,16 +146,16 @@ impl ClusterShared {
         }
         let stays: HashSet<u64> = hosts.iter().map(|host| host.id).collect();
         let places: HashSet<_> = hosts.iter().map(|host| &host.address).collect();
-        hosts.iter().for_each(|host| _ = host.state.set(flags::PENDING_REMOVAL, false));
+        hosts.iter().for_each(|host| _ = host.checks.set(flags::PENDING_REMOVAL, false));
         let well = |host: &&Arc<Host>| {
             !stays.contains(&host.id)
                 && !places.contains(&host.address)
                 && host.is_checked()
-                && !host.state.has(flags::FAILED_ACTIVE)
+                && !host.checks.has(flags::FAILED_ACTIVE)
                 && !matches!(host.health, model::EndpointHealth::Unhealthy | model::EndpointHealth::Draining)
         };
         let kept: Vec<_> = before.iter().filter(well).cloned().collect();
-        kept.iter().for_each(|host| _ = host.state.set(flags::PENDING_REMOVAL, true));
+        kept.iter().for_each(|host| _ = host.checks.set(flags::PENDING_REMOVAL, true));
         kept
     }
 

@@ -157,7 +157,7 @@ fn health_json(host: &Host, heeds: u32) -> Value {
         ("active_hc_timeout", flags::ACTIVE_TIMEOUT),
     ];
     for (name, flag) in shown {
-        if host.state.has(flag & heeds) {
+        if host.has(flag & heeds) {
             fields.insert(name.into(), true.into());
         }
     }

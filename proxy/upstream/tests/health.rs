@@ -389,3 +389,29 @@ fn an_update_without_outlier_detection_forgets_who_was_out() {
         assert!(shown(&bench, "healthy"));
     });
 }
+
+#[test]
+fn what_the_checks_of_a_warming_cluster_find_is_nothing_to_the_one_in_force() {
+    on_worker(async {
+        let patient = Patient::start(false).await;
+        let bench = Bench::fixed(&[patient.address], |cluster| {
+            checked(cluster, Probe::Http(Box::new(by_http())));
+        });
+        watch(&bench);
+        bench.until_stat("membership_healthy", 1).await;
+        // The next one wants another status, and finds the host ill.
+        let mut config = common::config("c", Discovery::Static(endpoints(&[patient.address])));
+        let mut probe = by_http();
+        probe.expected = vec![std::ops::Range { start: 204, end: 205 }];
+        checked(&mut config, Probe::Http(Box::new(probe)));
+        let warming = bench.manager.prepare(Arc::new(config), &|_| None).unwrap();
+        until("its first check", || warming.is_warm()).await;
+        // Both go on asking.
+        let asked = patient.asked.borrow().len();
+        until("more checks", || patient.asked.borrow().len() > asked + 10).await;
+        assert!(shown(&bench, "healthy"));
+        assert!(bench.cluster().pick(&PickContext::default()).is_ok());
+        bench.manager.promote(&warming);
+        assert!(shown(&bench, "/failed_active_hc"));
+    });
+}

@@ -81,7 +81,7 @@ fn judge(
     let told = headers.contains_key(FAIL_AT_ONCE);
     let matches = holds(body, &probe.receive);
     if !matches || !within(&probe.expected) {
-        host.state.set(flags::EXCLUDED, host.state.has(flags::EXCLUDED) || told);
+        host.checks.set(flags::EXCLUDED, host.checks.has(flags::EXCLUDED) || told);
         return Finding::Ill { retriable: matches && within(&probe.retriable) };
     }
     if let Some(matcher) = &probe.service_name

@@ -73,7 +73,7 @@ pub(crate) async fn keep(cluster: Weak<ClusterShared>, manager: ClusterManager, 
                 };
                 Session { check: host.check.clone(), told, task: tasks.spawn_local(check(run)) }
             });
-            if host.state.set(flags::TOLD, false) {
+            if host.checks.set(flags::TOLD, false) {
                 sessions.get(id).into_iter().for_each(|session| session.told.notify_one());
             }
         }
@@ -132,7 +132,7 @@ impl Run {
             let (name, host) = (&cluster.config.name, &self.host.address);
             tracing::debug!(cluster = %name, %host, ?finding, "a health check failed");
         }
-        let change = verdicts.take(&self.checks, &self.host.state, finding);
+        let change = verdicts.take(&self.checks, &self.host.checks, finding);
         if (well && cluster.recovered(&self.host)) || change == Change::Done {
             cluster.renew_health();
             self.manager.changed(&cluster);

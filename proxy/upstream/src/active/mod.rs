@@ -17,7 +17,8 @@ use outrider_core::rng::Rng;
 use outrider_core::stats::Scope;
 use tokio::sync::Notify;
 
-use crate::host::{Host, HostState, flags};
+use crate::host::Host;
+use crate::host::flags::{self, Flags};
 
 pub(crate) use keeper::keep;
 
@@ -90,8 +91,8 @@ impl Checks {
 impl Checks {
     /// Publishes how many of `hosts` are well, and how many ask for less.
     pub(crate) fn count(&self, hosts: &[Arc<Host>]) {
-        let count = |is: &dyn Fn(&HostState) -> bool| {
-            hosts.iter().filter(|host| host.is_checked() && is(&host.state)).count() as u64
+        let count = |is: &dyn Fn(&Flags) -> bool| {
+            hosts.iter().filter(|host| host.is_checked() && is(&host.checks)).count() as u64
         };
         self.stats.healthy().set(count(&|state| !state.has(flags::FAILED_ACTIVE)));
         self.stats.degraded().set(count(&|state| state.has(flags::DEGRADED_ACTIVE)));
@@ -100,7 +101,7 @@ impl Checks {
 
 impl Verdicts {
     /// Takes a finding in: sets the host's flags and counts it.
-    pub(crate) fn take(&mut self, checks: &Checks, state: &HostState, finding: Finding) -> Change {
+    pub(crate) fn take(&mut self, checks: &Checks, state: &Flags, finding: Finding) -> Change {
         let change = match finding {
             Finding::Well { degraded } => self.well(checks, state, degraded),
             _ => self.ill(checks, state, finding),
@@ -110,7 +111,7 @@ impl Verdicts {
         if state.set(flags::PENDING_ACTIVE, false) { Change::Done } else { change }
     }
 
-    fn well(&mut self, checks: &Checks, state: &HostState, degraded: bool) -> Change {
+    fn well(&mut self, checks: &Checks, state: &Flags, degraded: bool) -> Change {
         self.ill = 0;
         let mut change = Change::None;
         if state.has(flags::FAILED_ACTIVE) {
@@ -130,7 +131,7 @@ impl Verdicts {
         change
     }
 
-    fn ill(&mut self, checks: &Checks, state: &HostState, finding: Finding) -> Change {
+    fn ill(&mut self, checks: &Checks, state: &Flags, finding: Finding) -> Change {
         self.well = 0;
         let mut change = Change::None;
         if !state.has(flags::FAILED_ACTIVE) {

@@ -30,7 +30,7 @@ fn intervals() -> CheckIntervals {
 
 struct Bench {
     checks: Checks,
-    state: HostState,
+    state: Flags,
     verdicts: Verdicts,
     registry: Registry,
 }
@@ -47,7 +47,7 @@ impl Bench {
             reuse_connection: true,
             probe: Probe::Tcp(TcpProbe { send: bytes::Bytes::new(), receive: Vec::new() }),
         };
-        let state = HostState::default();
+        let state = Flags::default();
         state.set(flags::FAILED_ACTIVE, true);
         Self {
             checks: Checks::new(config, &registry.scope("cluster.a.")),
