@@ -146,11 +146,16 @@ impl ClusterShared {
         }
         let stays: HashSet<u64> = hosts.iter().map(|host| host.id).collect();
         let places: HashSet<_> = hosts.iter().map(|host| &host.address).collect();
-        hosts.iter().for_each(|host| _ = host.checks.set(flags::PENDING_REMOVAL, false));
+        for host in hosts {
+            host.checks.set(flags::PENDING_REMOVAL, false);
+            host.checks.set(flags::LISTED, true);
+        }
         let well = |host: &&Arc<Host>| {
             !stays.contains(&host.id)
                 && !places.contains(&host.address)
                 && host.is_checked()
+                // Those of the cluster before it, which its own discovery does not know, are none that were taken away.
+                && host.checks.has(flags::LISTED)
                 && !host.checks.has(flags::FAILED_ACTIVE)
                 && !matches!(host.health, model::EndpointHealth::Unhealthy | model::EndpointHealth::Draining)
         };

@@ -415,3 +415,28 @@ fn what_the_checks_of_a_warming_cluster_find_is_nothing_to_the_one_in_force() {
         assert!(shown(&bench, "/failed_active_hc"));
     });
 }
+
+#[test]
+fn a_cluster_that_takes_the_place_of_another_has_the_hosts_of_its_own_configuration_alone() {
+    on_worker(async {
+        let (stays, leaves) = (Patient::start(false).await, Patient::start(false).await);
+        let with_checks = |cluster: &mut Cluster| checked(cluster, Probe::Http(Box::new(by_http())));
+        let bench = Bench::fixed(&[stays.address, leaves.address], with_checks);
+        watch(&bench);
+        bench.until_stat("membership_healthy", 2).await;
+        // Both are well, and the update names one.
+        bench.update(&[stays.address], with_checks);
+        assert_eq!(bench.stat("membership_total"), 1);
+        let picked = bench.cluster().pick(&PickContext::default()).unwrap().address.to_string();
+        assert_eq!(picked, stays.address.to_string());
+        // The same where discovery names them.
+        let mut config = common::config("c", common::eds());
+        with_checks(&mut config);
+        let next = bench.manager.prepare(Arc::new(config), &|_| None).unwrap();
+        bench.manager.set_endpoints(&next, &endpoints(&[leaves.address]));
+        until("its first checks", || next.is_warm()).await;
+        bench.manager.promote(&next);
+        let hosts: Vec<_> = next.hosts.load().iter().map(|host| host.address.to_string()).collect();
+        assert_eq!(hosts, [leaves.address.to_string()]);
+    });
+}

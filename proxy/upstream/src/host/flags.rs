@@ -18,6 +18,8 @@ pub(crate) const ACTIVE_TIMEOUT: u32 = 1 << 5;
 pub(crate) const PENDING_REMOVAL: u32 = 1 << 6;
 /// A response told that it is not well; its checks have not heard of it yet.
 pub(crate) const TOLD: u32 = 1 << 7;
+/// The discovery of the very cluster listed it.
+pub(crate) const LISTED: u32 = 1 << 8;
 
 /// What a check says of a host, whichever cluster of its name asks.
 pub(crate) const CHECKED: u32 = FAILED_ACTIVE | DEGRADED_ACTIVE | PENDING_ACTIVE | EXCLUDED | ACTIVE_TIMEOUT;
