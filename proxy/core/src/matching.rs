@@ -4,6 +4,8 @@
 //! nested tree, gives a result; of a map the entry of the value, of prefixes the longest that gives a result; where nothing
 //! does, `on_no_match` is asked.
 
+mod prefixes;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,6 +15,8 @@ use ipnet::IpNet;
 use crate::matcher::{HeadView, HeaderRef, StringMatcher};
 use crate::metadata_matcher::{MetadataMatcher, ValueMatcher};
 use crate::rbac::Facts;
+
+pub use prefixes::Prefixes;
 
 /// A tree whose leaves are `T`.
 #[derive(Debug, Clone)]
@@ -33,7 +37,7 @@ pub enum Branches<T> {
     /// The entry of the input's value.
     Exact(Input, HashMap<Box<str>, OnMatch<T>>),
     /// The longest entries first that the input's value begins with.
-    Prefix(Input, HashMap<Box<str>, OnMatch<T>>),
+    Prefix(Input, Prefixes<OnMatch<T>>),
 }
 
 /// What becomes of what matches.
@@ -123,10 +127,11 @@ impl<T> Tree<T> {
                 let value = input.value(facts, &mut room);
                 value.and_then(|value| map.get(&*value)).and_then(|then| then.find(facts))
             }
-            Branches::Prefix(input, map) => input.value(facts, &mut Text::new()).and_then(|value| {
-                let ends = (0..=value.len()).rev().filter_map(|end| value.get(..end));
-                ends.filter_map(|prefix| map.get(prefix)).find_map(|then| then.find(facts))
-            }),
+            Branches::Prefix(input, map) => {
+                let mut room = Text::new();
+                let value = input.value(facts, &mut room);
+                value.and_then(|value| map.find(&value, |then| then.find(facts)))
+            }
         };
         found.or_else(|| self.otherwise.as_ref()?.find(facts))
     }
@@ -136,7 +141,8 @@ impl<T> Tree<T> {
         match &self.branches {
             Branches::None => {}
             Branches::List(list) => list.iter().for_each(|(_, then)| then.each(f)),
-            Branches::Exact(_, map) | Branches::Prefix(_, map) => map.values().for_each(|then| then.each(f)),
+            Branches::Exact(_, map) => map.values().for_each(|then| then.each(f)),
+            Branches::Prefix(_, map) => map.values().for_each(|then| then.each(f)),
         }
         if let Some(otherwise) = &self.otherwise {
             otherwise.each(f);

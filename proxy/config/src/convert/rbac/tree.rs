@@ -129,7 +129,7 @@ impl Reader<'_> {
             }
             Some(TreeType::PrefixMatchMap(message)) => {
                 let map = map("prefix_match_map", message);
-                Some(Branches::Prefix(input?, map?))
+                Some(Branches::Prefix(input?, map?.into_iter().collect()))
             }
             Some(TreeType::CustomMatch(_)) => {
                 self.cx.refuse(
