@@ -210,11 +210,14 @@ fn filter_state(argument: &str) -> Result<Op, String> {
 
 /// `NAMESPACE:KEY:KEY`
 fn metadata(of: MetadataOf, argument: &str) -> Op {
+    let mut parts = argument.split(':').map(Box::<str>::from);
+    let namespace = parts.next().unwrap_or_default();
+    let path: Vec<Box<str>> = parts.collect();
     if of == MetadataOf::Dynamic {
         crate::metadata::note_reader();
+        crate::rbac::note_nearest_reader(&namespace, &path);
     }
-    let mut parts = argument.split(':').map(Box::from);
-    Op::Metadata { of, namespace: parts.next().unwrap_or_default(), path: parts.collect() }
+    Op::Metadata { of, namespace, path: path.into() }
 }
 
 fn pick(argument: &str) -> Result<HeaderPick, String> {

@@ -14,7 +14,7 @@ use crate::matching::Tree;
 use index::Index;
 
 pub use condition::{Condition, Facts, MetadataFrom};
-pub use nearest::Nearest;
+pub use nearest::{HTTP_NAMESPACE, Nearest, nearest_is_read, note_nearest_reader};
 pub use notes::{EnforcedStats, Names, ShadowStats};
 
 /// What happens to what a policy matches.

@@ -1,8 +1,9 @@
 //! Which policy a refused request came nearest to, and what it lacked: an aid for people. Worked out only when somebody reads
-//! it. Nothing of the request itself is told.
+//! this, not other metadata: it costs a look at every policy. Nothing of the request itself is told.
 
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::{Action, Condition, Facts, MetadataFrom, Policy, Rules};
 use crate::matcher::{HeaderCheck, HeaderRef, StringMatch, StringMatcher};
@@ -13,6 +14,32 @@ use crate::stream::StreamInfo;
 const MOST: usize = 1000;
 /// Conditions are told in as many bytes at most.
 const LONGEST: usize = 512;
+/// The namespace of what is said of requests.
+pub const HTTP_NAMESPACE: &str = "envoy.filters.http.rbac";
+/// The keys of what it says there.
+const POLICY: &str = "nearest_policy";
+const LACKS: &str = "nearest_policy_lacks";
+
+static READ: AtomicBool = AtomicBool::new(false);
+
+/// Somebody reads the dynamic metadata at `path` in `namespace`. To be said when configuration is converted: from then on it
+/// is worked out, if that is what is read.
+pub fn note_nearest_reader(namespace: &str, path: &[Box<str>]) {
+    if shows(namespace, path) {
+        READ.store(true, Relaxed);
+    }
+}
+
+/// Whether anybody reads it.
+#[inline]
+pub fn nearest_is_read() -> bool {
+    READ.load(Relaxed)
+}
+
+/// Whether it is at `path` in `namespace`, or below.
+fn shows(namespace: &str, path: &[Box<str>]) -> bool {
+    namespace == HTTP_NAMESPACE && path.first().is_none_or(|key| matches!(&**key, POLICY | LACKS))
+}
 
 /// The policy that a refused request came nearest to.
 #[derive(Debug)]
@@ -61,9 +88,9 @@ impl Rules {
 impl Nearest<'_> {
     /// Notes it under `namespace`.
     pub fn note(self, info: &mut StreamInfo, namespace: &Arc<str>) {
-        info.set_metadata(namespace, &Arc::from("nearest_policy"), MetadataValue::Text(self.policy.clone()));
+        info.set_metadata(namespace, &Arc::from(POLICY), MetadataValue::Text(self.policy.clone()));
         let failed = MetadataValue::Text(self.failed.into());
-        info.set_metadata(namespace, &Arc::from("nearest_policy_lacks"), failed);
+        info.set_metadata(namespace, &Arc::from(LACKS), failed);
     }
 }
 
@@ -178,5 +205,24 @@ impl Display for Named<'_> {
             HeaderRef::Status => ":status",
             HeaderRef::Protocol => ":protocol",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shows;
+
+    #[test]
+    fn other_metadata_is_read_without_it() {
+        let reads = |text: &str| {
+            let mut parts = text.split('/').map(Box::from);
+            let namespace: Box<str> = parts.next().unwrap();
+            shows(&namespace, &parts.collect::<Vec<_>>())
+        };
+        assert!(reads("envoy.filters.http.rbac"), "all of the namespace");
+        assert!(reads("envoy.filters.http.rbac/nearest_policy"));
+        assert!(reads("envoy.filters.http.rbac/nearest_policy_lacks"));
+        assert!(!reads("envoy.filters.http.rbac/shadow_engine_result"));
+        assert!(!reads("envoy.filters.http.jwt_authn/nearest_policy") && !reads("my.filter"));
     }
 }

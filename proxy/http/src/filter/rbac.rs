@@ -5,15 +5,15 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use http::StatusCode;
 use outrider_config::model::{Rbac as Settings, RouteFilterConfig};
-use outrider_core::rbac::{Decision, EnforcedStats, Facts, ShadowStats};
+use outrider_core::LocalReply;
+use outrider_core::rbac::{Decision, EnforcedStats, Facts, HTTP_NAMESPACE, ShadowStats, nearest_is_read};
 use outrider_core::stats::Scope;
-use outrider_core::{LocalReply, metadata};
 
 use super::named::Named;
 use super::{RequestCx, Step};
 
 /// The namespace of what the filter says of a request.
-static NAMESPACE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("envoy.filters.http.rbac"));
+static NAMESPACE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(HTTP_NAMESPACE));
 
 const BODY: Bytes = Bytes::from_static(b"RBAC: access denied");
 
@@ -68,7 +68,7 @@ impl Rbac {
         if decision.allowed {
             return Step::GO_ON;
         }
-        if metadata::is_read()
+        if nearest_is_read()
             && let Some(nearest) = engine.nearest(&Facts { conn: &info.conn, stream: &info, head, route })
         {
             nearest.note(&mut info, &NAMESPACE);
