@@ -141,6 +141,7 @@ impl ClusterManager {
         match slot.current.swap(Some(shared.clone())) {
             Some(earlier) => {
                 earlier.retire();
+                shared.count_again();
                 stats.cluster_modified().inc();
             }
             None => {
@@ -156,6 +157,9 @@ impl ClusterManager {
     /// Gives up a cluster that was prepared and is not wanted any more.
     pub fn abandon(&self, shared: &ClusterShared) {
         shared.retire();
+        if let Some(current) = self.slot(&shared.config.name).and_then(|slot| slot.current.load_full()) {
+            current.count_again();
+        }
     }
 
     /// Publishes the endpoints that discovery found for an EDS cluster.

@@ -165,7 +165,6 @@ impl ClusterShared {
     }
 
     pub(crate) fn publish_set(&self, hosts: Vec<Arc<Host>>, policy: EndpointPolicy) {
-        let total = hosts.len() as u64;
         if let Some(outlier) = &self.outlier {
             outlier.count_active(&hosts);
         }
@@ -180,8 +179,6 @@ impl ClusterShared {
         self.drop_overload.store(policy.drop_overload.to_bits(), Relaxed);
         let panic_threshold = self.config.panic_threshold.get().min(100) as f64;
         let set = Arc::new(HostSet::new(hosts, policy, panic_threshold, self.heeds(), &self.config.lb));
-        let sum = |of: fn(&PriorityHosts) -> usize| set.priorities.iter().map(of).sum::<usize>() as u64;
-        let (healthy, degraded) = (sum(|level| level.healthy().len()), sum(|level| level.degraded.len()));
         let scope = self.registry.scope(scope_of(&self.config));
         set.tables.iter().for_each(|table| table.publish(&scope, &self.config.lb));
         let set_now = set.clone();
@@ -195,16 +192,33 @@ impl ClusterShared {
         if excluded(&set_now) > 0 || excluded(&earlier) > 0 {
             Gauge::new(&scope, &StatSlot::new(), "membership_excluded").set(excluded(&set_now));
         }
-        membership(&scope, total, healthy, (degraded > 0 || had_degraded).then_some(degraded));
+        membership(&scope, &set_now, had_degraded);
+    }
+
+    /// Counts again how its hosts are: another cluster of its name wrote the same stats, and is no more.
+    pub(crate) fn count_again(&self) {
+        let set = self.hosts.load_full();
+        let hosts: Vec<_> = set.iter().cloned().collect();
+        if let Some(outlier) = &self.outlier {
+            outlier.count_active(&hosts);
+        }
+        if let Some(checks) = &self.checks {
+            checks.count(&hosts);
+        }
+        let scope = scope_of(&self.config);
+        let had_degraded = self.registry.value(&format!("{scope}membership_degraded")).is_some();
+        membership(&self.registry.scope(scope), &set, had_degraded);
     }
 }
 
-/// Counts membership without making the whole of a cold cluster's stats.
-fn membership(scope: &Scope, total: u64, healthy: u64, degraded: Option<u64>) {
-    let set = |name, value| Gauge::new(scope, &StatSlot::new(), name).set(value);
-    set("membership_total", total);
-    set("membership_healthy", healthy);
-    if let Some(degraded) = degraded {
-        set("membership_degraded", degraded);
+/// Counts membership without making the whole of a cold cluster's stats. `had_degraded`: there were degraded hosts before.
+fn membership(scope: &Scope, set: &HostSet, had_degraded: bool) {
+    let sum = |of: fn(&PriorityHosts) -> usize| set.priorities.iter().map(of).sum::<usize>() as u64;
+    let count = |name, value| Gauge::new(scope, &StatSlot::new(), name).set(value);
+    count("membership_total", set.len() as u64);
+    count("membership_healthy", sum(|level| level.healthy().len()));
+    let degraded = sum(|level| level.degraded.len());
+    if degraded > 0 || had_degraded {
+        count("membership_degraded", degraded);
     }
 }

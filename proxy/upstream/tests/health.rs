@@ -440,3 +440,33 @@ fn a_cluster_that_takes_the_place_of_another_has_the_hosts_of_its_own_configurat
         assert_eq!(hosts, [leaves.address.to_string()]);
     });
 }
+
+#[test]
+fn what_is_counted_of_the_hosts_in_force_outlives_updates_and_what_was_given_up() {
+    on_worker(async {
+        let patient = Patient::start(false).await;
+        let with_checks = |cluster: &mut Cluster| checked(cluster, Probe::Http(Box::new(by_http())));
+        let bench = Bench::fixed(&[patient.address], with_checks);
+        watch(&bench);
+        bench.until_stat("health_check.healthy", 1).await;
+        bench.update(&[patient.address], with_checks);
+        assert_eq!((bench.stat("health_check.healthy"), bench.stat("membership_total")), (1, 1));
+        let mut config = common::config("c", Discovery::Static(endpoints(&[])));
+        with_checks(&mut config);
+        let next = bench.manager.prepare(Arc::new(config), &|_| None).unwrap();
+        bench.manager.abandon(&next);
+        assert_eq!((bench.stat("health_check.healthy"), bench.stat("membership_total")), (1, 1));
+    });
+    on_worker(async {
+        let address: SocketAddr = ([127, 0, 0, 1], 9).into();
+        let out = |cluster: &mut Cluster| cluster.outlier = Some(Box::new(common::outlier(1)));
+        let bench = Bench::fixed(&[address], out);
+        watch(&bench);
+        let shared = bench.cluster().shared.clone();
+        let host = shared.hosts.load().iter().next().unwrap().clone();
+        shared.report(&host, Event::ConnectFailed);
+        bench.until_stat("outlier_detection.ejections_active", 1).await;
+        bench.update(&[address], out);
+        assert_eq!(bench.stat("outlier_detection.ejections_active"), 1);
+    });
+}

@@ -125,7 +125,8 @@ async fn check(run: Run) {
 impl Run {
     /// Draws the conclusions of a finding; when the next check is due. `None`: the cluster is gone.
     fn settle(&self, finding: Finding, verdicts: &mut Verdicts, kept: &mut Kept) -> Option<Instant> {
-        let cluster = self.cluster.upgrade()?;
+        // What it would publish is counted under the name of the one that took its place.
+        let cluster = self.cluster.upgrade().filter(|cluster| !cluster.retired.load(Relaxed))?;
         let well = matches!(finding, Finding::Well { .. });
         if !well {
             *kept = Kept::Nothing;
