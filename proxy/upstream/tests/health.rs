@@ -470,3 +470,28 @@ fn what_is_counted_of_the_hosts_in_force_outlives_updates_and_what_was_given_up(
         assert_eq!(bench.stat("outlier_detection.ejections_active"), 1);
     });
 }
+
+#[test]
+fn what_is_found_of_many_hosts_at_once_is_published_once() {
+    on_worker(async {
+        let mut patients = Vec::new();
+        for _ in 0..20 {
+            patients.push(Patient::start(false).await.address);
+        }
+        let bench = Bench::fixed(&patients, |cluster| {
+            checked(cluster, Probe::Http(Box::new(by_http())));
+            // The next check is far away.
+            if let Some(checks) = &mut cluster.checks {
+                checks.intervals.no_traffic_healthy = Duration::from_secs(600);
+            }
+        });
+        watch(&bench);
+        bench.until_stat("membership_healthy", 20).await;
+        let published = || *bench.manager.changes().borrow();
+        let before = published();
+        let shared = bench.cluster().shared.clone();
+        shared.hosts.load().iter().for_each(|host| shared.told_unwell(host));
+        bench.until_stat("membership_healthy", 0).await;
+        assert!(published() - before < 5, "{}", published() - before);
+    });
+}

@@ -295,7 +295,7 @@ pub(crate) fn common(cx: &Cx, path: &Path<'_>, message: Option<&cluster_pb::Comm
         override_host_status,
         locality_config_specifier,
     } = message.unwrap_or(&empty);
-    inert!(cx, path, "updates are cheap enough to be taken one by one"; update_merge_window);
+    inert!(cx, path, "what checks find at the same time is published once, and other updates are cheap enough to be taken one by one"; update_merge_window);
     inert!(cx, path, "stateful sessions are refused, and nothing else reads it"; override_host_status);
     refuse!(cx, path, UNSUPPORTED; close_connections_on_host_set_change);
     let panic = percent(cx, path, "healthy_panic_threshold", healthy_panic_threshold).unwrap_or(50.0);

@@ -32,7 +32,6 @@ struct Run {
     cluster: Weak<ClusterShared>,
     checks: Arc<Checks>,
     host: Arc<Host>,
-    manager: ClusterManager,
     checked: Checked,
     told: Rc<Notify>,
 }
@@ -49,6 +48,10 @@ pub(crate) async fn keep(cluster: Weak<ClusterShared>, manager: ClusterManager, 
     let checked = Checked::default();
     loop {
         let Some(alive) = cluster.upgrade().filter(|cluster| !cluster.retired.load(Relaxed)) else { break };
+        if checks.changed.swap(false, Relaxed) {
+            alive.renew_health();
+            manager.changed(&alive);
+        }
         let hosts = alive.hosts.load_full();
         let present: HashMap<u64, &Arc<Host>> =
             hosts.iter().filter(|host| host.is_checked()).map(|host| (host.id, host)).collect();
@@ -67,7 +70,6 @@ pub(crate) async fn keep(cluster: Weak<ClusterShared>, manager: ClusterManager, 
                     cluster: cluster.clone(),
                     checks: checks.clone(),
                     host: (*host).clone(),
-                    manager: manager.clone(),
                     checked: checked.clone(),
                     told: told.clone(),
                 };
@@ -89,6 +91,8 @@ pub(crate) async fn keep(cluster: Weak<ClusterShared>, manager: ClusterManager, 
             () = checks.news.notified() => {}
             Some(_) = tasks.join_next() => {}
         }
+        // To publish costs a look at all hosts, and more where they are hashed: what is found in this turn is published once.
+        tokio::task::yield_now().await;
     }
     warm.take().into_iter().for_each(|warm| warm());
 }
@@ -135,8 +139,8 @@ impl Run {
         }
         let change = verdicts.take(&self.checks, &self.host.checks, finding);
         if (well && cluster.recovered(&self.host)) || change == Change::Done {
-            cluster.renew_health();
-            self.manager.changed(&cluster);
+            self.checks.changed.store(true, Relaxed);
+            self.checks.news.notify_one();
         }
         if self.checked.borrow_mut().insert(self.host.id) {
             self.checks.news.notify_one();

@@ -10,6 +10,7 @@ mod probe;
 mod tcp;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use outrider_config::model::{ActiveCheck, CheckIntervals};
@@ -36,8 +37,10 @@ outrider_core::stat_struct! {
 pub(crate) struct Checks {
     pub(crate) config: Box<ActiveCheck>,
     pub(crate) stats: CheckStats,
-    /// Wakes the keeper: hosts came or went, one was checked for the first time, or told that it is not well.
+    /// Wakes the keeper: hosts came or went, one was checked for the first time, changed, or told that it is not well.
     pub(crate) news: Notify,
+    /// What was found is yet to be published: the keeper does it, for all that was found meanwhile.
+    changed: AtomicBool,
 }
 
 /// What a check found.
@@ -84,7 +87,7 @@ pub(crate) struct Verdicts {
 impl Checks {
     pub(crate) fn new(config: ActiveCheck, cluster: &Scope) -> Self {
         let stats = CheckStats::new(cluster.child("health_check."));
-        Self { config: Box::new(config), stats, news: Notify::new() }
+        Self { config: Box::new(config), stats, news: Notify::new(), changed: AtomicBool::new(false) }
     }
 }
 
