@@ -15,6 +15,8 @@ pub(crate) enum Act {
     Requests(Vec<Req>),
     /// Requests that all start at once.
     AtOnce(Vec<Req>),
+    /// A request again and again, until its answer has this text, or has it no more. Only the last one is told.
+    Until(Req, &'static str, bool),
     /// A connection with bytes.
     Talk(Talk),
     /// GETs of the admin interface: path, and which lines to keep (all that contain one of these).

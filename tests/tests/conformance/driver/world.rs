@@ -11,6 +11,7 @@ use outrider_tests::{
     record::{Diary, Ending},
     reply::Script,
     upstream::Upstream,
+    wait,
 };
 
 use super::{
@@ -134,6 +135,16 @@ impl World {
                     let (lines, port) = done?;
                     transcript.add(lines, port);
                 }
+            }
+            Act::Until(request, text, wanted) => {
+                let what = format!("an answer {} {text:?}", if *wanted { "with" } else { "without" });
+                let (lines, port) = wait::until(&what, wait::LIMIT, async || {
+                    let (lines, port) = request.run(self, 0).await?;
+                    let has = lines.iter().any(|line| line.contains(*text));
+                    Ok((has == *wanted).then_some((lines, port)))
+                })
+                .await?;
+                transcript.add(lines, port);
             }
             Act::Talk(talk) => {
                 let (lines, port, responses) = talk.run(self).await?;

@@ -27,9 +27,9 @@ fn asks(name: &str, cluster: &str, times: usize) -> Case {
     case
 }
 
-/// Waits as long as an upstream does.
-fn wait(name: &str, ms: u64) -> Case {
-    case(name, get("/ok/")).reply(Reply::text("ok").after(ms))
+/// Asks until nobody is healthy, or until somebody is again.
+fn until(name: &str, cluster: &str, out: bool) -> Case {
+    case(name, Act::Until(get(&format!("/{cluster}/")), "no healthy upstream", out))
 }
 
 fn page(name: &str, filter: &'static str) -> Case {
@@ -120,13 +120,8 @@ pub(crate) fn outliers() -> Group {
             asks("503 is, where origins are split", "splitfive", 2).reply(Reply::status(503)),
             asks("what becomes of it", "splitfive", 1),
             asks("out for a moment", "back", 2),
-            wait("until it is back", 1500),
-            asks("back", "back", 1),
-            asks("out again", "back", 1),
-            wait("a part of its second time", 500),
-            asks("still out", "back", 1),
-            wait("the rest of it", 2500),
-            asks("back again", "back", 1),
+            until("out", "back", true),
+            until("back again", "back", false),
             asks("too few hosts to eject one", "few", 3),
             asks("one always", "one", 2),
             asks("one always, then none", "one", 1),
