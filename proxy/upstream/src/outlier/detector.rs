@@ -96,10 +96,22 @@ impl Detector {
 
     fn fail(&self, conduct: &Conduct, streak: Streak) {
         let count = conduct.streak(streak).fetch_add(1, Relaxed).saturating_add(1);
-        // Equal, not more: the limit is reached once, until the control thread has judged it.
+        // Equal, not more: the limit is reached once, until the control thread has judged it. Of a limit that came to lie below
+        // the count, the next sweep takes notice.
         if u64::from(count) == self.limit_of(streak).limit.get() {
             conduct.noticed.fetch_or(streak.bit(), Relaxed);
             self.wake.notify_one();
+        }
+    }
+
+    /// Takes notice of streaks that are as long as their limit, or longer: the runtime may have lowered it, and what is known of
+    /// a host outlives updates of its cluster.
+    fn notice(&self, conduct: &Conduct) {
+        for streak in Streak::ALL {
+            let limit = self.limit_of(streak).limit.get();
+            if limit > 0 && u64::from(conduct.streak(streak).load(Relaxed)) >= limit {
+                conduct.noticed.fetch_or(streak.bit(), Relaxed);
+            }
         }
     }
 
@@ -162,9 +174,11 @@ impl Detector {
         changed
     }
 
-    /// The end of an interval: hosts whose time is over come back, and outliers by rate go. Returns whether either was so.
+    /// The end of an interval: hosts whose time is over come back, and outliers by rate go, and those by streaks that nobody
+    /// took notice of. Returns whether any was so.
     pub(super) fn sweep(&self, hosts: &[Arc<Host>], now: Instant, rng: &impl Rng) -> bool {
-        let mut changed = false;
+        hosts.iter().filter_map(|host| host.state.conduct.get()).for_each(|conduct| self.notice(conduct));
+        let mut changed = self.judge(hosts, now, rng);
         let (mut external, mut local) = (Vec::new(), Vec::new());
         for host in hosts {
             let Some(conduct) = host.state.conduct.get() else { continue };

@@ -199,6 +199,20 @@ fn an_outlier_by_success_rate_goes_and_its_rate_is_shown() {
 }
 
 #[test]
+fn a_limit_that_comes_to_lie_below_the_count_is_reached_at_the_next_sweep() {
+    let mut bench = Bench::new(config(), 2);
+    bench.report(0, Event::Response(500), 4);
+    // As an update of the cluster does: the hosts stay, and what is known of them.
+    let mut lower = config();
+    lower.consecutive_5xx.limit = fixed(3);
+    bench.detector = Detector::new(lower, &bench.registry.scope("cluster.a."));
+    bench.report(0, Event::Response(500), 1);
+    assert!(!bench.judge() && bench.out().is_empty());
+    assert!(bench.sweep(10));
+    assert_eq!(bench.out(), [0]);
+}
+
+#[test]
 fn a_failure_percentage_ejects_all_that_reach_it() {
     let mut settings = config();
     settings.failure_percentage.enforcing = fixed(100);
