@@ -6,6 +6,7 @@ use std::time::Duration;
 use outrider_proto::Path;
 use outrider_proto::pb::envoy::config::cluster::v3 as pb;
 use outrider_proto::pb::envoy::config::core::v3 as core_pb;
+use outrider_proto::pb::envoy::config::core::v3::health_check::HealthChecker;
 use outrider_proto::pb::envoy::extensions::upstreams::http::generic::v3::GenericConnectionPoolProto;
 
 use super::address::{bind, keepalive};
@@ -143,6 +144,7 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster) -> Option
         selection: *protocol_selection,
     };
     let http = cluster_http::options(cx, path, typed_extension_protocol_options, &old);
+    let http2 = http.takes_http2;
     let at = path.field("transport_socket");
     let tls = transport::socket(cx, &at, transport_socket.as_ref(), tls_context::upstream);
     if http.protocol == UpstreamProtocol::Auto && matches!(tls, Ok(None)) {
@@ -190,7 +192,7 @@ pub(crate) fn cluster(cx: &Cx, path: &Path<'_>, message: &pb::Cluster) -> Option
         close_connections_on_host_health_failure: *close_connections_on_host_health_failure,
         panic_threshold: common_lb.panic_threshold,
         fail_traffic_on_panic: common_lb.fail_traffic_on_panic,
-        checks: health_checks_of(cx, path, health_checks, discovery.as_ref()),
+        checks: health_checks_of(cx, path, health_checks, discovery.as_ref(), http2),
         ignore_new_until_checked: common_lb.ignore_new_until_checked,
         ignore_health_on_removal: *ignore_health_on_host_removal,
         outlier: outlier_detection
@@ -205,8 +207,17 @@ fn health_checks_of(
     path: &Path<'_>,
     messages: &[core_pb::HealthCheck],
     discovery: Option<&Discovery>,
+    takes_http2: bool,
 ) -> Option<Box<ActiveCheck>> {
     let path = path.field("health_checks");
+    for (i, message) in messages.iter().enumerate().filter(|_| !takes_http2) {
+        if let Some(HealthChecker::GrpcHealthCheck(_)) = message.health_checker {
+            cx.error(
+                &path.index(i).field("grpc_health_check"),
+                "gRPC needs HTTP/2: give the cluster http2_protocol_options in its HttpProtocolOptions",
+            );
+        }
+    }
     if !messages.is_empty() && matches!(discovery, Some(Discovery::OriginalDst(_))) {
         cx.refuse(&path, "hosts of type ORIGINAL_DST come by their requests and are not checked; remove it");
     }

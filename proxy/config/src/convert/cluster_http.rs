@@ -94,6 +94,7 @@ fn older(cx: &Cx, path: &Path<'_>, old: &Old<'_>) -> UpstreamHttp {
             (false, Some(_)) => UpstreamProtocol::Http2,
             (false, None) => UpstreamProtocol::Http1,
         },
+        takes_http2: old.http2.is_some(),
         http1: http1(cx, &path.field("http_protocol_options"), old.http1),
         http2: http2(cx, &path.field("http2_protocol_options"), old.http2),
         ..UpstreamHttp::default()
@@ -119,7 +120,13 @@ fn new(cx: &Cx, path: &Path<'_>, message: &pb::HttpProtocolOptions) -> UpstreamH
         header_validation_config, outlier_detection, request_mirror_policies, hash_policy, retry_policy);
     filters(cx, &path.field("http_filters"), http_filters);
     let (protocol, http1, http2) = protocol(cx, path, upstream_protocol_options.as_ref());
-    let mut options = UpstreamHttp { protocol, http1, http2, ..UpstreamHttp::default() };
+    let takes_http2 = match (protocol, upstream_protocol_options) {
+        (_, Some(pb::http_protocol_options::UpstreamProtocolOptions::UseDownstreamProtocolConfig(both))) => {
+            both.http2_protocol_options.is_some()
+        }
+        (protocol, _) => matches!(protocol, UpstreamProtocol::Http2 | UpstreamProtocol::Auto),
+    };
+    let mut options = UpstreamHttp { protocol, takes_http2, http1, http2, ..UpstreamHttp::default() };
     set_common(
         cx,
         &path.field("common_http_protocol_options"),

@@ -372,6 +372,8 @@ pub struct RetryBudget {
 pub struct UpstreamHttp {
     /// Which protocol.
     pub protocol: UpstreamProtocol,
+    /// Its hosts are said to speak HTTP/2, if not that alone.
+    pub takes_http2: bool,
     /// A pooled connection idle for this long is closed; `None` for never. Default 1 h.
     pub idle_timeout: Option<Duration>,
     /// A connection older than this takes no new requests.
@@ -398,6 +400,7 @@ impl Default for UpstreamHttp {
     fn default() -> Self {
         Self {
             protocol: UpstreamProtocol::Http1,
+            takes_http2: false,
             idle_timeout: Some(Duration::from_secs(3600)),
             max_connection_duration: None,
             max_requests_per_connection: 0,

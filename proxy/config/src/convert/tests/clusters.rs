@@ -196,6 +196,26 @@ fn what_changes_traffic_and_is_not_there_is_refused() {
 }
 
 #[test]
+fn grpc_checks_need_a_cluster_that_speaks_http2() {
+    let check = "health_checks: [{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, grpc_health_check: {}}]\n";
+    let refused = |more: &str| {
+        let problems = bad(&bootstrap(&format!("{check}{more}")));
+        let at = "static_resources.clusters[0].health_checks[0].grpc_health_check: ";
+        assert!(problems.len() == 1 && problems[0].starts_with(at), "{problems:?}");
+    };
+    refused("");
+    refused("protocol_selection: USE_DOWNSTREAM_PROTOCOL");
+    refused(&http("use_downstream_protocol_config: {http_protocol_options: {}}"));
+    for more in [
+        "http2_protocol_options: {}",
+        &http("explicit_http_config: {http2_protocol_options: {}}"),
+        &http("use_downstream_protocol_config: {http2_protocol_options: {}}"),
+    ] {
+        assert!(one(&format!("{check}{more}")).checks.is_some());
+    }
+}
+
+#[test]
 fn two_clusters_of_one_name() {
     assert_eq!(
         bad("static_resources: {clusters: [{name: a}, {name: a}]}"),
