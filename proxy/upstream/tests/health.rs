@@ -246,6 +246,12 @@ fn grpcs_health_service_is_asked_for_its_service() {
         bench.until_stat("membership_healthy", 1).await;
         patient.answer.borrow_mut().1 = Some("14");
         bench.until_stat("membership_healthy", 0).await;
+        *patient.answer.borrow_mut() = (Bytes::from_static(&[0, 0, 0, 0, 2, 8, 1]), Some("0"));
+        bench.until_stat("membership_healthy", 1).await;
+        // A message without trailers is no whole answer, whatever the head says.
+        patient.says("grpc-status", "0");
+        patient.answer.borrow_mut().1 = None;
+        bench.until_stat("membership_healthy", 0).await;
     });
 }
 

@@ -57,7 +57,8 @@ pub(super) async fn ask(
     }
     let Some((message, trailers)) = read(&mut body).await else { return Finding::Broken };
     keep(&checks.config, kept, || Kept::Http(sender));
-    let status = trailers.as_ref().unwrap_or(&head.headers).get("grpc-status");
+    // Without trailers it broke off, or there was no message: a status in the head stands for a response that is nothing else.
+    let status = trailers.as_ref().and_then(|trailers| trailers.get("grpc-status"));
     let ok = status.is_some_and(|status| status == "0");
     if ok && serving(&message) { Finding::Well { degraded: false } } else { ill }
 }
