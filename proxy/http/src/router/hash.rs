@@ -58,8 +58,10 @@ impl RequestHash {
                 if let Some(value) = cookie(&parts.headers, name).filter(|value| !value.is_empty()) {
                     return Some(xx_hash(value, 0));
                 }
+                // Without a time to live none is made up.
+                let attributes = attributes.as_deref()?;
                 let value = made_up(stream);
-                let text = [name, "=\"", &value, "\"", attributes.as_deref()?].concat();
+                let text = [name, "=\"", &value, "\"", attributes].concat();
                 self.cookies.extend(HeaderValue::from_str(&text).ok());
                 Some(xx_hash(value.as_bytes(), 0))
             }
