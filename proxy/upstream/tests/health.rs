@@ -82,6 +82,7 @@ struct Patient {
     /// The body, and a gRPC status in its trailers.
     answer: Rc<RefCell<(Bytes, Option<&'static str>)>>,
     asked: Rc<RefCell<Vec<(String, HeaderMap)>>>,
+    connections: Rc<Cell<u64>>,
 }
 
 impl Patient {
@@ -93,12 +94,14 @@ impl Patient {
             headers: Rc::default(),
             answer: Rc::default(),
             asked: Rc::default(),
+            connections: Rc::default(),
         };
         let this = patient.clone();
         tokio::task::spawn_local(async move {
             loop {
                 let io = TokioIo::new(listener.accept().await.unwrap().0);
                 let this = this.clone();
+                this.connections.set(this.connections.get() + 1);
                 let service = service_fn(move |request| {
                     let answer = this.answer(&request);
                     async move { Ok::<_, hyper::Error>(answer) }
@@ -499,5 +502,23 @@ fn what_is_found_of_many_hosts_at_once_is_published_once() {
         shared.hosts.load().iter().for_each(|host| shared.told_unwell(host));
         bench.until_stat("membership_healthy", 0).await;
         assert!(published() - before < 5, "{}", published() - before);
+    });
+}
+
+#[test]
+fn a_bad_answer_does_not_cost_the_connection() {
+    on_worker(async {
+        for (http2, probe) in [
+            (false, Probe::Http(Box::new(by_http()))),
+            (true, Probe::Grpc(GrpcProbe { service: "".into(), authority: "".into(), add: Vec::new() })),
+        ] {
+            let patient = Patient::start(http2).await;
+            patient.status.set(503);
+            let bench = Bench::fixed(&[patient.address], |cluster| checked(cluster, probe));
+            watch(&bench);
+            until("some checks", || patient.asked.borrow().len() > 5).await;
+            assert_eq!(patient.connections.get(), 1);
+            assert_eq!(bench.stat("membership_healthy"), 0);
+        }
     });
 }

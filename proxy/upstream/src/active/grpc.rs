@@ -53,6 +53,8 @@ pub(super) async fn ask(
     };
     let (head, mut body) = response.into_parts();
     if head.status != StatusCode::OK || !is_grpc(&head.headers) {
+        // The stream ends with its body, the connection does not.
+        keep(&checks.config, kept, || Kept::Http(sender));
         return ill;
     }
     let Some((message, trailers)) = read(&mut body).await else { return Finding::Broken };

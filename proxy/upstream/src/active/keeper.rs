@@ -132,8 +132,10 @@ impl Run {
         // What it would publish is counted under the name of the one that took its place.
         let cluster = self.cluster.upgrade().filter(|cluster| !cluster.retired.load(Relaxed))?;
         let well = matches!(finding, Finding::Well { .. });
-        if !well {
+        if matches!(finding, Finding::Broken | Finding::Late) {
             *kept = Kept::Nothing;
+        }
+        if !well {
             let (name, host) = (&cluster.config.name, &self.host.address);
             tracing::debug!(cluster = %name, %host, ?finding, "a health check failed");
         }
