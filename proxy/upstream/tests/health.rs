@@ -522,3 +522,27 @@ fn a_bad_answer_does_not_cost_the_connection() {
         }
     });
 }
+
+#[test]
+fn hosts_that_come_while_a_cluster_warms_do_not_hold_it_up() {
+    on_worker(async {
+        let slow = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (first, second) = (slow.local_addr().unwrap(), silent.local_addr().unwrap());
+        let mut config = common::config("c", common::eds());
+        checked(&mut config, Probe::Tcp(TcpProbe { send: Bytes::new(), receive: vec!["PONG".into()] }));
+        if let Some(checks) = &mut config.checks {
+            checks.timeout = Duration::from_secs(600);
+        }
+        let bench = Bench::new(config);
+        watch(&bench);
+        let shared = bench.cluster().shared.clone();
+        bench.manager.set_endpoints(&shared, &endpoints(&[first]));
+        let (mut asked, _) = slow.accept().await.unwrap();
+        bench.manager.set_endpoints(&shared, &endpoints(&[first, second]));
+        let _asked_too = silent.accept().await.unwrap();
+        assert!(!shared.is_warm());
+        asked.write_all(b"PONG").await.unwrap();
+        until("the cluster is warm", || shared.is_warm()).await;
+    });
+}

@@ -39,13 +39,16 @@ struct Run {
 /// Hosts that were checked at least once, by id.
 type Checked = Rc<RefCell<HashSet<u64>>>;
 
-/// Checks each host of the cluster, until it is gone. `warm` is called once, when all hosts were checked.
+/// Checks each host of the cluster, until it is gone. `warm` is called once, when the hosts that were
+/// found first were checked.
 pub(crate) async fn keep(cluster: Weak<ClusterShared>, manager: ClusterManager, warm: impl FnOnce()) {
     let Some(checks) = cluster.upgrade().and_then(|cluster| cluster.checks.clone()) else { return warm() };
     let mut warm = Some(warm);
     let mut sessions: HashMap<u64, Session> = HashMap::new();
     let mut tasks = JoinSet::new();
     let checked = Checked::default();
+    // The hosts whose first checks it waits for, once they are known.
+    let mut awaited: Option<HashSet<u64>> = None;
     loop {
         let Some(alive) = cluster.upgrade().filter(|cluster| !cluster.retired.load(Relaxed)) else { break };
         if checks.changed.swap(false, Relaxed) {
@@ -79,8 +82,12 @@ pub(crate) async fn keep(cluster: Weak<ClusterShared>, manager: ClusterManager, 
                 sessions.get(id).into_iter().for_each(|session| session.told.notify_one());
             }
         }
-        if warm.is_some() && alive.has_found_hosts() && present.keys().all(|id| checked.borrow().contains(id))
-        {
+        if warm.is_some() && alive.has_found_hosts() {
+            // Hosts that come later do not hold it up.
+            awaited.get_or_insert_with(|| present.keys().copied().collect());
+        }
+        let waits = |id: &u64| present.contains_key(id) && !checked.borrow().contains(id);
+        if warm.is_some() && awaited.as_ref().is_some_and(|awaited| !awaited.iter().any(waits)) {
             alive.warm.store(true, Relaxed);
             manager.changed(&alive);
             warm.take().into_iter().for_each(|warm| warm());
