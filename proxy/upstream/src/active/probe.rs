@@ -170,13 +170,41 @@ pub(super) fn keep(config: &ActiveCheck, kept: &mut Kept, next: impl FnOnce() ->
 }
 
 /// Whether `text` holds each of `parts`, one behind the other, with anything between.
-pub(super) fn holds(mut text: &[u8], parts: &[bytes::Bytes]) -> bool {
-    for part in parts {
-        if part.is_empty() {
-            continue;
-        }
-        let Some(at) = text.windows(part.len()).position(|window| window == part) else { return false };
-        text = text.get(at + part.len()..).unwrap_or_default();
+pub(super) fn holds(text: &[u8], parts: &[bytes::Bytes]) -> bool {
+    Search::new(parts).go_on(text)
+}
+
+/// A search for texts, one behind the other, in what comes bit by bit: nothing is looked at again.
+pub(super) struct Search<'a> {
+    /// Those that were not found yet.
+    parts: &'a [bytes::Bytes],
+    /// Where the first of them begins at the earliest.
+    from: usize,
+}
+
+impl<'a> Search<'a> {
+    /// The search for `parts`.
+    pub(super) const fn new(parts: &'a [bytes::Bytes]) -> Self {
+        Self { parts, from: 0 }
     }
-    true
+
+    /// Goes on in `text`, which is all that has come so far. Whether all were found.
+    pub(super) fn go_on(&mut self, text: &[u8]) -> bool {
+        while let Some((part, others)) = self.parts.split_first() {
+            let rest = text.get(self.from..).unwrap_or_default();
+            let found = if part.is_empty() {
+                Some(0)
+            } else {
+                rest.windows(part.len()).position(|window| window == part)
+            };
+            let Some(at) = found else {
+                // Its beginning may be there.
+                self.from = self.from.max((text.len() + 1).saturating_sub(part.len()));
+                return false;
+            };
+            self.from += at + part.len();
+            self.parts = others;
+        }
+        true
+    }
 }

@@ -3,7 +3,7 @@
 use outrider_config::model::TcpProbe;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::probe::{Kept, holds, keep, open};
+use super::probe::{Kept, Search, keep, open};
 use super::{Checks, Finding};
 use crate::cluster::ClusterShared;
 use crate::host::Host;
@@ -32,8 +32,8 @@ pub(super) async fn ask(
     if !probe.send.is_empty() && (io.write_all(&probe.send).await.is_err() || io.flush().await.is_err()) {
         return Finding::Broken;
     }
-    let mut answer = Vec::new();
-    while !holds(&answer, &probe.receive) {
+    let (mut answer, mut search) = (Vec::new(), Search::new(&probe.receive));
+    while !search.go_on(&answer) {
         if answer.len() >= MOST {
             return Finding::Broken;
         }

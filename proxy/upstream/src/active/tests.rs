@@ -3,7 +3,7 @@ use outrider_core::rng::FastRng;
 use outrider_core::stats::Registry;
 use proptest::prelude::*;
 
-use super::probe::holds;
+use super::probe::{Search, holds};
 use super::*;
 
 const WELL: Finding = Finding::Well { degraded: false };
@@ -153,6 +153,26 @@ fn payloads_are_found_in_order_with_anything_between() {
 }
 
 proptest! {
+    #[test]
+    fn what_comes_bit_by_bit_is_found_as_in_one_piece(
+        text in "[ab]{0,24}", parts in prop::collection::vec("[ab]{0,4}", 0..4), steps in prop::collection::vec(1_usize..6, 24)
+    ) {
+        let parts: Vec<bytes::Bytes> = parts.into_iter().map(bytes::Bytes::from).collect();
+        let mut search = Search::new(&parts);
+        let (mut found, mut end) = (search.go_on(b""), 0);
+        for step in steps {
+            end = text.len().min(end + step);
+            found = search.go_on(&text.as_bytes()[..end]);
+        }
+        prop_assert_eq!(found, holds(text.as_bytes(), &parts));
+        let mut rest = Some(text.as_str());
+        for part in &parts {
+            let part = std::str::from_utf8(part).unwrap();
+            rest = rest.and_then(|rest| rest.split_once(part)).map(|(_, behind)| behind);
+        }
+        prop_assert_eq!(found, rest.is_some());
+    }
+
     #[test]
     fn jitter_only_adds_and_limits_hold(base in 0_u64..100_000, jitter in 0_u64..1000, percent in 0_u32..200, min in 0_u64..2000, max in 1_u64..200_000) {
         let rng = FastRng::seeded(base);
