@@ -8,6 +8,8 @@
     reason = "each test file uses a part of it; what fails here fails the test"
 )]
 
+pub(crate) mod patient;
+
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
