@@ -165,3 +165,65 @@ impl std::fmt::Debug for GatedWorker {
         f.debug_struct("GatedWorker").field("gates", &self.gates).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::OnceCell;
+    use std::time::Instant;
+
+    use outrider_core::rbac::{Action, Condition, Engine, Names, Policy, Rules};
+    use outrider_core::stream::Address;
+
+    use super::*;
+
+    fn connection(from: &str) -> Rc<ConnInfo> {
+        let address = Address::Ip(from.parse().unwrap());
+        Rc::new(ConnInfo {
+            id: 1,
+            remote: address.clone(),
+            direct_remote: address.clone(),
+            local: address.clone(),
+            direct_local: address,
+            local_restored: false,
+            sni: None,
+            tls: None,
+            filter_chain: "".into(),
+            origin: Arc::default(),
+            handshake: None,
+            accepted: Instant::now(),
+            termination_details: OnceCell::new(),
+            reset: Default::default(),
+            transport_failure: OnceCell::new(),
+        })
+    }
+
+    #[test]
+    fn open_connections_are_judged_as_new_ones_and_not_counted() {
+        let policy = Policy {
+            name: "p".into(),
+            permission: Condition::Any,
+            principal: Condition::SourceIp("10.0.0.0/8".parse().unwrap()),
+        };
+        let config = NetworkRbac {
+            stat_prefix: "gate".into(),
+            enforced: Some(Engine::Rules(Rules::new(Action::Deny, vec![policy]))),
+            enforced_names: Names::enforced(""),
+            shadow: None,
+            shadow_names: Names::shadow(""),
+            delay_deny: Duration::ZERO,
+        };
+        let registry = Registry::new();
+        let gates = Gates::build(&[model::Gate::Rbac(Arc::new(config))], &registry);
+        for (from, admitted) in [("10.1.2.3:1", Err("rbac")), ("127.0.0.1:1", Ok(()))] {
+            let conn = connection(from);
+            assert_eq!(gates.admits(&conn), admitted, "{from}");
+            let counted = || {
+                ["allowed", "denied"].map(|name| registry.value(&format!("gate.rbac.{name}")).unwrap_or(0))
+            };
+            let before = counted();
+            assert_eq!(gates.judge(&mut StreamInfo::new(conn, None)).is_ok(), admitted.is_ok(), "{from}");
+            assert_eq!(counted().iter().sum::<u64>(), before.iter().sum::<u64>() + 1);
+        }
+        assert_eq!(registry.value("gate.rbac.denied"), Some(1));
+    }
+}
