@@ -26,6 +26,7 @@ pub mod etcd;
 pub mod h1;
 pub mod identity;
 pub mod io;
+pub mod jwt;
 pub mod load_reports;
 pub mod oracle;
 pub mod ports;

@@ -7,6 +7,7 @@ pub mod flags;
 pub mod format;
 pub mod generation;
 pub mod health;
+pub mod jwt;
 pub mod load;
 pub mod matcher;
 pub mod matching;

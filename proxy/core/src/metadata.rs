@@ -107,7 +107,7 @@ pub struct StreamMetadata {
 
 impl MetadataValue {
     /// Appends the value as JSON, without white space.
-    fn write_json(&self, out: &mut Vec<u8>) {
+    pub fn write_json(&self, out: &mut Vec<u8>) {
         match self {
             Self::Bool(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
             // Writing to a vector cannot fail.

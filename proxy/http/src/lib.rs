@@ -18,4 +18,5 @@ pub mod stats;
 pub mod stream;
 mod upgrade;
 
+pub use filter::FilterError;
 pub use hcm::{HcmError, HcmShared, HcmWorker};

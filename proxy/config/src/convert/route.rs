@@ -309,7 +309,8 @@ fn route(
     })
 }
 
-fn route_match(cx: &Cx, path: &Path<'_>, message: &pb::RouteMatch) -> Option<RouteMatch> {
+/// What a route's `match` asks for; `None`, and an error, when it is not usable.
+pub(crate) fn route_match(cx: &Cx, path: &Path<'_>, message: &pb::RouteMatch) -> Option<RouteMatch> {
     use pb::route_match::{GrpcRouteMatchOptions, TlsContextMatchOptions};
     let pb::RouteMatch {
         case_sensitive,

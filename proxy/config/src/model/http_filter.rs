@@ -8,8 +8,8 @@ use outrider_core::format::Format;
 use outrider_core::matcher::{RuntimeFraction, StringMatcher};
 
 use super::{
-    AppendAction, ConfigSource, Discovered, Fault, GrpcStats, HeaderAdd, HealthCheckFilter, LocalRateLimit,
-    Rbac,
+    AppendAction, ConfigSource, Discovered, Fault, GrpcStats, HeaderAdd, HealthCheckFilter, JwtAuthn,
+    LocalRateLimit, Rbac,
 };
 
 /// A filter's name. Every name is kept once as long as anybody has it, so that two are compared by their address.
@@ -73,6 +73,8 @@ pub enum HttpFilterKind {
     HealthCheck(Arc<HealthCheckFilter>),
     /// `envoy.filters.http.rbac`
     Rbac(Arc<Rbac>),
+    /// `envoy.filters.http.jwt_authn`
+    JwtAuthn(Arc<JwtAuthn>),
     /// `envoy.filters.http.local_ratelimit`
     LocalRateLimit(Arc<LocalRateLimit>),
     /// A control plane sends it; its place is taken by what came before anything is built.
@@ -106,6 +108,8 @@ pub enum RouteFilterConfig {
     OnDemand(Arc<OnDemand>),
     /// For [`HttpFilterKind::Rbac`], in place of the filter's own; `None` turns it off.
     Rbac(Option<Arc<Rbac>>),
+    /// For [`HttpFilterKind::JwtAuthn`]: what requests need, by its name in the filter's settings; `None` for nothing.
+    JwtAuthn(Option<Box<str>>),
     /// For [`HttpFilterKind::LocalRateLimit`], in place of the filter's own.
     LocalRateLimit(Arc<LocalRateLimit>),
 }

@@ -10,7 +10,7 @@ use outrider_config::model::{FilterName, HttpFilter};
 use outrider_core::LocalReply;
 use outrider_core::stats::Scope;
 
-use super::{Filter, RequestCx, ResponseCx, State, Step, Verdict};
+use super::{Filter, FilterError, RequestCx, ResponseCx, State, Step, Verdict};
 use crate::body::{DownstreamBody, ResponseBody};
 use crate::hcm::routing::Routing;
 use crate::routing::Selected;
@@ -54,13 +54,16 @@ pub(crate) struct Run {
 
 impl Chain {
     /// The chain of `filters`, which count in `scope` (`http.<stat_prefix>.`). Control thread.
-    pub(crate) fn build(filters: &[HttpFilter], scope: &Scope) -> Self {
-        let entry = |filter: &HttpFilter| Entry {
-            name: filter.name.clone(),
-            disabled: filter.disabled,
-            filter: Arc::new(Filter::build(filter, scope)),
+    ///
+    /// # Errors
+    /// A file that a filter needs cannot be read.
+    pub(crate) fn build(filters: &[HttpFilter], scope: &Scope) -> Result<Self, FilterError> {
+        let entry = |filter: &HttpFilter| {
+            let name = filter.name.clone();
+            let built = Arc::new(Filter::build(filter, scope)?);
+            Ok(Entry { name, disabled: filter.disabled, filter: built })
         };
-        Self(filters.iter().map(entry).collect())
+        filters.iter().map(entry).collect::<Result<_, FilterError>>().map(Self)
     }
 
     /// The places whose filters work on `route`: each as the most specific level says that speaks of it, else as the

@@ -2,6 +2,8 @@
 
 mod query;
 
+pub(super) use query::Query;
+
 use std::rc::Rc;
 use std::sync::Arc;
 

@@ -38,6 +38,7 @@ mod fault;
 mod grpc_stats;
 mod header_mutation;
 mod health_check;
+mod jwt_authn;
 mod local_rate_limit;
 mod named;
 mod on_demand;
@@ -47,12 +48,31 @@ use std::rc::Rc;
 
 use http::StatusCode;
 use outrider_config::model::{HttpFilter, HttpFilterKind};
+use outrider_core::jwt::JwtError;
 use outrider_core::stats::Scope;
 use outrider_core::{LocalReply, ResponseFlags};
+
+use crate::routing::DirectBodyError;
 
 pub(crate) use body::Mapped;
 pub(crate) use chain::{Chain, PinnedChain, Run, request, response};
 pub(crate) use context::{RequestCx, ResponseCx, Step, Verdict};
+
+/// A filter cannot be built from its settings.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// A file that it needs cannot be read.
+    #[error(transparent)]
+    Source(#[from] DirectBodyError),
+    /// There are no keys in it.
+    #[error("{field}: {error}")]
+    Keys {
+        /// The field's path.
+        field: String,
+        /// Why.
+        error: JwtError,
+    },
+}
 
 /// A filter, with its settings and what it counts.
 #[derive(Debug)]
@@ -64,6 +84,7 @@ pub(crate) enum Filter {
     HealthCheck(health_check::HealthCheck),
     OnDemand(on_demand::OnDemand),
     Rbac(rbac::Rbac),
+    JwtAuthn(Box<jwt_authn::JwtAuthn>),
     LocalRateLimit(local_rate_limit::LocalRateLimit),
     /// Its settings did not come.
     Missing,
@@ -81,8 +102,11 @@ pub(crate) enum State {
 
 impl Filter {
     /// The filter for `config`. `scope` is the connection manager's (`http.<stat_prefix>.`).
-    fn build(config: &HttpFilter, scope: &Scope) -> Self {
-        match &config.kind {
+    ///
+    /// # Errors
+    /// A file that it needs cannot be read.
+    fn build(config: &HttpFilter, scope: &Scope) -> Result<Self, FilterError> {
+        Ok(match &config.kind {
             HttpFilterKind::Cors => Self::Cors(cors::Cors::new(scope)),
             HttpFilterKind::Fault(fault) => {
                 Self::Fault(fault::Fault::new(config.name.text(), fault.clone(), scope))
@@ -95,12 +119,15 @@ impl Filter {
                 Self::HeaderMutation(header_mutation::HeaderMutation::new(config.clone()))
             }
             HttpFilterKind::OnDemand(config) => Self::OnDemand(on_demand::OnDemand::new(config.clone())),
+            HttpFilterKind::JwtAuthn(config) => {
+                Self::JwtAuthn(Box::new(jwt_authn::JwtAuthn::build(config.clone(), scope)?))
+            }
             HttpFilterKind::LocalRateLimit(config) => {
                 Self::LocalRateLimit(local_rate_limit::LocalRateLimit::new(config.clone(), scope))
             }
             HttpFilterKind::Rbac(config) => Self::Rbac(rbac::Rbac::new(config.clone(), scope)),
             HttpFilterKind::Discovered(_) | HttpFilterKind::Missing => Self::Missing,
-        }
+        })
     }
 
     /// A request's head comes by.
@@ -113,6 +140,7 @@ impl Filter {
             Self::HealthCheck(filter) => filter.request(cx),
             Self::OnDemand(filter) => filter.request(cx),
             Self::Rbac(filter) => filter.request(cx),
+            Self::JwtAuthn(filter) => filter.request(cx),
             Self::LocalRateLimit(filter) => filter.request(cx),
             Self::Missing => Step::reply(
                 LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "")
@@ -130,7 +158,7 @@ impl Filter {
             Self::HeaderMutation(filter) => filter.response(cx),
             Self::HealthCheck(filter) => filter.response(cx),
             Self::LocalRateLimit(_) => local_rate_limit::response(cx),
-            Self::OnDemand(_) | Self::Rbac(_) | Self::Missing => {}
+            Self::JwtAuthn(_) | Self::OnDemand(_) | Self::Rbac(_) | Self::Missing => {}
         }
     }
 }

@@ -25,7 +25,7 @@ use outrider_upstream::WorkerClusters;
 
 use crate::codec;
 use crate::codec::h2::LocalExec;
-use crate::filter::{Chain, PinnedChain};
+use crate::filter::{Chain, FilterError, PinnedChain};
 use crate::headers::path::PathPolicy;
 use crate::headers::xff;
 use crate::on_demand::Asker;
@@ -84,6 +84,9 @@ pub enum HcmError {
     /// A body of `local_reply_config` cannot be read.
     #[error(transparent)]
     Body(#[from] DirectBodyError),
+    /// A filter lacks what it needs.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
 }
 
 impl HcmShared {
@@ -102,7 +105,7 @@ impl HcmShared {
     ) -> Result<Arc<Self>, HcmError> {
         let prefix = &config.stat_prefix;
         Ok(Arc::new(Self {
-            filters: Arc::new(Chain::build(&config.filters, &registry.scope(format!("http.{prefix}.")))),
+            filters: Arc::new(Chain::build(&config.filters, &registry.scope(format!("http.{prefix}.")))?),
             has_filters: !config.filters.is_empty(),
             logger: AccessLogger::new(&config.access_logs, files)?,
             stats: HcmStats::new(registry.scope(format!("http.{prefix}."))),

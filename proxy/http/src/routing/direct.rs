@@ -49,7 +49,11 @@ pub(crate) fn load(body: &DirectBody, limit: u32) -> Result<Bytes, DirectBodyErr
     Ok(bytes)
 }
 
-fn read(source: &DataSource) -> Result<Bytes, DirectBodyError> {
+/// What `source` says. Control thread.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn read(source: &DataSource) -> Result<Bytes, DirectBodyError> {
     match &source.kind {
         DataSourceKind::Inline(bytes) => Ok(Bytes::copy_from_slice(bytes)),
         DataSourceKind::File(path) => match std::fs::read(&**path) {

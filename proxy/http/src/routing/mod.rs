@@ -3,11 +3,11 @@
 //! [`RouteTable`] is compiled on the control thread; [`RouteTable::route`] walks it without allocating. What it
 //! selects knows the answer ([`Selected::reply`]) or the cluster, and all changes that the table asks for.
 
-mod direct;
+pub(crate) mod direct;
 mod domain;
 mod filters;
 mod index;
-mod matcher;
+pub(crate) mod matcher;
 mod mutation;
 mod redirect;
 pub(crate) mod rewrite;

@@ -10,6 +10,7 @@ mod h2;
 mod hashing;
 mod health;
 mod internal;
+mod jwt;
 mod limits;
 mod logs;
 mod mutations;
@@ -78,6 +79,9 @@ pub(crate) fn all() -> Vec<Group> {
         filters::health_check(),
         health::outliers(),
         limits::local(),
+        jwt::tokens(),
+        jwt::ways(),
+        jwt::requirements(),
         rbac::conditions(),
         rbac::actions(),
         rbac::trees(),

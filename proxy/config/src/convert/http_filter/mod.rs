@@ -8,6 +8,7 @@ mod fault;
 mod grpc_stats;
 mod header_mutation;
 mod health_check;
+mod jwt_authn;
 mod local_rate_limit;
 mod on_demand;
 mod rbac;
@@ -120,12 +121,13 @@ fn one(cx: &Cx, path: &Path<'_>, message: &pb::HttpFilter, is_last: bool) -> Opt
 }
 
 /// The types of filters that a control plane may send.
-const TYPES: [&str; 8] = [
+const TYPES: [&str; 9] = [
     "envoy.extensions.filters.http.cors.v3.Cors",
     "envoy.extensions.filters.http.fault.v3.HTTPFault",
     "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
     "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
     "envoy.extensions.filters.http.health_check.v3.HealthCheck",
+    "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
     "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
     "envoy.extensions.filters.http.on_demand.v3.OnDemand",
     "envoy.extensions.filters.http.rbac.v3.RBAC",
@@ -152,6 +154,10 @@ pub(super) fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<HttpFilterKind>
         unpack(cx, path, any).map(|ext::on_demand::v3::OnDemand { odcds }| {
             HttpFilterKind::OnDemand(Arc::new(on_demand::settings(cx, path, odcds.as_ref())))
         })
+    } else if is::<ext::jwt_authn::v3::JwtAuthentication>(any) {
+        unpack(cx, path, any)
+            .and_then(|message| jwt_authn::filter(cx, path, &message))
+            .map(|filter| HttpFilterKind::JwtAuthn(Arc::new(filter)))
     } else if is::<ext::local_ratelimit::v3::LocalRateLimit>(any) {
         unpack(cx, path, any)
             .and_then(|message| local_rate_limit::filter(cx, path, &message, false))
@@ -180,6 +186,10 @@ fn route_config(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<RouteFilterConfig>
         unpack(cx, path, any).map(|ext::on_demand::v3::PerRouteConfig { odcds }| {
             RouteFilterConfig::OnDemand(Arc::new(on_demand::settings(cx, path, odcds.as_ref())))
         })
+    } else if is::<ext::jwt_authn::v3::PerRouteConfig>(any) {
+        unpack(cx, path, any)
+            .and_then(|message| jwt_authn::per_route(cx, path, &message))
+            .map(RouteFilterConfig::JwtAuthn)
     } else if is::<ext::local_ratelimit::v3::LocalRateLimit>(any) {
         unpack(cx, path, any)
             .and_then(|message| local_rate_limit::filter(cx, path, &message, true))

@@ -6,6 +6,7 @@ mod dynamic;
 mod filters;
 mod first;
 mod identity;
+mod jwt;
 mod listeners;
 mod mesh;
 mod mutations;

@@ -8,11 +8,11 @@ use outrider_config::model::AppendAction;
 /// Parameters by name, each with its values in order; they are written in the order of their names (Envoy:
 /// `QueryParamsMulti`).
 #[derive(Debug, Default)]
-pub(super) struct Query(BTreeMap<String, Vec<String>>);
+pub(in crate::filter) struct Query(BTreeMap<String, Vec<String>>);
 
 impl Query {
     /// The parameters of `path`.
-    pub(super) fn parse(path: &str) -> Self {
+    pub(in crate::filter) fn parse(path: &str) -> Self {
         let mut query = Self::default();
         let Some((_, text)) = path.split_once('?') else { return query };
         let text = text.split('#').next().unwrap_or_default();
@@ -24,7 +24,7 @@ impl Query {
     }
 
     /// Removes all values of `name`.
-    pub(super) fn remove(&mut self, name: &str) {
+    pub(in crate::filter) fn remove(&mut self, name: &str) {
         self.0.remove(name);
     }
 
@@ -43,7 +43,7 @@ impl Query {
     }
 
     /// `path` with these parameters in place of its own.
-    pub(super) fn path(&self, path: &str) -> String {
+    pub(in crate::filter) fn path(&self, path: &str) -> String {
         let mut out = path.split('?').next().unwrap_or_default().to_owned();
         let mut separator = '?';
         for (name, values) in &self.0 {
