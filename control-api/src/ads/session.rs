@@ -239,7 +239,7 @@ impl Session {
         if full {
             changed = subscription.everything(kind, &view);
             // Clusters that are held are among them, perhaps of a version that the client had not had.
-            subscription.sent.extend(changed.iter().map(|it| (Arc::clone(&it.name), it.version)));
+            subscription.has_now(&changed);
         }
         let version = subscription.version();
         subscription.sent_at = Some(now);

@@ -154,17 +154,15 @@ fn change(
             subscription.leave(kind, &name, view);
         }
     }
-    for name in subscribe {
-        if &*name == "*" {
-            subscription.wildcard = true;
-            subscription.look = Look::All;
-            continue;
-        }
-        // Asking again for what one has means that one wants it again.
-        if !first {
-            subscription.sent.remove(&name);
-        }
-        subscription.look.at([Arc::clone(&name)]);
-        subscription.want(name);
+    let (all, names): (Vec<_>, Vec<_>) = subscribe.into_iter().partition(|name| &**name == "*");
+    if !all.is_empty() {
+        subscription.wildcard = true;
+        subscription.look = Look::All;
     }
+    // Asking again for what one has means that one wants it again.
+    if !first {
+        names.iter().for_each(|name| drop(subscription.sent.remove(name)));
+    }
+    subscription.look.at(names.iter().cloned());
+    subscription.want(names);
 }
