@@ -1,12 +1,14 @@
 //! Join tokens: objects of the store that know the hash of a secret, and how often it is still good.
 
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::{constant_time, digest, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde_json::Value;
+use tokio::sync::Mutex;
 
 use super::super::authority::seconds;
 use super::super::identity::Workload;
@@ -17,13 +19,19 @@ use crate::store::{Expect, SharedStore, StoreError, Write};
 
 /// What every join token begins with: `outrider_join.NAMESPACE.NAME.SECRET`.
 pub const PREFIX: &str = "outrider_join.";
-/// How often a token is tried to be used while others use it too.
-const TRIES: usize = 16;
+/// How often a token is tried to be used while other control planes use it too.
+const TRIES: u32 = 16;
+/// How many tokens can be used here at the same time, about.
+const LANES: usize = 64;
+/// How long a use waits for others of the same token.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The join tokens of a store.
 #[derive(Clone, Debug)]
 pub struct JoinTokens {
     store: SharedStore,
+    /// Uses of one token go one after the other: at once they would only undo each other's writes.
+    lanes: Arc<[Mutex<()>]>,
 }
 
 /// A use of a token that is not used up yet.
@@ -31,6 +39,13 @@ pub struct JoinTokens {
 pub struct Ticket {
     key: Key,
     hash: [u8; 32],
+}
+
+impl Ticket {
+    /// Which token it is of, for people: never its secret.
+    pub fn name(&self) -> String {
+        self.key.to_string()
+    }
 }
 
 /// A secret that was just made, with the hash that is kept of it.
@@ -53,7 +68,7 @@ struct Found {
 
 impl JoinTokens {
     pub(super) fn new(store: SharedStore) -> Self {
-        Self { store }
+        Self { store, lanes: (0..LANES).map(|_| Mutex::default()).collect() }
     }
 
     /// Whom a token makes its bearer.
@@ -77,7 +92,13 @@ impl JoinTokens {
 
     /// Counts one use; the last one deletes the token.
     pub(super) async fn spend(&self, ticket: Ticket, now: SystemTime) -> Result<(), CredentialError> {
-        for _ in 0..TRIES {
+        let many = || CredentialError::Unavailable("many use this join token at once".into());
+        let [first, ..] = ticket.hash;
+        let _turn = match self.lanes.get(usize::from(first) % LANES) {
+            Some(lane) => Some(tokio::time::timeout(PATIENCE, lane.lock()).await.map_err(|_| many())?),
+            None => None,
+        };
+        for tried in 0..TRIES {
             let mut found = self.look(&ticket, now).await?;
             let left = found.token.spec.uses.saturating_sub(1);
             if let Some(uses) = found.json.pointer_mut("/spec/uses") {
@@ -87,11 +108,11 @@ impl JoinTokens {
             let write = Write { key: ticket.key.clone(), expect: Expect::Revision(found.revision), json };
             match self.store.commit(vec![write]).await {
                 Ok(_) => return Ok(()),
-                Err(StoreError::Conflict { .. }) => {}
+                Err(StoreError::Conflict { .. }) => tokio::time::sleep(pause(tried)).await,
                 Err(error) => return Err(CredentialError::Unavailable(error.to_string())),
             }
         }
-        Err(CredentialError::Unavailable("many use this join token at once".into()))
+        Err(many())
     }
 
     /// The token of a ticket, if its secret is right, and it is still good.
@@ -114,6 +135,17 @@ impl JoinTokens {
         }
         Ok(Found { revision: record.revision, json, token })
     }
+}
+
+/// How long to wait before another try: by chance, so that control planes do not meet again; longer from try to try.
+fn pause(tried: u32) -> Duration {
+    let mut chance = [u8::MAX; 1];
+    if rand::fill(&mut chance).is_err() {
+        chance = [u8::MAX; 1];
+    }
+    let [chance] = chance;
+    let most = 4_u64 << tried.min(6);
+    Duration::from_millis(most * u64::from(chance) / u64::from(u8::MAX))
 }
 
 /// Makes a secret of 256 random bits for a namespace.

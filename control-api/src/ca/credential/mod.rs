@@ -41,7 +41,7 @@ pub struct Proven {
     pub workload: Workload,
     /// By what.
     pub how: How,
-    /// What is to be used up before anything is signed.
+    /// What is to be used up before anything is given out.
     pub ticket: Option<Ticket>,
 }
 

@@ -13,6 +13,7 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Code, Status};
 
 use super::authority::{Signed, date};
+use super::credential::join::Ticket;
 use super::credential::{CredentialError, Credentials, Proven, Shown};
 use super::csr::{self, CsrError};
 use super::limits::Limits;
@@ -144,12 +145,18 @@ impl CertificateService {
         let (address, introduced) = (asked.peer.address, Arc::clone(&asked.peer.introduced));
         let mut who = None;
         match self.try_issue(asked, &mut who).await {
-            Ok(given) => {
+            Ok((given, ticket)) => {
                 let object =
                     format!("Certificate {} until {}", given.signed.serial, date(given.signed.not_after));
                 let mut entry = Entry::new(who.as_ref(), address, "issue");
                 entry.objects = vec![Item { object, outcome: Some("created") }];
-                self.parts.audit.record(entry).await?;
+                match ticket {
+                    None => self.parts.audit.record(entry).await?,
+                    Some(ticket) => {
+                        entry.objects.push(Item { object: ticket.name(), outcome: Some("used") });
+                        self.spend(ticket, entry).await?;
+                    }
+                }
                 // Whoever got one may stay connected, to follow the trust bundle.
                 introduced.store(true, Ordering::Relaxed);
                 Ok(given)
@@ -166,7 +173,27 @@ impl CertificateService {
         }
     }
 
-    async fn try_issue(&self, asked: Asked<'_>, who: &mut Option<Identity>) -> Result<Given, Refusal> {
+    /// Uses a ticket up, as a write of the store: between two lines of the audit log. A task of its own does it, which
+    /// goes on when the caller goes away: no use is without its lines.
+    async fn spend(&self, ticket: Ticket, entry: Entry) -> Result<(), Status> {
+        let parts = Arc::clone(&self.parts);
+        let spent = tokio::spawn(async move {
+            let entry = parts.audit.begin(&entry).await?;
+            let spent = parts.credentials.spend(ticket, SystemTime::now()).await;
+            let spent = spent.map_err(|error| Refusal::from(error).status());
+            parts.audit.end(&entry, spent.as_ref().copied()).await;
+            spent
+        });
+        spent.await.unwrap_or_else(|_| Err(Refusal::Ended.status()))
+    }
+
+    /// Judges, and signs what is given once the ticket, if there is one, was used up. Whatever can fail comes before
+    /// that: nobody pays for what they do not get.
+    async fn try_issue(
+        &self,
+        asked: Asked<'_>,
+        who: &mut Option<Identity>,
+    ) -> Result<(Given, Option<Ticket>), Refusal> {
         let parts = &self.parts;
         let ca = Arc::clone(parts.ca.as_ref().map_err(|it| *it)?);
         if let Some(address) = asked.peer.address {
@@ -180,13 +207,10 @@ impl CertificateService {
         parts.limits.issue(&workload, Instant::now()).map_err(Refusal::Issues)?;
         let (csr, uri) = (asked.csr, identity.clone());
         let key = blocking(move || csr::judge(&csr, &uri)).await??;
-        if let Some(ticket) = ticket {
-            parts.credentials.spend(ticket, now).await?;
-        }
         let (bundle, lifetime) = (ca.bundle(), asked.lifetime);
         let signed = blocking(move || ca.issue(&key, &workload, lifetime, now)).await??;
         let bundle = Arc::clone(&bundle.borrow());
-        Ok(Given { signed, identity, bundle })
+        Ok((Given { signed, identity, bundle }, ticket))
     }
 
     /// The line and the answer of what is wrong with a request beside what it asks for.

@@ -2,6 +2,7 @@
 
 mod chains;
 mod harness;
+mod joining;
 mod requests;
 mod rotation;
 mod service;

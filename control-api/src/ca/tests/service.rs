@@ -132,7 +132,7 @@ fn identity_of(given: &pb::IssueResponse, key: &KeyPair) -> Identity {
     Identity::from_pem(chain, key.serialize_pem())
 }
 
-fn reason(status: &Status) -> &str {
+pub(super) fn reason(status: &Status) -> &str {
     status.metadata().get(REASON).map_or("", |it| it.to_str().unwrap())
 }
 
@@ -182,6 +182,7 @@ async fn a_workload_joins_renews_by_its_certificate_and_gets_xds_for_itself_alon
     assert_eq!(
         told,
         [
+            ("requested", Some("join-token")),
             ("done", Some("join-token")),
             ("refused", None),
             ("done", Some("certificate")),
@@ -190,6 +191,9 @@ async fn a_workload_joins_renews_by_its_certificate_and_gets_xds_for_itself_alon
     );
     assert_eq!(lines[0]["who"], WEB);
     assert!(lines[0]["objects"][0]["object"].as_str().unwrap().starts_with("Certificate "), "{}", lines[0]);
+    let name = token.split('.').nth(2).unwrap();
+    assert_eq!(lines[0]["objects"][1]["object"], format!("JoinToken shop/{name}"));
+    assert_eq!((&lines[1]["id"], &lines[1]["objects"]), (&lines[0]["id"], &lines[0]["objects"]));
     let text = serde_json::to_string(&lines).unwrap();
     assert!(!text.contains(token.rsplit('.').next().unwrap()), "no secret is in the audit log");
 }
