@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
@@ -15,6 +15,7 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::super::authority::seconds;
 use super::super::identity::Workload;
@@ -28,10 +29,10 @@ const MOST: usize = 100;
 const INTERVAL: Duration = Duration::from_secs(300);
 /// How often a file is looked at, and an address that did not answer is asked again.
 const SOON: Duration = Duration::from_secs(5);
-/// How often an address is asked at most because of a key that is not known.
+/// How often an address is asked at most because of a key that is not known. Longer than [`LIMIT`].
 const AT_MOST: Duration = Duration::from_secs(10);
 /// How long an answer may take.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(5);
 /// How far clocks may differ, in seconds.
 const LEEWAY: i64 = 60;
 
@@ -50,9 +51,21 @@ pub struct Jwks {
     issuer: String,
     audiences: Vec<String>,
     keys: ArcSwap<Vec<Known>>,
-    fetched: tokio::sync::Mutex<Option<Instant>>,
-    stamp: Mutex<Option<SystemTime>>,
+    /// Held while an address is asked.
+    fetches: Arc<Mutex<Fetches>>,
+    /// As [`AT_MOST`].
+    at_most: Duration,
+    stamp: std::sync::Mutex<Option<SystemTime>>,
     client: Option<Client<hyper_rustls::HttpsConnector<HttpConnector>, Empty<bytes::Bytes>>>,
+}
+
+/// What became of asking an address.
+#[derive(Debug, Default)]
+struct Fetches {
+    /// When it was last asked, or had last answered.
+    asked: Option<Instant>,
+    /// When keys of it were last put in force.
+    taken: Option<Instant>,
 }
 
 /// One key.
@@ -117,6 +130,16 @@ impl Jwks {
     /// # Errors
     /// When a file is wrong, or there are no authorities to verify an address with.
     pub fn open(source: Source, issuer: &str, audiences: Vec<String>) -> anyhow::Result<Arc<Self>> {
+        Self::open_with(source, issuer, audiences, AT_MOST)
+    }
+
+    /// As [`Jwks::open`], with how often an address is asked at most because of a key that is not known.
+    pub(in crate::ca) fn open_with(
+        source: Source,
+        issuer: &str,
+        audiences: Vec<String>,
+        at_most: Duration,
+    ) -> anyhow::Result<Arc<Self>> {
         let client = match &source {
             Source::File(_) => None,
             Source::Url(uri) => Some(client(uri)?),
@@ -126,8 +149,9 @@ impl Jwks {
             issuer: issuer.to_owned(),
             audiences,
             keys: ArcSwap::default(),
-            fetched: tokio::sync::Mutex::new(None),
-            stamp: Mutex::new(None),
+            fetches: Arc::default(),
+            at_most,
+            stamp: std::sync::Mutex::new(None),
             client,
         };
         if let Source::File(path) = &this.source {
@@ -140,10 +164,11 @@ impl Jwks {
     ///
     /// # Errors
     /// Why it is not believed.
-    pub async fn judge(&self, token: &str, now: SystemTime) -> Result<Workload, CredentialError> {
+    pub async fn judge(self: &Arc<Self>, token: &str, now: SystemTime) -> Result<Workload, CredentialError> {
+        let began = Instant::now();
         match self.judge_now(token, now) {
             Err(CredentialError::UnknownKey(_) | CredentialError::Unavailable(_))
-                if self.fetch_for_unknown().await =>
+                if self.fetch_for_unknown(began).await =>
             {
                 self.judge_now(token, now)
             }
@@ -207,7 +232,10 @@ impl Jwks {
                     let same = *self.stamp.lock().unwrap_or_else(PoisonError::into_inner) == new;
                     if same { Ok(SOON) } else { self.read_file(path).map(|()| SOON) }
                 }
-                Source::Url(_) => self.fetch().await.map(|()| INTERVAL),
+                Source::Url(_) => {
+                    let fetches = Arc::clone(&self.fetches).lock_owned().await;
+                    self.fetch(fetches).await.map(|()| INTERVAL)
+                }
             };
             let rest = outcome.unwrap_or_else(|error| {
                 tracing::warn!(source = %self.source, error = format!("{error:#}"), "the keys of tokens could not be read; those before stay");
@@ -217,20 +245,38 @@ impl Jwks {
         }
     }
 
-    /// Asks again because a key is not known. Whether there may be others now.
-    async fn fetch_for_unknown(&self) -> bool {
+    /// Asks again because a key was not known to a judgement that began at a moment. Whether there are others now.
+    async fn fetch_for_unknown(self: &Arc<Self>, began: Instant) -> bool {
         if self.client.is_none() {
             return false;
         }
-        let since = self.fetched.lock().await.map(|it| it.elapsed());
-        since.is_none_or(|since| since > AT_MOST) && self.fetch().await.is_ok()
+        let fetches = Arc::clone(&self.fetches).lock_owned().await;
+        // Somebody else's answer, for which this one waited, has all there is to know; so has the lack of one.
+        if fetches.taken.is_some_and(|taken| taken >= began) {
+            return true;
+        }
+        if fetches.asked.is_some_and(|asked| asked.elapsed() < self.at_most) {
+            return false;
+        }
+        // A task of its own: others wait for the answer when the one who asked goes away.
+        let this = Arc::clone(self);
+        tokio::spawn(async move { this.fetch(fetches).await }).await.is_ok_and(|fetched| fetched.is_ok())
     }
 
-    async fn fetch(&self) -> anyhow::Result<()> {
+    /// Asks. Who comes in between waits for this answer, and asks no more.
+    async fn fetch(&self, mut fetches: OwnedMutexGuard<Fetches>) -> anyhow::Result<()> {
+        fetches.asked = Some(Instant::now());
+        let fetched = self.fetch_now().await;
+        let now = Some(Instant::now());
+        fetches.asked = now;
+        if fetched.is_ok() {
+            fetches.taken = now;
+        }
+        fetched
+    }
+
+    async fn fetch_now(&self) -> anyhow::Result<()> {
         let (Source::Url(uri), Some(client)) = (&self.source, &self.client) else { return Ok(()) };
-        // Held meanwhile: who comes in between waits for this answer, and asks no more.
-        let mut fetched = self.fetched.lock().await;
-        *fetched = Some(Instant::now());
         let asked = async {
             let answer = client.get(uri.clone()).await?;
             ensure!(answer.status().is_success(), "it answered {}", answer.status());

@@ -1,8 +1,9 @@
 //! Credentials: service-account tokens that are verified here, and join tokens.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -157,33 +158,91 @@ fn keys_that_are_none_are_refused_and_plain_http_is() {
     assert!("ftp://a/jwks".parse::<Source>().is_err());
 }
 
+/// What an issuer says of its keys over HTTP, and how often it was asked.
+#[derive(Clone, Default)]
+struct Said {
+    /// Nothing: it is broken.
+    keys: Arc<Mutex<Option<Value>>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Said {
+    /// Keys of its address, which is asked at most that often because of unknown ones.
+    async fn serve(&self, at_most: Duration) -> Arc<Jwks> {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let source: Source = format!("http://{}/jwks", listener.local_addr().unwrap()).parse().unwrap();
+        let this = self.clone();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let mut head = [0; 2048];
+                let _ = socket.read(&mut head).await.unwrap();
+                this.asked.fetch_add(1, Ordering::SeqCst);
+                let keys = this.keys.lock().unwrap().clone();
+                let (status, body) = match keys {
+                    Some(keys) => ("200 OK", keys.to_string()),
+                    None => ("500 Internal Server Error", String::new()),
+                };
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+                socket.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        Jwks::open_with(source, "https://issuer.test", vec!["istio-ca".into()], at_most).unwrap()
+    }
+
+    fn says(&self, keys: Option<Value>) {
+        *self.keys.lock().unwrap() = keys;
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
 #[tokio::test]
 async fn keys_of_an_address_are_read_again_when_a_new_one_signs() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let (one, two) = (TokenIssuer::new("one"), TokenIssuer::new("two"));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let source: Source = format!("http://{}/jwks", listener.local_addr().unwrap()).parse().unwrap();
-    let sets = [one.jwks(), two.jwks()];
-    tokio::spawn(async move {
-        for set in sets {
-            let (mut socket, _) = listener.accept().await.unwrap();
-            let mut head = [0; 2048];
-            let _ = socket.read(&mut head).await.unwrap();
-            let body = set.to_string();
-            let answer = format!(
-                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-                body.len()
-            );
-            socket.write_all(answer.as_bytes()).await.unwrap();
-        }
-    });
-    let now = SystemTime::now();
-    let jwks = Jwks::open(source, "https://issuer.test", vec!["istio-ca".into()]).unwrap();
+    let (one, two, now) = (TokenIssuer::new("one"), TokenIssuer::new("two"), SystemTime::now());
+    let said = Said::default();
+    said.says(Some(one.jwks()));
+    let jwks = said.serve(Duration::ZERO).await;
     // Nothing was asked yet: the first token asks.
     assert_eq!(jwks.judge(&one.token(&claims()), now).await, Ok(web()));
-    // At once again: whoever sends rubbish names does not make us ask without end.
-    let error = jwks.judge(&two.token(&claims()), now).await.unwrap_err();
-    assert_eq!(error.reason(), "token_key_unknown");
+    assert_eq!(jwks.judge(&one.token(&claims()), now).await, Ok(web()));
+    assert_eq!(said.asked(), 1);
+    said.says(Some(two.jwks()));
+    // All pods of a node come at once: one asks, and all have the answer.
+    let token = two.token(&claims());
+    let judged = futures_util::future::join_all((0..8).map(|_| jwks.judge(&token, now))).await;
+    assert_eq!(judged, vec![Ok(web()); 8]);
+    assert_eq!(said.asked(), 2);
+}
+
+#[tokio::test]
+async fn who_sends_rubbish_makes_us_ask_no_address_without_end() {
+    let (one, two, now) = (TokenIssuer::new("one"), TokenIssuer::new("two"), SystemTime::now());
+    let said = Said::default();
+    said.says(Some(one.jwks()));
+    let jwks = said.serve(Duration::MAX).await;
+    assert_eq!(jwks.judge(&one.token(&claims()), now).await, Ok(web()));
+    for _ in 0..3 {
+        let error = jwks.judge(&two.token(&claims()), now).await.unwrap_err();
+        assert_eq!(error.reason(), "token_key_unknown");
+    }
+    assert_eq!(said.asked(), 1);
+
+    // One that does not answer is asked once for all who wait.
+    let said = Said::default();
+    let jwks = said.serve(Duration::MAX).await;
+    let token = one.token(&claims());
+    let judged = futures_util::future::join_all((0..8).map(|_| jwks.judge(&token, now))).await;
+    assert!(
+        judged.iter().all(|it| it.as_ref().is_err_and(|it| it.reason() == "credential_unavailable")),
+        "{judged:?}"
+    );
+    assert_eq!(said.asked(), 1);
 }
 
 /// A join token of shop/web in a store.
