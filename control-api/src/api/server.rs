@@ -18,6 +18,8 @@ use crate::pb;
 
 /// Bytes of one request.
 const LARGEST_REQUEST: usize = 32 * 1024 * 1024;
+/// Bytes of a health check: the name of a service. Anybody may ask.
+const LARGEST_CHECK: usize = 4 * 1024;
 /// Connections at a time.
 const CONNECTIONS: usize = 4096;
 /// Requests of one connection at a time.
@@ -61,10 +63,12 @@ impl Served {
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
         let health_service = HealthService::from_health_reporter(health.clone());
+        let health_service = tonic_health::pb::health_server::HealthServer::new(health_service)
+            .max_decoding_message_size(LARGEST_CHECK);
         let routes = Routes::new(control)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
-            .add_service(tonic_health::pb::health_server::HealthServer::new(health_service));
+            .add_service(health_service);
         Ok(Self { routes, health, engine, audit })
     }
 

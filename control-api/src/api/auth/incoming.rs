@@ -74,13 +74,13 @@ pub struct Connection {
     _place: Place,
 }
 
-/// Connections by address.
+/// How many of something each address has.
 #[derive(Debug, Default)]
-struct Addresses(Mutex<HashMap<IpAddr, usize>>);
+pub(super) struct Addresses(Mutex<HashMap<IpAddr, usize>>);
 
 impl Addresses {
-    /// A place among the connections of an address; `None`: there are `most` already.
-    fn place(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<Place> {
+    /// A place among those of an address; `None`: there are `most` already.
+    pub(super) fn place(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<Place> {
         let address = group(address);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
@@ -100,9 +100,9 @@ fn group(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Counts as a connection of its address until it is dropped.
+/// Counts as one of its address until it is dropped.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Place {
     addresses: Arc<Addresses>,
     address: IpAddr,
 }

@@ -25,8 +25,10 @@ use crate::pb::istio::istio_certificate_service_server::IstioCertificateServiceS
 
 /// Bytes of one request: the largest signing request, the longest token, and what is around them.
 const LARGEST_REQUEST: usize = 64 * 1024;
-/// How many may follow the trust bundle at a time.
+/// How many workloads may follow the trust bundle at a time.
 const WATCHERS: usize = 50_000;
+/// How many of whom nobody knows who they are.
+const STRANGERS: usize = 512;
 /// Metadata of errors: a word for the reason that does not change.
 pub const REASON: &str = "outrider-reason";
 
@@ -43,6 +45,7 @@ struct Parts {
     limits: Limits,
     audit: Arc<Audit>,
     watchers: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
     leaving: watch::Receiver<bool>,
 }
 
@@ -127,7 +130,8 @@ impl CertificateService {
         leaving: watch::Receiver<bool>,
     ) -> Self {
         let watchers = Arc::new(Semaphore::new(WATCHERS));
-        Self { parts: Arc::new(Parts { ca, credentials, limits, audit, watchers, leaving }) }
+        let strangers = Arc::new(Semaphore::new(STRANGERS));
+        Self { parts: Arc::new(Parts { ca, credentials, limits, audit, watchers, strangers, leaving }) }
     }
 
     /// `outrider.identity.v1.Identity`.

@@ -54,11 +54,14 @@ impl pb::identity_server::Identity for CertificateService {
         if ca.recognise(&peer.chain, SystemTime::now()).is_ok() {
             peer.introduced.store(true, Ordering::Relaxed);
         }
-        let permit = std::sync::Arc::clone(&self.parts.watchers).try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!(
-                "{} follow the trust bundle already, the most allowed",
-                super::WATCHERS
-            ))
+        // So it does of who got a certificate over this connection. Others take no place from them.
+        let (places, most) = if peer.introduced.load(Ordering::Relaxed) {
+            (&self.parts.watchers, super::WATCHERS)
+        } else {
+            (&self.parts.strangers, super::STRANGERS)
+        };
+        let permit = std::sync::Arc::clone(places).try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{most} follow the trust bundle already, the most allowed"))
         })?;
         let domain = ca.domain().clone();
         let mut leaving = self.parts.leaving.clone();

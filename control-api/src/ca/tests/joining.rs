@@ -1,6 +1,7 @@
 //! Join tokens are used up by certificates that are given out, and by nothing else.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::BoxStream;
@@ -13,6 +14,7 @@ use super::harness::{DAY, HOUR, own, request};
 use super::service::reason;
 use super::tokens::join_token;
 use crate::api::audit::Audit;
+use crate::api::auth::Peer;
 use crate::ca::credential::{Accounts, Credentials};
 use crate::ca::limits::Limits;
 use crate::ca::service::CertificateService;
@@ -151,4 +153,28 @@ async fn a_use_is_written_down_although_the_client_goes_away_meanwhile() {
         assert_eq!(line["objects"][1]["object"], format!("JoinToken shop/{name}"), "{line}");
     }
     assert_eq!(it.uses().await, 0);
+}
+
+#[tokio::test]
+async fn strangers_who_follow_the_trust_bundle_take_no_places_from_workloads() {
+    let it = Service::start(memory(), Audit::memory(), SystemTime::now()).await;
+    let watch = async |introduced: bool| {
+        let mut request = Request::new(pb::WatchTrustBundleRequest {});
+        let introduced = Arc::new(AtomicBool::new(introduced));
+        request.extensions_mut().insert(Peer { introduced, ..Peer::default() });
+        Identity::watch_trust_bundle(&it.service, request).await
+    };
+    let mut held = Vec::new();
+    let refused = loop {
+        match watch(false).await {
+            Ok(stream) => held.push(stream),
+            Err(status) => break status,
+        }
+        assert!(held.len() < 5000, "strangers are bounded");
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    // Who got a certificate over the connection.
+    watch(true).await.map(drop).unwrap();
+    held.pop();
+    watch(false).await.map(drop).unwrap();
 }
