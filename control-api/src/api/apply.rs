@@ -87,25 +87,33 @@ impl ControlService {
         )))
     }
 
-    /// Commits, between two lines of the audit log.
+    /// Commits, between two lines of the audit log. A task of its own does it: a client that goes away meanwhile leaves no
+    /// commit without its last line.
     async fn commit(&self, entry: &Entry, writes: Vec<Write>) -> Result<Committed, Failed> {
-        let mut entry = self.parts.audit.begin(entry).await.map_err(Failed::Done)?;
-        match self.parts.store.commit_each(writes).await {
-            Ok(committed) => {
-                let newest = committed.records.values().map(|record| record.revision).max();
-                entry.resource_version = Some(newest.unwrap_or(committed.revision));
-                self.parts.audit.end(&entry, Ok(())).await;
-                Ok(committed)
+        let (audit, store) = (Arc::clone(&self.parts.audit), Arc::clone(&self.parts.store));
+        let entry = entry.clone();
+        let done = tokio::spawn(async move {
+            let mut entry = audit.begin(&entry).await.map_err(Failed::Done)?;
+            match store.commit_each(writes).await {
+                Ok(committed) => {
+                    let newest = committed.records.values().map(|record| record.revision).max();
+                    entry.resource_version = Some(newest.unwrap_or(committed.revision));
+                    audit.end(&entry, Ok(())).await;
+                    Ok(committed)
+                }
+                Err(error) => {
+                    let status = error::of_store(&error);
+                    audit.end(&entry, Err(&status)).await;
+                    Err(match error {
+                        StoreError::Conflict { key, .. } => Failed::Conflict(key, status),
+                        _ => Failed::Done(status),
+                    })
+                }
             }
-            Err(error) => {
-                let status = error::of_store(&error);
-                self.parts.audit.end(&entry, Err(&status)).await;
-                Err(match error {
-                    StoreError::Conflict { key, .. } => Failed::Conflict(key, status),
-                    _ => Failed::Done(status),
-                })
-            }
-        }
+        });
+        done.await.unwrap_or_else(|error| {
+            Err(Failed::Done(Status::unknown(format!("the write may or may not have happened: {error}"))))
+        })
     }
 
     pub(super) async fn do_delete(

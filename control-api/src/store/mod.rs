@@ -11,6 +11,8 @@ use futures_util::stream::BoxStream;
 use crate::model::Key;
 
 pub mod etcd;
+#[cfg(test)]
+pub(crate) mod gated;
 mod image;
 pub mod kubernetes;
 pub mod memory;

@@ -1,14 +1,24 @@
 //! Apply and Delete.
 
-use serde_json::json;
-use tonic::Code;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::harness::{Harness, apply, get, reference, service};
+use serde_json::json;
+use tokio::sync::watch;
+use tonic::{Code, Request};
+
+use super::harness::{DEADLINE, Harness, apply, get, reference, service};
+use crate::ads::Connected;
 use crate::api::audit::Audit;
-use crate::api::auth::AuthArgs;
+use crate::api::auth::{AuthArgs, Authenticator};
 use crate::api::error::problems_of;
+use crate::api::{ControlService, Parts};
+use crate::engine::Engine;
 use crate::model::read_json;
 use crate::pb::{self, Outcome};
+use crate::source::{Input, Origin, Problems};
+use crate::store::gated::Gated;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_applied_can_be_read_with_what_the_server_made() {
@@ -195,6 +205,45 @@ async fn each_write_leaves_its_lines_in_the_audit_log() {
     assert_eq!(lines[1]["who"], "anonymous");
     assert!(lines[1]["peer"].as_str().unwrap().starts_with("127.0.0.1:"));
     assert_eq!(lines[2]["code"], "InvalidArgument");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_whose_client_goes_away_has_its_last_line_all_the_same() {
+    let (gated, audit) = (Arc::new(Gated::default()), Arc::new(Audit::memory()));
+    let (engine, inputs) = Engine::start(BTreeSet::from([Origin::Store]));
+    inputs.send(Input::Reset { origin: Origin::Store, revision: 1, objects: Vec::new() }).await.unwrap();
+    let (_leave, leaving) = watch::channel(false);
+    let service_of_it = ControlService::new(Parts {
+        store: gated.clone(),
+        engine,
+        connected: Arc::new(Connected::default()),
+        audit: Arc::clone(&audit),
+        instance: "test".into(),
+        problems: Problems::default(),
+        leaving,
+    });
+    gated.hold();
+    let mut request = Request::new(apply(&[service("web", 80)]));
+    request.extensions_mut().insert(Authenticator::insecure().identify(None, None).unwrap());
+    tokio::select! {
+        answer = service_of_it.do_apply(request) => panic!("{answer:?}"),
+        // The call is dropped here, as it is when a client resets it.
+        () = gated.asked() => {}
+    }
+    gated.pass();
+    let lines = async {
+        loop {
+            let lines = audit.lines();
+            if lines.len() >= 2 {
+                return lines;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let lines = tokio::time::timeout(DEADLINE, lines).await.unwrap();
+    let told: Vec<_> = lines.iter().map(|line| (&line["stage"], &line["id"])).collect();
+    assert_eq!(told, [(&json!("requested"), &lines[0]["id"]), (&json!("done"), &lines[0]["id"])]);
+    assert_eq!(lines[1]["resourceVersion"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
-use futures_util::stream::BoxStream;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::watch;
 use tonic::{Code, Request, Status};
 
 use super::harness::{DAY, HOUR, own, request};
@@ -18,12 +17,12 @@ use crate::api::auth::Peer;
 use crate::ca::credential::{Accounts, Credentials};
 use crate::ca::limits::Limits;
 use crate::ca::service::CertificateService;
-use crate::model::Key;
 use crate::pb::identity as pb;
 use crate::pb::identity::identity_server::Identity;
 use crate::pb::identity::issue_request::Credential;
+use crate::store::gated::Gated;
 use crate::store::memory::Memory;
-use crate::store::{Change, Expect, Listing, Record, SharedStore, Store, StoreError, Write};
+use crate::store::{Record, SharedStore};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -89,54 +88,17 @@ async fn who_is_refused_a_certificate_still_has_the_token() {
     assert_eq!((status.code(), it.uses().await), (Code::Unavailable, 1), "{status}");
 }
 
-/// A store that changes objects when it is let.
-#[derive(Debug)]
-struct Gated {
-    inner: Memory,
-    asked: Notify,
-    open: Semaphore,
-}
-
-#[tonic::async_trait]
-impl Store for Gated {
-    async fn list(&self) -> Result<Listing, StoreError> {
-        self.inner.list().await
-    }
-
-    async fn get(&self, key: &Key) -> Result<Option<Record>, StoreError> {
-        self.inner.get(key).await
-    }
-
-    async fn commit(&self, writes: Vec<Write>) -> Result<u64, StoreError> {
-        if writes.iter().any(|it| matches!(it.expect, Expect::Revision(_))) {
-            self.asked.notify_one();
-            self.open.acquire().await.unwrap().forget();
-        }
-        self.inner.commit(writes).await
-    }
-
-    async fn watch(
-        &self,
-        revision: u64,
-    ) -> Result<BoxStream<'static, Result<Change, StoreError>>, StoreError> {
-        self.inner.watch(revision).await
-    }
-
-    fn describe(&self) -> String {
-        "memory behind a gate".into()
-    }
-}
-
 #[tokio::test]
 async fn a_use_is_written_down_although_the_client_goes_away_meanwhile() {
-    let gated = Arc::new(Gated { inner: Memory::default(), asked: Notify::new(), open: Semaphore::new(0) });
+    let gated = Arc::new(Gated::default());
     let it = Service::start(gated.clone(), Audit::memory(), SystemTime::now()).await;
+    gated.hold();
     tokio::select! {
         answer = it.issue(request(None).1, 0) => panic!("{answer:?}"),
         // The call is dropped here, as it is when a client resets it.
-        () = gated.asked.notified() => {}
+        () = gated.asked() => {}
     }
-    gated.open.add_permits(1);
+    gated.pass();
     let lines = async {
         loop {
             let lines = it.audit.lines();
