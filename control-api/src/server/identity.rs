@@ -29,11 +29,12 @@ pub(super) fn start(
     leaving: &watch::Receiver<bool>,
 ) -> anyhow::Result<CertificateService> {
     let args = &options.ca;
+    // Also where another authority (--client-ca) speaks for the workloads.
+    security.authenticator.set_trust_domain(args.trust_domain.clone());
     let ca = args.build(options.data_dir.as_deref(), shared, SystemTime::now())?;
     match &ca {
         Ok(ca) => {
             tracing::info!(trust_domain = %ca.domain(), "workloads get certificates here");
-            security.authenticator.set_trust_domain(ca.domain().clone());
             take_over(security, ca).context("the roots of workloads")?;
             tokio::spawn(Arc::clone(ca).watch());
             tokio::spawn(follow(Arc::clone(security), Arc::clone(ca)));

@@ -14,7 +14,8 @@ pub const ACCOUNTS: &str = "outrider.dev/service-accounts";
 /// The account of a pod that names none.
 const DEFAULT_ACCOUNT: &str = "default";
 
-/// Judges what a node claims, against the identity of its certificate.
+/// Judges what a node claims, against the identity of its certificate. Names without a namespace, and those of other trust
+/// domains, come here by a rule of the operator alone: the former are good for all proxies.
 ///
 /// # Errors
 /// What does not go together, in words.

@@ -92,7 +92,7 @@ pub struct Authenticator {
     insecure: bool,
     tokens: ArcSwap<Tokens>,
     rules: Vec<CertificateRule>,
-    /// The trust domain of workloads, when there is an authority for them.
+    /// The trust domain of workloads.
     domain: OnceLock<TrustDomain>,
 }
 
@@ -107,7 +107,8 @@ impl Authenticator {
         Self { insecure: true, tokens: ArcSwap::default(), rules: Vec::new(), domain: OnceLock::new() }
     }
 
-    /// Knows workloads of this trust domain by the certificates of the mesh's authority.
+    /// Knows workloads of this trust domain by their certificates: those of the mesh's authority, and where nobody gave rules
+    /// those of the clients' authorities.
     pub fn set_trust_domain(&self, domain: TrustDomain) {
         // Once, at the start.
         let _ = self.domain.set(domain);
@@ -170,11 +171,13 @@ impl Authenticator {
                 ))
             });
         }
-        match self.rules.iter().find_map(|rule| rule.matches(&names)) {
+        let domain = self.domain.get();
+        match self.rules.iter().find_map(|rule| rule.matches(&names, domain)) {
             Some((name, role)) => Ok(identity(name, role, How::Certificate)),
             None => Err(Status::unauthenticated(format!(
-                "the client certificate ({names}) has no role here; map one of its names with --client-role, \
-                 or send a token"
+                "the client certificate ({names}) has no role here; a proxy has one URI, spiffe://{}/ns/NAMESPACE/sa/ACCOUNT; \
+                 map another name with --client-role, or send a token",
+                domain.map_or("TRUST-DOMAIN", TrustDomain::as_str)
             ))),
         }
     }

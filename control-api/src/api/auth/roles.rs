@@ -175,9 +175,11 @@ enum Field {
     Uri,
     CommonName,
     Organisation,
+    /// The one URI, when it is a workload's of the mesh's trust domain. Only where nobody gave rules.
+    Workload,
 }
 
-/// Which role the bearer of a certificate has: `uri:spiffe://*/ns/*/sa/*=proxy`.
+/// Which role the bearer of a certificate has: `uri:spiffe://prod/ns/infra/sa/*=operator`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateRule {
     field: Field,
@@ -186,22 +188,25 @@ pub struct CertificateRule {
 }
 
 impl CertificateRule {
-    /// What holds where nobody gave rules: workloads' SPIFFE IDs as Istio writes them are proxies, and an
-    /// organisation `outrider:ROLE` has the role.
+    /// What holds where nobody gave rules: workloads of the mesh's trust domain, by their SPIFFE IDs as Istio writes them,
+    /// are proxies, and an organisation `outrider:ROLE` has any other role. An authority may speak for others as well:
+    /// their namespaces are not ours, and whose name has none would be any proxy.
     pub fn defaults() -> Vec<Self> {
         let organisation =
             |role: Role| Self { field: Field::Organisation, pattern: format!("outrider:{role}"), role };
-        let mut rules: Vec<_> = Role::ALL.into_iter().rev().map(organisation).collect();
-        rules.push(Self { field: Field::Uri, pattern: "spiffe://*/ns/*/sa/*".to_owned(), role: Role::Proxy });
+        let mut rules: Vec<_> =
+            [Role::Admin, Role::Operator, Role::Reader].into_iter().map(organisation).collect();
+        rules.push(Self { field: Field::Workload, pattern: String::new(), role: Role::Proxy });
         rules
     }
 
-    /// The bearer's name and role, if the rule is about them.
-    pub(super) fn matches(&self, names: &Names) -> Option<(Arc<str>, Role)> {
+    /// The bearer's name and role, if the rule is about them. `domain`: the mesh's trust domain.
+    pub(super) fn matches(&self, names: &Names, domain: Option<&TrustDomain>) -> Option<(Arc<str>, Role)> {
         let listed = match self.field {
             Field::Uri => &names.uris,
             Field::CommonName => &names.common,
             Field::Organisation => &names.organisations,
+            Field::Workload => return names.workload(domain?).map(|name| (name, self.role)),
         };
         let found = listed.iter().find(|name| glob(&self.pattern, name))?;
         let name = if self.field == Field::Organisation { names.display_name() } else { found };

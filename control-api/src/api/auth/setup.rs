@@ -35,7 +35,7 @@ pub struct AuthArgs {
     pub client_ca: Option<PathBuf>,
     /// Which certificate has which role: uri:PATTERN=ROLE, cn:PATTERN=ROLE or o:PATTERN=ROLE, `*` for anything but a
     /// slash; may be repeated, the first that matches counts.
-    /// [default: o:outrider:ROLE=ROLE, uri:spiffe://*/ns/*/sa/*=proxy]
+    /// [default: o:outrider:ROLE=ROLE for reader, operator and admin; proxy for spiffe://TRUST-DOMAIN/ns/*/sa/*]
     #[arg(long, value_name = "RULE", requires = "client_ca")]
     pub client_role: Vec<CertificateRule>,
     /// Tokens: lines of NAME ROLE sha256:HEX (`outriderctl token` makes them). [default: DATA-DIR/tokens/tokens, made at

@@ -23,6 +23,11 @@ fn certificate(change: impl FnOnce(&mut CertificateParams)) -> Peer {
     Peer { certificate: Some(certificate.der().as_ref().into()), ..Peer::default() }
 }
 
+/// A certificate with one URI.
+fn named(uri: &str) -> Peer {
+    certificate(|it| it.subject_alt_names.push(SanType::URI(uri.try_into().unwrap())))
+}
+
 #[test]
 fn the_first_start_makes_what_is_needed_for_its_owner_alone() {
     let folder = folder("first");
@@ -101,10 +106,8 @@ fn tls_files_that_change_are_taken_over_and_wrong_ones_are_not() {
 #[test]
 fn certificates_have_roles_by_their_names() {
     let authenticator = Authenticator::new(Tokens::default(), CertificateRule::defaults());
-    let workload = certificate(|it| {
-        let uri = "spiffe://cluster.local/ns/shop/sa/web".try_into().unwrap();
-        it.subject_alt_names.push(SanType::URI(uri));
-    });
+    authenticator.set_trust_domain("cluster.local".parse().unwrap());
+    let workload = named("spiffe://cluster.local/ns/shop/sa/web");
     let identity = authenticator.identify(None, Some(&workload)).unwrap();
     assert_eq!((&*identity.name, identity.role), ("spiffe://cluster.local/ns/shop/sa/web", Role::Proxy));
     let admin = certificate(|it| {
@@ -119,6 +122,45 @@ fn certificates_have_roles_by_their_names() {
     // A token that is wrong is no reason to look at the certificate.
     assert!(authenticator.identify(Some(b"Bearer x"), Some(&admin)).is_err());
     assert!(authenticator.identify(Some(b"Basic x"), Some(&admin)).is_err());
+}
+
+#[test]
+fn a_workload_of_another_trust_domain_is_no_proxy_here_unless_the_operator_says_so() {
+    let mesh = |rules| {
+        let authenticator = Authenticator::new(Tokens::default(), rules);
+        authenticator.set_trust_domain("cluster.local".parse().unwrap());
+        authenticator
+    };
+    let role = |authenticator: &Authenticator, peer: &Peer| {
+        authenticator.identify(None, Some(peer)).map(|it| it.role).map_err(|it| it.message().to_owned())
+    };
+    let without = mesh(CertificateRule::defaults());
+    assert_eq!(role(&without, &named("spiffe://cluster.local/ns/shop/sa/web")), Ok(Role::Proxy));
+    for uri in [
+        "spiffe://partner/ns/shop/sa/web",
+        "spiffe://cluster.local.partner/ns/shop/sa/web",
+        "spiffe://cluster.local/web",
+        "spiffe://cluster.local/ns/shop/sa/web/more",
+    ] {
+        let message = role(&without, &named(uri)).unwrap_err();
+        assert!(
+            message.contains("spiffe://cluster.local/ns/NAMESPACE") && message.contains(uri),
+            "{message}"
+        );
+    }
+    // Whose name has no namespace would be any proxy.
+    let nameless = certificate(|it| {
+        it.distinguished_name.push(DnType::CommonName, "edge");
+        it.distinguished_name.push(DnType::OrganizationName, "outrider:proxy");
+    });
+    assert!(role(&without, &nameless).is_err());
+    let with = mesh(vec![
+        "o:outrider:proxy=proxy".parse().unwrap(),
+        "uri:spiffe://partner/ns/shop/sa/*=proxy".parse().unwrap(),
+    ]);
+    assert_eq!(role(&with, &nameless), Ok(Role::Proxy));
+    assert_eq!(role(&with, &named("spiffe://partner/ns/shop/sa/web")), Ok(Role::Proxy));
+    assert!(role(&with, &named("spiffe://partner/ns/bank/sa/web")).is_err());
 }
 
 #[test]
@@ -186,12 +228,9 @@ fn a_workload_is_no_other_pod_and_no_gateway_that_is_not_for_it() {
 
 #[test]
 fn patterns_do_not_cross_slashes() {
-    let named = |uri: &str| {
-        let peer = certificate(|it| it.subject_alt_names.push(SanType::URI(uri.try_into().unwrap())));
-        Names::of(peer.certificate.as_deref().unwrap()).unwrap()
-    };
     let rule: CertificateRule = "uri:spiffe://prod-*/ns/infra/sa/*=operator".parse().unwrap();
-    let yes = |uri: &str| rule.matches(&named(uri)).is_some();
+    let names = |uri: &str| Names::of(named(uri).certificate.as_deref().unwrap()).unwrap();
+    let yes = |uri: &str| rule.matches(&names(uri), None).is_some();
     assert!(yes("spiffe://prod-eu/ns/infra/sa/ci"));
     assert!(!yes("spiffe://prod-eu/ns/shop/sa/ci"));
     assert!(!yes("spiffe://prod-eu/ns/infra/sa/ci/more"));
