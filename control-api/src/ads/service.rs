@@ -110,6 +110,7 @@ impl Ads {
         tokio::select! {
             () = self.engine.until_ready() => {}
             () = gone(&mut leaving) => return Err(left()),
+            status = who.ended() => return Err(status),
         }
         who.may_be(&proxy, &self.engine.snapshot().context.world)?;
         let session = Mutex::new(Session::new(P::DELTA));
@@ -151,6 +152,7 @@ impl Driver<'_> {
         answers: &mpsc::Sender<Result<Framed, Status>>,
     ) -> Result<(), Status> {
         let mut leaving = self.ads.leaving.clone();
+        let mut ended = std::pin::pin!(self.who.ended());
         let mut news = self.ads.engine.news();
         // First what there is, then what it asks for: names of what there is are kept once for all streams.
         self.refresh().await?;
@@ -187,6 +189,7 @@ impl Driver<'_> {
                     }
                 }
                 () = sleep_until(wake) => {}
+                status = &mut ended => return Err(status),
                 () = gone(&mut leaving) => {
                     tokio::time::sleep(self.turn()).await;
                     return Err(left());

@@ -158,6 +158,7 @@ impl Watcher {
         }
         // History is needed up to the world that `seen` was taken from; later changes are seen there.
         let caught_up = self.snapshot.revision;
+        let mut ended = std::pin::pin!(self.who.ended());
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK, BOOKMARK);
         loop {
             let past = async {
@@ -186,6 +187,7 @@ impl Watcher {
                 () = leave(&mut leaving) => {
                     return Err(End::Told(Status::unavailable("this control plane shuts down; watch another")));
                 }
+                status = &mut ended => return Err(End::Told(status)),
                 // The engine lives as long as this watcher.
                 Ok(()) = news.changed() => {
                     self.changes(history.is_none()).await?;

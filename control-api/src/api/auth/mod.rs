@@ -5,6 +5,7 @@ mod certificates;
 pub mod claims;
 mod guard;
 mod incoming;
+mod lease;
 mod roles;
 mod setup;
 mod tls;
@@ -15,24 +16,26 @@ mod verifier;
 mod tests;
 
 use std::fmt;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
 pub(crate) use certificates::{private_folder, write_private};
 pub use guard::{Guard, Guarded, Throttle};
 pub use incoming::{Bounds, Connection, Peer, incoming};
+pub use lease::Lease;
 pub use roles::{Access, CertificateRule, Role, access_of};
 pub use setup::{AuthArgs, Security};
 pub use tls::{Tls, TlsFiles, system_roots};
 pub use tokens::{NewToken, Tokens, new_token};
+use tokio::sync::watch;
 use tonic::Status;
 
 use crate::ca::identity::TrustDomain;
 use crate::world::{Proxy, World};
 
 /// Who asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Identity {
     /// The token's name, or the certificate's.
     pub name: Arc<str>,
@@ -42,6 +45,8 @@ pub struct Identity {
     pub how: How,
     /// Where from.
     pub peer: Option<SocketAddr>,
+    /// How long that holds.
+    pub lease: Lease,
 }
 
 impl Identity {
@@ -55,6 +60,11 @@ impl Identity {
             return Ok(());
         }
         claims::judge(&self.name, proxy, world).map_err(Status::permission_denied)
+    }
+
+    /// Resolves, with what to tell them, when the credential of whoever has a stream has ended.
+    pub fn ended(&self) -> impl Future<Output = Status> + Send + use<> {
+        self.lease.clone().ended()
     }
 }
 
@@ -90,7 +100,7 @@ impl fmt::Display for How {
 pub struct Authenticator {
     /// Nobody is asked: development on the loopback.
     insecure: bool,
-    tokens: ArcSwap<Tokens>,
+    tokens: watch::Sender<Arc<Tokens>>,
     rules: Vec<CertificateRule>,
     /// The trust domain of workloads.
     domain: OnceLock<TrustDomain>,
@@ -99,12 +109,13 @@ pub struct Authenticator {
 impl Authenticator {
     /// One that believes these tokens, and certificates (which TLS verified) by these rules.
     pub fn new(tokens: Tokens, rules: Vec<CertificateRule>) -> Self {
-        Self { insecure: false, tokens: ArcSwap::from_pointee(tokens), rules, domain: OnceLock::new() }
+        let tokens = watch::Sender::new(Arc::new(tokens));
+        Self { insecure: false, tokens, rules, domain: OnceLock::new() }
     }
 
     /// One that takes everybody for an admin. Only for sockets on the loopback.
     pub fn insecure() -> Self {
-        Self { insecure: true, tokens: ArcSwap::default(), rules: Vec::new(), domain: OnceLock::new() }
+        Self { insecure: true, ..Self::new(Tokens::default(), Vec::new()) }
     }
 
     /// Knows workloads of this trust domain by their certificates: those of the mesh's authority, and where nobody gave rules
@@ -119,9 +130,9 @@ impl Authenticator {
         self.insecure
     }
 
-    /// Believes other tokens from now on.
+    /// Believes other tokens from now on. Streams of those that are gone end.
     pub fn set_tokens(&self, tokens: Tokens) {
-        self.tokens.store(Arc::new(tokens));
+        self.tokens.send_replace(Arc::new(tokens));
     }
 
     /// Who asks. A token goes before a certificate; a token that is not known is refused even with a certificate.
@@ -130,7 +141,8 @@ impl Authenticator {
     /// UNAUTHENTICATED, with what to do.
     pub fn identify(&self, authorization: Option<&[u8]>, peer: Option<&Peer>) -> Result<Identity, Status> {
         let address = peer.and_then(|peer| peer.address);
-        let identity = |name: Arc<str>, role, how| Identity { name, role, how, peer: address };
+        let identity =
+            |name: Arc<str>, role, how| Identity { name, role, how, peer: address, lease: Lease::default() };
         if self.insecure {
             return Ok(identity("anonymous".into(), Role::Admin, How::Loopback));
         }
@@ -138,15 +150,15 @@ impl Authenticator {
             let token = bearer(header).ok_or_else(|| {
                 Status::unauthenticated("the authorization metadata has another form than \"Bearer TOKEN\"")
             })?;
-            return self.tokens.load().find(token).map_or_else(
-                || {
-                    Err(Status::unauthenticated(
-                        "this token is not known here; it was mistyped, revoked, or belongs to another control plane \
-                         (the first administrator's is in DATA-DIR/tokens/admin.token)",
-                    ))
-                },
-                |(name, role)| Ok(identity(name, role, How::Token)),
-            );
+            let known = self.tokens.borrow().entry(token).cloned();
+            let entry = known.ok_or_else(|| {
+                Status::unauthenticated(
+                    "this token is not known here; it was mistyped, revoked, or belongs to another control plane \
+                     (the first administrator's is in DATA-DIR/tokens/admin.token)",
+                )
+            })?;
+            let known = identity(Arc::clone(&entry.name), entry.role, How::Token);
+            return Ok(Identity { lease: Lease::of_token(entry, self.tokens.subscribe()), ..known });
         }
         let Some(certificate) = peer.and_then(|peer| peer.certificate.as_deref()) else {
             return Err(Status::unauthenticated(
@@ -163,6 +175,10 @@ impl Authenticator {
                 "the client certificate ended at {until}; connect anew"
             )));
         }
+        let identity = |name, role, how| Identity {
+            lease: Lease::of_certificate(names.not_after()),
+            ..identity(name, role, how)
+        };
         if peer.is_some_and(|peer| peer.workload) {
             let workload = self.domain.get().and_then(|domain| names.workload(domain));
             return workload.map(|name| identity(name, Role::Proxy, How::Certificate)).ok_or_else(|| {

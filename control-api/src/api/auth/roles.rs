@@ -148,6 +148,11 @@ impl Names {
         ended.then(|| chrono::DateTime::from_timestamp(self.not_after, 0).unwrap_or_default().to_rfc3339())
     }
 
+    /// When it ends, in seconds since 1970.
+    pub(super) fn not_after(&self) -> i64 {
+        self.not_after
+    }
+
     /// The identity, when it is a workload's of a trust domain.
     pub(super) fn workload(&self, domain: &TrustDomain) -> Option<Arc<str>> {
         let [uri] = self.uris.as_slice() else { return None };

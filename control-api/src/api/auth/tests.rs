@@ -166,7 +166,13 @@ fn a_workload_of_another_trust_domain_is_no_proxy_here_unless_the_operator_says_
 #[test]
 fn a_workloads_certificate_is_good_for_its_own_namespace() {
     use outrider_proto::pb::envoy::config::core::v3::Node;
-    let who = |name: &str, how, role| Identity { name: name.into(), role, how, peer: None };
+    let who = |name: &str, how, role| Identity {
+        name: name.into(),
+        role,
+        how,
+        peer: None,
+        lease: Lease::default(),
+    };
     let proxy = |id: &str| Proxy::from_node(&Node { id: id.into(), ..Default::default() }).unwrap();
     let shop = proxy("sidecar~10.0.0.1~web-0.shop~shop.svc.cluster.local");
     let workload = who("spiffe://cluster.local/ns/shop/sa/web", How::Certificate, Role::Proxy);
@@ -207,7 +213,8 @@ fn a_workload_is_no_other_pod_and_no_gateway_that_is_not_for_it() {
         let proxy = Proxy::from_node(&Node { id: id.into(), ..Default::default() }).unwrap();
         let proxy = Proxy { gateway: gateway.map(|it| ("shop".into(), it.into())), ..proxy };
         let name = format!("spiffe://cluster.local/ns/shop/sa/{account}").into();
-        let who = Identity { name, role: Role::Proxy, how: How::Certificate, peer: None };
+        let lease = Lease::default();
+        let who = Identity { name, role: Role::Proxy, how: How::Certificate, peer: None, lease };
         who.may_be(&proxy, &world).map_err(|status| status.message().to_owned())
     };
     let web = "sidecar~10.0.0.1~web-0.shop~shop.svc.cluster.local";

@@ -15,10 +15,13 @@ pub struct Tokens {
     entries: Vec<Entry>,
 }
 
-#[derive(Clone, Debug)]
-struct Entry {
-    name: Arc<str>,
-    role: Role,
+/// One token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Its name.
+    pub(super) name: Arc<str>,
+    /// What its bearer may do.
+    pub(super) role: Role,
     hash: [u8; 32],
 }
 
@@ -63,6 +66,16 @@ impl Tokens {
 
     /// Whose token this is. Takes as long for a wrong token as for any.
     pub fn find(&self, token: &[u8]) -> Option<(Arc<str>, Role)> {
+        self.entry(token).map(|entry| (Arc::clone(&entry.name), entry.role))
+    }
+
+    /// Whether a token is still among them, and means what it did.
+    pub(super) fn have(&self, entry: &Entry) -> bool {
+        self.entries.contains(entry)
+    }
+
+    /// As [`Tokens::find`].
+    pub(super) fn entry(&self, token: &[u8]) -> Option<&Entry> {
         let hash = digest::digest(&digest::SHA256, token);
         let mut found = None;
         for entry in &self.entries {
@@ -70,7 +83,7 @@ impl Tokens {
                 found = Some(entry);
             }
         }
-        found.map(|entry| (Arc::clone(&entry.name), entry.role))
+        found
     }
 
     /// How many.

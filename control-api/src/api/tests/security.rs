@@ -3,9 +3,9 @@
 use serde_json::json;
 use tonic::Code;
 
-use super::harness::{Harness, apply, get, service};
+use super::harness::{DEADLINE, Harness, apply, get, service};
 use crate::api::audit::Audit;
-use crate::api::auth::{AuthArgs, Role, new_token};
+use crate::api::auth::{AuthArgs, Role, Tokens, new_token};
 use crate::pb;
 
 /// A control plane with what it makes at the first start, and tokens of all roles.
@@ -83,12 +83,34 @@ async fn each_role_does_what_it_may_and_no_more() {
             tokio::task::yield_now().await;
         }
     };
-    let lines = tokio::time::timeout(super::harness::DEADLINE, poll).await.expect("two lines");
+    let lines = tokio::time::timeout(DEADLINE, poll).await.expect("two lines");
     let mut denied: Vec<_> = lines.iter().filter(|line| line["code"] == "PermissionDenied").collect();
     assert_eq!(denied.len(), 2, "{lines:#?}");
     denied.sort_by_key(|line| line["role"] != "reader");
     assert_eq!((&denied[0]["who"], &denied[0]["role"]), (&json!("t"), &json!("reader")));
     assert!(!format!("{lines:?}").contains("c2VjcmV0"), "no content is in the audit log");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_ends_with_the_token_that_it_was_opened_by() {
+    let (harness, token) = secured("revoked").await;
+    let mut admin = harness.secure(Some(&token(Role::Admin))).await;
+    admin.apply(apply(&[secret()])).await.unwrap();
+    let request = pb::WatchRequest { kind: "Secret".into(), ..Default::default() };
+    let mut events = admin.watch(request).await.unwrap().into_inner();
+    let first = tokio::time::timeout(DEADLINE, events.message()).await.expect("an event").unwrap().unwrap();
+    assert!(first.json.contains("c2VjcmV0"), "{first:?}");
+    harness.security.authenticator.set_tokens(Tokens::default());
+    let end = async {
+        loop {
+            if let Err(status) = events.message().await.map(|it| it.expect("not without a word")) {
+                return status;
+            }
+        }
+    };
+    let status = tokio::time::timeout(DEADLINE, end).await.expect("it ends");
+    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+    assert!(status.message().contains("connect anew"), "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

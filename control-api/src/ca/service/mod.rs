@@ -19,7 +19,7 @@ use super::csr::{self, CsrError};
 use super::limits::Limits;
 use super::{Bundle, Ca, IssueError, NoAuthority};
 use crate::api::audit::{Audit, Entry, Item};
-use crate::api::auth::{Identity, Peer, Role};
+use crate::api::auth::{Identity, Lease, Peer, Role};
 use crate::pb::identity::identity_server::IdentityServer;
 use crate::pb::istio::istio_certificate_service_server::IstioCertificateServiceServer;
 
@@ -207,7 +207,8 @@ impl CertificateService {
         let Proven { workload, how, ticket } = parts.credentials.prove(asked.shown, &ca, now).await?;
         let identity = ca.domain().uri(&workload);
         let name = identity.as_str().into();
-        *who = Some(Identity { name, role: Role::Proxy, how, peer: asked.peer.address });
+        let (peer, lease) = (asked.peer.address, Lease::default());
+        *who = Some(Identity { name, role: Role::Proxy, how, peer, lease });
         parts.limits.issue(&workload, Instant::now()).map_err(Refusal::Issues)?;
         let (csr, uri) = (asked.csr, identity.clone());
         let key = blocking(move || csr::judge(&csr, &uri)).await??;

@@ -20,7 +20,7 @@ use super::harness::{HOUR, domain, own, pem, request};
 use super::tokens::{TokenIssuer, claims, join_token, jwks};
 use crate::ads::{Ads, AdsServer, Connected};
 use crate::api::audit::Audit;
-use crate::api::auth::{AuthArgs, Bounds, Guard, Security, incoming};
+use crate::api::auth::{AuthArgs, Bounds, Guard, Security, Tokens, incoming};
 use crate::ca::credential::{Accounts, Credentials};
 use crate::ca::limits::{ADDRESS, ALL, IDENTITY, Limits, Rate};
 use crate::ca::service::{CertificateService, REASON};
@@ -292,6 +292,25 @@ async fn a_certificate_of_another_mesh_is_let_in_nowhere() {
     let asked = pb::IssueRequest { csr, credential: None, lifetime_seconds: 0 };
     assert!(IdentityClient::new(channel).issue(asked).await.is_err());
     assert!(plane.audit.lines().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxys_stream_ends_with_the_token_that_it_was_opened_by() {
+    let plane = Plane::start(Setup::default()).await;
+    let token = std::fs::read_to_string(plane.dir.path().join("tokens/proxy.token")).unwrap();
+    let node = Node { id: "sidecar~10.0.0.1~web-0.shop~svc.cluster.local".into(), ..Default::default() };
+    let url = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+    let asked = DiscoveryRequest { node: Some(node), type_url: url.into(), ..Default::default() };
+    let asked = tokio_stream::StreamExt::chain(tokio_stream::once(asked), tokio_stream::pending());
+    let mut request = Request::new(asked);
+    request.metadata_mut().insert("authorization", format!("Bearer {}", token.trim()).parse().unwrap());
+    let mut client = AggregatedDiscoveryServiceClient::new(plane.channel(None).await);
+    let mut answers = client.stream_aggregated_resources(request).await.unwrap().into_inner();
+    let answer = tokio::time::timeout(DEADLINE, answers.message()).await.unwrap().unwrap();
+    assert!(answer.is_some());
+    plane.security.authenticator.set_tokens(Tokens::default());
+    let end = tokio::time::timeout(DEADLINE, answers.message()).await.expect("it ends");
+    assert_eq!(end.unwrap_err().code(), Code::Unauthenticated);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
