@@ -3,6 +3,7 @@
 mod apply;
 pub mod audit;
 pub mod auth;
+mod bodies;
 pub mod error;
 pub mod explain;
 mod manifest;

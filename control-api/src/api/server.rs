@@ -12,18 +12,19 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, HealthService};
 
 use super::auth::{Bounds, Guard, Security, incoming};
+use super::bodies::Bodies;
 use super::{ControlService, audit::Audit};
 use crate::engine::Engine;
 use crate::pb;
 
 /// Bytes of one request.
-const LARGEST_REQUEST: usize = 32 * 1024 * 1024;
+pub(super) const LARGEST_REQUEST: usize = 32 * 1024 * 1024;
 /// Bytes of a health check: the name of a service. Anybody may ask.
 const LARGEST_CHECK: usize = 4 * 1024;
 /// Connections at a time.
 const CONNECTIONS: usize = 4096;
-/// Requests of one connection at a time.
-const STREAMS: u32 = 256;
+/// Requests of one connection at a time: what HTTP/2 (RFC 9113, 6.5.2) has for the least.
+const STREAMS: u32 = 100;
 /// A connection that nothing came over for so long is asked for a sign of life.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// How long a connection may take for the sign.
@@ -96,6 +97,7 @@ impl Served {
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(SIGN))
             .layer(guard)
+            .layer(Bodies::new())
             .add_routes(routes)
             .serve_with_incoming_shutdown(connections, shutdown)
             .await;
