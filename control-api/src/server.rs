@@ -47,11 +47,12 @@ pub fn instance() -> &'static str {
 /// # Errors
 /// What keeps it from starting: an address in use, a folder that cannot be read, a store that is damaged.
 pub async fn run(options: Options) -> anyhow::Result<()> {
+    // First: with its store open the data directory is this process's own, to make certificates and tokens in.
+    let Opened { store, writer, kubernetes, shared } = open_store(&options).await?;
+    tracing::info!(store = store.describe(), "what is applied is kept in");
     let security = Arc::new(options.auth.build(options.data_dir.as_deref(), &[options.xds, options.api])?);
     let xds = TcpListener::bind(options.xds).await.with_context(|| format!("--xds {}", options.xds))?;
     let api = TcpListener::bind(options.api).await.with_context(|| format!("--api {}", options.api))?;
-    let Opened { store, writer, kubernetes, shared } = open_store(&options).await?;
-    tracing::info!(store = store.describe(), "what is applied is kept in");
     let audit = Arc::new(audit(&options)?);
     let (leave, leaving) = watch::channel(false);
     let certificates = identity::start(&options, &security, &audit, &store, kubernetes, shared, &leaving)?;

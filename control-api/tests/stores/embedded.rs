@@ -95,6 +95,22 @@ fn a_directory_in_use_is_told_plainly() {
 }
 
 #[test]
+fn a_control_plane_that_comes_second_makes_nothing_in_the_directory() {
+    use clap::Parser as _;
+    use outrider_control::server::{self, Options};
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    let args = ["outrider-control", "--data-dir", data, "--xds=127.0.0.1:0", "--api=127.0.0.1:0"];
+    let options = Options::parse_from(args);
+    runtime().block_on(async {
+        let _first = open_dir(dir.path()).await.unwrap();
+        let error = server::run(options).await.unwrap_err().to_string();
+        assert!(error.contains("uses this data directory"), "{error}");
+    });
+    assert!(!dir.path().join("tls").exists() && !dir.path().join("tokens").exists());
+}
+
+#[test]
 fn a_directory_that_cannot_be_made_is_told_plainly() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");

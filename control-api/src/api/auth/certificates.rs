@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, PublicKeyData as _,
 };
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -62,9 +62,12 @@ impl Own {
     pub(super) fn ensure(&self) -> anyhow::Result<()> {
         private_folder(&self.folder)?;
         let (ca, ca_key) = (self.ca(), self.folder.join("ca.key"));
+        let files = self.files();
         if !ca.exists() || !ca_key.exists() {
+            // A first start that ended between the two: nothing was signed, and nobody was served.
+            let half_way = !ca_key.exists() && !files.key.exists() && !files.certificate.exists();
             anyhow::ensure!(
-                !ca.exists() && !ca_key.exists(),
+                half_way || (!ca.exists() && !ca_key.exists()),
                 "{}: of ca.pem and ca.key one is missing; restore it, or move the other away to make new ones",
                 self.folder.display()
             );
@@ -73,8 +76,7 @@ impl Own {
             write_private(&ca, &certificate)?;
             write_private(&ca_key, &key)?;
         }
-        let files = self.files();
-        if files.key.exists() && files.certificate.exists() && self.still_good(&files.certificate)? {
+        if files.key.exists() && files.certificate.exists() && self.still_good(&files)? {
             return Ok(());
         }
         let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("{}", path.display()));
@@ -90,11 +92,18 @@ impl Own {
         write_private(&files.certificate, &certificate)
     }
 
-    /// Whether the certificate has some time left and the names that are wanted.
-    fn still_good(&self, path: &Path) -> anyhow::Result<bool> {
-        let pem = fs::read(path).with_context(|| format!("{}", path.display()))?;
+    /// Whether the certificate has some time left and the names that are wanted, and the key is its own.
+    fn still_good(&self, files: &TlsFiles) -> anyhow::Result<bool> {
+        let read = |path: &Path| fs::read(path).with_context(|| format!("{}", path.display()));
+        let (pem, key) = (read(&files.certificate)?, read(&files.key)?);
         let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(&pem) else { return Ok(false) };
         let Ok((_, certificate)) = X509Certificate::from_der(&pem.contents) else { return Ok(false) };
+        // A renewal that ended between the two left the new key with the old certificate. What is no key that we make is
+        // somebody else's.
+        let key = std::str::from_utf8(&key).ok().and_then(|key| KeyPair::from_pem(key).ok());
+        if key.is_some_and(|key| key.subject_public_key_info() != certificate.public_key().raw) {
+            return Ok(false);
+        }
         let left = certificate.validity().not_after.timestamp() - chrono::Utc::now().timestamp();
         let enough = i64::try_from(RENEW.as_secs()).unwrap_or(i64::MAX);
         let Ok(Some(listed)) = certificate.subject_alternative_name() else { return Ok(false) };
@@ -168,7 +177,7 @@ pub(crate) fn private_folder(path: &Path) -> anyhow::Result<()> {
     made.with_context(|| format!("{}: cannot be made", path.display()))
 }
 
-/// Writes a file that only its owner reads, whole or not at all.
+/// Writes a file that only its owner reads, whole or not at all. The disk has it when this returns.
 pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     let written = || -> std::io::Result<()> {
         let new = path.with_extension("new");
@@ -178,7 +187,10 @@ pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
         file.set_permissions(fs::Permissions::from_mode(0o600))?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&new, path)
+        fs::rename(&new, path)?;
+        // The name, too: what is written next must not be there without it after a power cut.
+        let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::File::open(folder)?.sync_all()
     };
     written().with_context(|| format!("{}: cannot be written", path.display()))
 }

@@ -64,6 +64,37 @@ fn the_first_start_makes_what_is_needed_for_its_owner_alone() {
 }
 
 #[test]
+fn a_start_that_ended_half_way_is_no_reason_not_to_start() {
+    let folder = folder("half-way");
+    let at = |name: &str| folder.join("tls").join(name);
+    let build = |names: &[&str]| {
+        let tls_name = names.iter().map(|it| (*it).to_owned()).collect();
+        AuthArgs { tls_name, ..Default::default() }.build(Some(&folder), &[]).map(drop)
+    };
+    build(&[]).unwrap();
+    let (certificate, key) =
+        (std::fs::read(at("server.pem")).unwrap(), std::fs::read(at("server.key")).unwrap());
+    // In the midst of a renewal for another name: its key is there, its certificate is not. Then with the names from before.
+    build(&["control.test"]).unwrap();
+    assert_ne!(std::fs::read(at("server.key")).unwrap(), key);
+    std::fs::write(at("server.pem"), &certificate).unwrap();
+    build(&[]).unwrap();
+    assert_ne!(std::fs::read(at("server.pem")).unwrap(), certificate, "it is another key's");
+
+    // A CA that has signed is not made anew.
+    let ca = std::fs::read(at("ca.pem")).unwrap();
+    std::fs::remove_file(at("ca.key")).unwrap();
+    let error = build(&[]).unwrap_err().to_string();
+    assert!(error.contains("one is missing"), "{error}");
+    assert_eq!(std::fs::read(at("ca.pem")).unwrap(), ca);
+    // One that has not is.
+    std::fs::remove_file(at("server.key")).unwrap();
+    std::fs::remove_file(at("server.pem")).unwrap();
+    build(&[]).unwrap();
+    assert_ne!(std::fs::read(at("ca.pem")).unwrap(), ca);
+}
+
+#[test]
 fn without_a_place_for_them_flags_must_name_files() {
     let error = AuthArgs::default().build(None, &[]).unwrap_err().to_string();
     assert!(error.contains("--tls-cert") && error.contains("--insecure-loopback"), "{error}");
