@@ -6,6 +6,7 @@
 //! got another, and with it the bundle.
 
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -197,6 +198,7 @@ impl Own {
 /// When there is no authority there, or a rotation is under way.
 pub fn rotate(data_dir: &Path, domain: &TrustDomain, now: SystemTime) -> anyhow::Result<u64> {
     let own = Own::new(data_dir, domain);
+    let _alone = if own.folder.exists() { Some(alone(&own.folder)?) } else { None };
     let generations = if own.folder.exists() { generations(&own.folder)? } else { Vec::new() };
     let Some(state) = own.state(&generations)? else {
         bail!(
@@ -217,6 +219,16 @@ pub fn rotate(data_dir: &Path, domain: &TrustDomain, now: SystemTime) -> anyhow:
     let next = state.signing + 1;
     make(&own.folder, next, domain, now)?;
     Ok(next)
+}
+
+/// Waits until nobody else makes a root here; nobody does while the file is open.
+fn alone(folder: &Path) -> anyhow::Result<fs::File> {
+    let path = folder.join(".lock");
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.with_context(|| path.display().to_string())?;
+    file.lock().with_context(|| format!("{}: cannot be locked", path.display()))?;
+    Ok(file)
 }
 
 /// The generations in a folder, in order.

@@ -44,6 +44,30 @@ fn the_first_start_makes_an_authority_for_its_owner_alone_and_the_next_keep_it()
 }
 
 #[test]
+fn of_two_who_rotate_at_once_one_does() {
+    let now = SystemTime::now();
+    for _ in 0..8 {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = own(dir.path(), now).unwrap();
+        // So that the first root is needed for a while.
+        ca.issue(&workload_key(), &web(), None, now).unwrap();
+        let start = std::sync::Barrier::new(2);
+        let rotate = || {
+            start.wait();
+            folder::rotate(dir.path(), &domain(), now).map_err(|error| error.to_string())
+        };
+        let both = std::thread::scope(|scope| {
+            let threads = [scope.spawn(rotate), scope.spawn(rotate)];
+            threads.map(|it| it.join().unwrap())
+        });
+        let ([Ok(2), Err(error)] | [Err(error), Ok(2)]) = &both else { panic!("{both:?}") };
+        assert!(error.contains("under way"), "{error}");
+        ca.refresh(now).unwrap();
+        assert_eq!(ca.bundle().borrow().roots.len(), 2);
+    }
+}
+
+#[test]
 fn what_is_damaged_is_named_and_never_written_over() {
     let now = SystemTime::now();
     for name in ["1/root.pem", "1/issuer.pem", "state.json", "trust.json"] {
