@@ -126,7 +126,8 @@ impl Folder {
 }
 
 impl Document {
-    /// Reads the file. Of what is wrong in it, the last good version stays.
+    /// Reads the file. Of what is wrong in it, the last good version stays; so does what is missing in a file that is being
+    /// written, until it is settled: who writes in place empties it first.
     fn read(&mut self, path: &Path, stamp: Stamp) {
         let keep =
             |why: String| problem(path, "file".into(), format!("{why}; what was in it stays in force"));
@@ -181,6 +182,11 @@ impl Document {
                 }
             }
         }
+        if self.fresh {
+            for (key, entry) in before {
+                self.objects.entry(key).or_insert(entry);
+            }
+        }
     }
 }
 
@@ -207,4 +213,43 @@ fn text_of(path: &Path) -> io::Result<String> {
 
 fn problem(path: &Path, object: String, reason: String) -> Problem {
     Problem { source: Arc::from(path.display().to_string()), object, field: String::new(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::super::scan::scan;
+    use super::*;
+
+    #[test]
+    fn what_is_missing_in_a_file_that_is_being_written_goes_when_it_is_settled() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, path) = (dir.path(), dir.path().join("a.yaml"));
+        let service = |name: &str| {
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 80}}]}}\n"
+            )
+        };
+        let mut folder = Folder::default();
+        let both = format!("{}---\n{}", service("one"), service("two"));
+        std::fs::write(&path, both).unwrap();
+        let news = folder.update(root, scan(root));
+        assert_eq!((news.changes.len(), news.problems.len()), (2, 0), "{news:?}");
+        for (text, goes) in [(service("one"), 1), (String::new(), 1)] {
+            std::fs::write(&path, text).unwrap();
+            let end = Instant::now() + Duration::from_secs(20);
+            loop {
+                let news = folder.update(root, scan(root));
+                let gone = news.changes.iter().filter(|(_, object)| object.is_none()).count();
+                // On a machine with much to do it is settled at the first look.
+                assert_eq!(gone, if folder.unsettled() { 0 } else { goes }, "{news:?}");
+                if !folder.unsettled() {
+                    break;
+                }
+                assert!(Instant::now() < end, "it is never settled");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
 }
