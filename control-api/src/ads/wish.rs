@@ -161,7 +161,9 @@ fn change(
     }
     // Asking again for what one has means that one wants it again.
     if !first {
-        names.iter().for_each(|name| drop(subscription.sent.remove(name)));
+        for name in &names {
+            subscription.sent.remove(name);
+        }
     }
     subscription.look.at(names.iter().cloned());
     subscription.want(names);
