@@ -16,6 +16,7 @@ mod listeners;
 mod refs;
 mod routes;
 mod selector;
+mod services;
 mod status;
 mod tcp;
 mod text;
@@ -154,7 +155,7 @@ impl Attachments {
         let now = status::rfc3339(now);
         let writer = Writer { now: &now, previous: previous.map(|it| &it.statuses) };
         let mut gateways = gateways::of(world);
-        let mut services = routes::AtServices::default();
+        let mut services = services::AtServices::default();
         let mut statuses: BTreeMap<Key, Value> =
             gateways::class_statuses(world, &writer).into_iter().collect();
         statuses.extend(routes::attach(world, &mut gateways, &mut services, &writer));

@@ -1,9 +1,15 @@
 //! What others may change of a sidecar's listeners, and what not.
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+
 use outrider_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrider_proto::pb::envoy::config::listener::v3::Listener;
+use serde_json::json;
 
-use crate::translate::testing::{WEB, context, envoy_takes, message, resources, sidecar};
+use crate::translate::testing::{
+    Running, WEB, as_json, ask, context, envoy_takes, message, resources, sidecar,
+};
 use crate::translate::{Type, translate};
 use crate::world::Proxy;
 
@@ -122,4 +128,67 @@ fn what_arrives_at_a_port_without_a_name_is_found_out() {
     assert!(inspector.filter_disabled.is_some(), "servers that speak first would wait at all ports");
     let plain: Listener = message(&resources(&context(WEB)), Type::Listener, "virtualInbound");
     assert!(!plain.listener_filters.iter().any(|it| it.name.ends_with("http_inspector")));
+}
+
+/// Answers whatever comes first on each connection as a server of HTTP would.
+fn application() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            if stream.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {
+                let _ =
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn a_real_proxy_finds_out_what_arrives_and_judges_it_as_such() {
+    // Chains are chosen by the port that was called, so the proxy must have it: one that was free a moment ago.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let application = application();
+    for (policy, statuses, tcp) in [
+        ("", [200, 200], true),
+        // By what can be seen of other connections, the rule is for each of them.
+        ("{action: DENY, rules: [{to: [{paths: [/admin]}]}]}", [200, 403], false),
+        ("{rules: [{to: [{methods: [POST]}]}, {to: [{notPorts: [1]}]}]}", [200, 200], true),
+    ] {
+        let policy = if policy.is_empty() {
+            String::new()
+        } else {
+            format!(
+                "---\napiVersion: outrider.dev/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {policy}\n"
+            )
+        };
+        let slice = slice("shop", "odd", &format!("{{port: {port}}}"), "IPv4", "10.0.0.1");
+        let all = resources(&context(&format!("{WEB}{ODD}{slice}{policy}")));
+        envoy_takes(&all);
+        let mut listeners = as_json(&all, Type::Listener, |name| name == "virtualInbound");
+        listeners[0]["address"]["socket_address"] = json!({"address": "127.0.0.1", "port_value": port});
+        // Without capture the connection was going to the proxy itself.
+        let mut clusters = as_json(&all, Type::Cluster, |name| {
+            name.starts_with("inbound|") || name == "BlackHoleCluster" || name.starts_with("Inbound")
+        });
+        for cluster in &mut clusters {
+            let name = cluster["name"].clone();
+            if name == format!("inbound|{port}||") {
+                let address = json!({"socket_address": {"address": "127.0.0.1", "port_value": application}});
+                *cluster = json!({"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name,
+                    "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}});
+            }
+        }
+        let Some(envoy) = Running::start(&json!({"listeners": listeners, "clusters": clusters})) else {
+            return;
+        };
+        let address = envoy.listener("virtualInbound");
+        let asked = ["GET /", "GET /admin"].map(|request| ask(address, request, "").0);
+        assert_eq!(asked, statuses, "{policy}");
+        let mut stream = TcpStream::connect(address).unwrap();
+        let _ = stream.write_all(b"\x00\x01\x02\x03");
+        assert_eq!(matches!(stream.read(&mut [0; 1]), Ok(1)), tcp, "{policy}");
+    }
 }
