@@ -18,6 +18,7 @@ pub use snapshot::{Since, Snapshot, Step};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::ca::identity::TrustDomain;
 use crate::source::{Input, Inputs, Origin};
 use crate::translate::{Resources, Scope, Type, TypeSet, endpoints, names, shared};
 use crate::world::{Named, Touched};
@@ -60,11 +61,11 @@ pub struct ScopeKey(pub Scope);
 impl Engine {
     /// Starts it; it is ready when each of `origins` has told all it has. Must be called in a runtime of several threads.
     pub fn start(origins: BTreeSet<Origin>) -> (Arc<Self>, Inputs) {
-        Self::bounded(origins, SCOPES)
+        Self::bounded(origins, SCOPES, TrustDomain::default())
     }
 
-    /// As [`Engine::start`], with `most` scopes at a time.
-    pub fn bounded(origins: BTreeSet<Origin>, most: usize) -> (Arc<Self>, Inputs) {
+    /// As [`Engine::start`], with `most` scopes at a time, for workloads of this trust domain.
+    pub fn bounded(origins: BTreeSet<Origin>, most: usize, domain: TrustDomain) -> (Arc<Self>, Inputs) {
         let engine = Arc::new(Self {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             generation: watch::channel(0).0,
@@ -73,7 +74,7 @@ impl Engine {
             most,
         });
         let (inputs, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(run(Arc::clone(&engine), receiver, origins));
+        tokio::spawn(run(Arc::clone(&engine), receiver, origins, domain));
         (engine, inputs)
     }
 
@@ -147,9 +148,14 @@ impl Engine {
     }
 }
 
-async fn run(engine: Arc<Engine>, mut inputs: mpsc::Receiver<Input>, origins: BTreeSet<Origin>) {
+async fn run(
+    engine: Arc<Engine>,
+    mut inputs: mpsc::Receiver<Input>,
+    origins: BTreeSet<Origin>,
+    domain: TrustDomain,
+) {
     let mut state =
-        State { engine, layers: Layers::default(), missing: origins, waiting: Touched::default() };
+        State { engine, layers: Layers::new(domain), missing: origins, waiting: Touched::default() };
     let (mut first, mut last): (Option<Instant>, Option<Instant>) = (None, None);
     let mut batch = Vec::new();
     if state.missing.is_empty() {
@@ -241,8 +247,9 @@ impl State {
         let world = self.layers.world();
         let mut set: TypeSet = (*old.endpoints).clone();
         let mut changed = Vec::new();
+        let context = Arc::new(old.context.with_endpoints(world));
         for service in services {
-            for resource in endpoints::of_service(&world, service) {
+            for resource in endpoints::of_service(&context, service) {
                 if set.get(&resource.name).is_none_or(|known| known.version != resource.version) {
                     changed.push(Arc::clone(&resource.name));
                     set.insert(resource);
@@ -250,7 +257,6 @@ impl State {
             }
         }
         let step = Step { generation: old.generation + 1, endpoints: changed.into(), addresses, rest: false };
-        let context = Arc::new(old.context.with_endpoints(world));
         // What was worked out for those who have left meanwhile is not kept.
         let in_use: HashSet<Scope> = self.engine.scopes_in_use().into_iter().collect();
         let mut scopes = old.all_shared();

@@ -140,6 +140,19 @@ impl Control {
         Ok(self.data.as_ref().context("it speaks no TLS")?.join("tls/ca.pem"))
     }
 
+    /// Makes the next root of its authority.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    pub async fn rotate_ca(&self) -> Result<()> {
+        let mut command = tokio::process::Command::new(binary::control()?);
+        command.args(["rotate-ca", "--data-dir"]).arg(self.data.as_ref().context("it has no authority")?);
+        command.kill_on_drop(true).stdin(std::process::Stdio::null());
+        let output = wait::within("rotate-ca", START, async { Ok(command.output().await?) }).await?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        output.status.success().then_some(()).context(said)
+    }
+
     /// Makes a join token for a service account, `namespace/name`.
     ///
     /// # Errors

@@ -17,6 +17,12 @@ const LONGEST_ACCOUNT: usize = 253;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustDomain(Arc<str>);
 
+impl Default for TrustDomain {
+    fn default() -> Self {
+        Self("cluster.local".into())
+    }
+}
+
 /// A workload: its service account in its namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Workload {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::ca::identity::TrustDomain;
 use crate::model::{Key, Object};
 use crate::source::{Input, Origin};
 use crate::world::{Touched, World};
@@ -51,6 +52,11 @@ pub(super) struct Layers {
 }
 
 impl Layers {
+    /// Without anything, in this trust domain.
+    pub(super) fn new(domain: TrustDomain) -> Self {
+        Self { world: Arc::new(World::default().of_domain(domain)), ..Self::default() }
+    }
+
     /// The world as it is now.
     pub(super) fn world(&self) -> Arc<World> {
         Arc::clone(&self.world)

@@ -66,7 +66,7 @@ async fn a_commit_is_applied_when_all_of_it_is_served() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scopes_have_a_limit_and_are_free_again() {
-    let (engine, _inputs) = Engine::bounded(BTreeSet::new(), 2);
+    let (engine, _inputs) = Engine::bounded(BTreeSet::new(), 2, crate::ca::identity::TrustDomain::default());
     let scope = |namespace: &str| Scope {
         role: crate::world::Role::Sidecar,
         namespace: namespace.into(),
@@ -75,6 +75,7 @@ async fn scopes_have_a_limit_and_are_free_again() {
         dependencies: None,
         observed: false,
         labels: Default::default(),
+        mtls: false,
     };
     let first = engine.enter(&scope("a")).unwrap();
     let _second = engine.enter(&scope("b")).unwrap();

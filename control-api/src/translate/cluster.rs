@@ -11,7 +11,7 @@ use outrider_proto::pb::envoy::extensions::upstreams::http::v3 as http;
 
 use super::port::{Port, Spoken, ports};
 use super::wire::{ads, any, duration, origin};
-use super::{Context, Resource, names, policy};
+use super::{Context, Resource, mtls, names, policy};
 use crate::model::{Key, Kind};
 use crate::world::Named;
 
@@ -45,11 +45,13 @@ pub struct Use<'u> {
     pub grpc: bool,
     /// The Secret with the certificate that the client shows.
     pub client_certificate: Option<&'u Named>,
+    /// The client has an identity of the mesh.
+    pub mtls: bool,
 }
 
 impl From<Way> for Use<'_> {
     fn from(way: Way) -> Self {
-        Self { way, grpc: false, client_certificate: None }
+        Self { way, grpc: false, client_certificate: None, mtls: false }
     }
 }
 
@@ -153,6 +155,16 @@ pub fn message<'u>(
         let http2 = protocol == Protocol::Http2;
         let certificate = usage.client_certificate;
         policy::backend_tls::apply_to_cluster(context, service, port, (http2, certificate), &mut cluster);
+    }
+    // What somebody said by a policy goes before what is done by itself, and a cluster that leads nowhere stays one.
+    if usage.mtls && cluster.transport_socket.is_none() && cluster.eds_cluster_config.is_some() {
+        let then = match protocol {
+            Protocol::Http2 => Some("h2"),
+            Protocol::Http1 if port.spoken.is_http() => Some("http/1.1"),
+            // The other side finds out.
+            Protocol::Http1 | Protocol::Downstream => None,
+        };
+        mtls::apply_to_cluster(context, service, port.number, then, &mut cluster);
     }
     cluster
 }

@@ -10,45 +10,65 @@ use outrider_proto::pb::envoy::config::core::v3::{HealthStatus, Locality};
 use outrider_proto::pb::envoy::config::endpoint::v3 as pb;
 use outrider_proto::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 
+use super::policy::peers;
 use super::port::{Port, ports};
 use super::wire::{address, uint};
-use super::{Context, Resource, TypeSet, names};
-use crate::world::{Named, Of, World};
+use super::{Context, Resource, TypeSet, mtls, names};
+use crate::world::{Named, Of};
 
 /// The endpoints of all services that `wanted` says yes to.
 pub fn all(context: &Context, wanted: impl Fn(&Named) -> bool) -> TypeSet {
     let services = context.world.all::<Service>();
     let named = services.map(|it| (Arc::clone(it.namespace()), Arc::clone(it.name())));
-    named.filter(|it| wanted(it)).flat_map(|service| of_service(&context.world, &service)).collect()
+    let disabled = peers::any_disabled(context);
+    named.filter(|it| wanted(it)).flat_map(|service| each(context, &service, disabled)).collect()
 }
 
 /// The endpoints of one service, a resource for each port.
-pub fn of_service(world: &World, service: &Named) -> Vec<Arc<Resource>> {
+pub fn of_service(context: &Context, service: &Named) -> Vec<Arc<Resource>> {
+    each(context, service, peers::any_disabled(context))
+}
+
+/// Address and port, with their health and whether mutual TLS is spoken there.
+type Hosts = BTreeMap<(String, u16), (HealthStatus, bool)>;
+
+/// `disabled`: somewhere a policy has something spoken in clear alone.
+fn each(context: &Context, service: &Named, disabled: bool) -> Vec<Arc<Resource>> {
+    let world = &context.world;
     let Some(object) = world.get::<Service>(&service.0, &service.1) else { return Vec::new() };
     ports(&object)
         .iter()
         .map(|port| {
             let name = names::outbound(service, port.number);
-            Resource::new(&name, &assignment(world, service, port, &name))
+            Resource::new(&name, &assignment(context, service, port, (&name, disabled)))
         })
         .collect()
 }
 
-fn assignment(world: &World, service: &Named, port: &Port, name: &str) -> pb::ClusterLoadAssignment {
+fn assignment(
+    context: &Context,
+    service: &Named,
+    port: &Port,
+    (name, disabled): (&str, bool),
+) -> pb::ClusterLoadAssignment {
+    let world = &*context.world;
     // Sorted, so that the same endpoints are the same bytes; twice the same endpoint (slices overlap while they are
     // rebuilt) is one, the better of the two.
-    let mut localities: BTreeMap<&str, BTreeMap<(String, u16), HealthStatus>> = BTreeMap::new();
+    let mut localities: BTreeMap<&str, Hosts> = BTreeMap::new();
     for slice in world.slices(&service.0, &service.1) {
         let Some(number) = port_in(&slice, port) else { continue };
         for endpoint in &slice.body().endpoints {
             let Some(health) = health(endpoint) else { continue };
+            let tls = mtls::of_endpoint(context, &slice, endpoint, disabled.then_some(number));
             let hosts = localities.entry(endpoint.zone.as_deref().unwrap_or_default()).or_default();
             // Proxies refuse the whole resource for one that is no IP address (slices of type FQDN have such).
             for address in endpoint.addresses.iter().filter(|it| it.parse::<IpAddr>().is_ok()) {
-                let known = hosts.entry((address.clone(), number)).or_insert(health);
+                let known = hosts.entry((address.clone(), number)).or_insert((health, tls));
                 if health == HealthStatus::Healthy {
-                    *known = health;
+                    known.0 = health;
                 }
+                // Where one slice says that there is a sidecar, nothing goes there in clear for want of a word in another.
+                known.1 |= tls;
             }
         }
     }
@@ -60,7 +80,7 @@ fn assignment(world: &World, service: &Named, port: &Port, name: &str) -> pb::Cl
             load_balancing_weight: Some(uint(u32::try_from(hosts.len()).unwrap_or(u32::MAX).max(1))),
             lb_endpoints: hosts
                 .into_iter()
-                .map(|((host, port), health)| endpoint(&host, port, health))
+                .map(|((host, port), (health, tls))| endpoint_of(&host, port, health, tls))
                 .collect(),
             ..Default::default()
         })
@@ -68,11 +88,12 @@ fn assignment(world: &World, service: &Named, port: &Port, name: &str) -> pb::Cl
     pb::ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints, ..Default::default() }
 }
 
-fn endpoint(host: &str, port: u16, health: HealthStatus) -> pb::LbEndpoint {
+fn endpoint_of(host: &str, port: u16, health: HealthStatus, tls: bool) -> pb::LbEndpoint {
     let endpoint = pb::Endpoint { address: Some(address(host, port)), ..Default::default() };
     pb::LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
         health_status: health as i32,
+        metadata: tls.then(mtls::metadata),
         ..Default::default()
     }
 }

@@ -50,6 +50,7 @@ fn listener(name: &str, table: &str) -> Listener {
         filters: Vec::new(),
         access_log: Vec::new(),
         edge: false,
+        certificates: false,
         grpc: true,
     };
     Listener {

@@ -46,6 +46,8 @@ pub struct Hcm {
     pub access_log: Vec<AccessLog>,
     /// It stands at an edge: the peer's address is the client's, and its headers are not believed.
     pub edge: bool,
+    /// Clients show certificates: who asks is told to the application, and what a client says of it is not.
+    pub certificates: bool,
     /// It is a gRPC client's, which refuses filters that it does not know.
     pub grpc: bool,
 }
@@ -63,7 +65,8 @@ impl Hcm {
     /// The message.
     pub fn message(self) -> pb::HttpConnectionManager {
         use pb::http_connection_manager::{
-            PathWithEscapedSlashesAction as Slashes, RouteSpecifier, UpgradeConfig,
+            ForwardClientCertDetails as Forward, PathWithEscapedSlashesAction as Slashes, RouteSpecifier,
+            SetCurrentClientCertDetails, UpgradeConfig,
         };
         let routes = match self.routes {
             Routes::Named(name) => {
@@ -87,6 +90,14 @@ impl Hcm {
             http_filters: filters,
             access_log: self.access_log,
             normalize_path: Some(truth(true)),
+            forward_client_cert_details: if self.certificates {
+                Forward::SanitizeSet
+            } else {
+                Forward::Sanitize
+            } as i32,
+            set_current_client_cert_details: self
+                .certificates
+                .then(|| SetCurrentClientCertDetails { uri: true, ..Default::default() }),
             use_remote_address: self.edge.then(|| truth(true)),
             merge_slashes: judged,
             path_with_escaped_slashes_action: slashes as i32,
@@ -179,6 +190,17 @@ pub fn http_inspector() -> listener::ListenerFilter {
         "envoy.filters.listener.http_inspector",
         &filters::http_inspector::v3::HttpInspector::default(),
     )
+}
+
+/// A listener filter for connections to all ports but these.
+pub fn but_at(filter: listener::ListenerFilter, ports: &[u16]) -> listener::ListenerFilter {
+    use listener::listener_filter_chain_match_predicate::Rule;
+    let mut filter = only_at(filter, ports);
+    filter.filter_disabled = filter.filter_disabled.map(|it| match it.rule {
+        Some(Rule::NotMatch(these)) => *these,
+        rule => listener::ListenerFilterChainMatchPredicate { rule },
+    });
+    filter
 }
 
 /// A listener filter for connections to these ports alone.

@@ -9,6 +9,7 @@ pub mod external;
 pub mod gateway;
 pub mod grpc;
 pub mod hcm;
+pub mod mtls;
 pub mod names;
 mod once;
 pub mod policy;

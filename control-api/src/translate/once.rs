@@ -1,17 +1,23 @@
 //! What follows from a world and is asked for again and again: by each proxy, for each port.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use super::Scope;
+use super::{Scope, mtls::Accounts};
 
 /// Answers, as they were worked out first. They depend on nothing but the world and what they are kept by.
 #[derive(Debug, Default)]
 pub(super) struct Once {
     limits: Mutex<HashMap<Scope, bool>>,
+    accounts: OnceLock<Accounts>,
 }
 
 impl Once {
+    /// Which accounts serve which service.
+    pub(super) fn accounts(&self, find: impl FnOnce() -> Accounts) -> &Accounts {
+        self.accounts.get_or_init(find)
+    }
+
     /// Whether a policy limits rates of something that a scope sees or reaches.
     pub(super) fn limits(&self, scope: &Scope, find: impl FnOnce() -> bool) -> bool {
         let known = || self.limits.lock().unwrap_or_else(PoisonError::into_inner);

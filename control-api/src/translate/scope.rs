@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 
+use super::mtls;
 use super::policy::authorization::labels;
 use crate::model::Object;
 use crate::model::own::{AuthorizationPolicy, PeerPolicy, Telemetry};
@@ -36,6 +37,8 @@ pub struct Scope {
     /// Those of a router's labels that policies select by; `None` where nobody says its labels. `None` for others, too: what depends on
     /// their labels is in their own resources.
     pub labels: Option<BTreeMap<String, String>>,
+    /// They have an identity, and speak mutual TLS with whoever has one, too.
+    pub mtls: bool,
 }
 
 impl Scope {
@@ -57,6 +60,7 @@ impl Scope {
             // gRPC clients ask for all they want by name anyway.
             observed: declared.is_some_and(observed) && proxy.role == Role::Sidecar && !proxy.grpc,
             labels: if proxy.role == Role::Router { selected_by(world, proxy) } else { None },
+            mtls: !proxy.grpc && mtls::is_on(world, proxy),
         }
     }
 

@@ -123,13 +123,17 @@ pub(crate) fn envoy_takes(resources: &Resources) {
         },
     });
     let mut config = config;
-    config["static_resources"]["clusters"].as_array_mut().unwrap().push(json!({
-        "name": "xds", "type": "STATIC", "connect_timeout": "1s",
-        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": {"http2_protocol_options": {}}}},
-        "load_assignment": {"cluster_name": "xds", "endpoints": []},
-    }));
+    // What a bootstrap has: the control plane, and the agent with the proxy's identity.
+    for name in ["xds", super::mtls::SDS] {
+        let cluster = json!({
+            "name": name, "type": "STATIC", "connect_timeout": "1s",
+            "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}}}},
+            "load_assignment": {"cluster_name": name, "endpoints": []},
+        });
+        config["static_resources"]["clusters"].as_array_mut().unwrap().insert(0, cluster);
+    }
     let file = std::env::temp_dir().join(format!(
         "outrider-control-{}-{:?}.json",
         std::process::id(),

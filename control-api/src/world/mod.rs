@@ -14,6 +14,7 @@ pub use exported::{EXPORT_TO, exported};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 pub use proxy::{NodeError, Proxy, Role};
 
+use crate::ca::identity::TrustDomain;
 use crate::model::{Key, Kind, Object, Typed};
 
 /// Namespace and name.
@@ -32,6 +33,7 @@ pub struct World {
     addresses: HashMap<IpAddr, BTreeSet<Key>>,
     /// Counts changes.
     pub generation: u64,
+    trust_domain: TrustDomain,
 }
 
 /// An object of a known type: its content by dereference, the rest by [`Of::object`].
@@ -112,6 +114,18 @@ impl World {
             world.put(Arc::new(object));
         }
         world
+    }
+
+    /// The same, whose workloads are of this trust domain.
+    #[must_use]
+    pub fn of_domain(mut self, domain: TrustDomain) -> Self {
+        self.trust_domain = domain;
+        self
+    }
+
+    /// The trust domain of workloads; `cluster.local` unless somebody said otherwise.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
     }
 
     /// Adds or replaces an object.

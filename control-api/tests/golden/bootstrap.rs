@@ -34,6 +34,21 @@ pub(crate) fn of(mut resources: Value) -> Value {
         local(cluster);
     }
     listeners.iter_mut().for_each(local);
+    // Where a proxy has its own identity from.
+    clusters.insert(
+        0,
+        json!({
+            "name": "sds-grpc",
+            "type": "STATIC",
+            "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }},
+            "load_assignment": {"cluster_name": "sds-grpc", "endpoints": [{"lb_endpoints": [
+                {"endpoint": {"address": {"pipe": {"path": "/var/run/sds"}}}},
+            ]}]},
+        }),
+    );
     json!({
         "node": {"id": "golden", "cluster": "golden"},
         "static_resources": {"listeners": listeners, "clusters": clusters, "secrets": secrets},
@@ -72,12 +87,14 @@ fn static_cluster(cluster: &mut Value, endpoints: &Named) {
     fields.insert("load_assignment".to_owned(), found);
 }
 
-/// Secrets stand in the bootstrap itself.
+/// Secrets of the control plane stand in the bootstrap itself.
 fn local(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(local),
         Value::Object(fields) => {
-            fields.remove("sds_config");
+            if fields.get("sds_config").is_some_and(|it| it.get("ads").is_some()) {
+                fields.remove("sds_config");
+            }
             // gRPC's word for what Envoy has in a file.
             if fields.remove("system_root_certs").is_some() {
                 let file =

@@ -167,6 +167,8 @@ impl Authority<'_> {
                 Some(Credential::JoinToken(text(path, "join_token_file")?.trim().to_owned()))
             }
         };
+        // A token speaks for itself: a certificate beside it, of an authority that is no more, would have the connection refused.
+        let shown = present.filter(|_| credential.is_none());
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -174,7 +176,7 @@ impl Authority<'_> {
         let lifetime = self.0.lifetime.map_or(0, |it| u32::try_from(it.as_secs()).unwrap_or(u32::MAX));
         let mut request = tonic::Request::new(IssueRequest { csr, credential, lifetime_seconds: lifetime });
         request.set_timeout(PATIENCE);
-        let answer = self.connect(present).await?.issue(request).await;
+        let answer = self.connect(shown).await?.issue(request).await;
         let answer = answer.map_err(|status| refused(&status))?.into_inner();
         let bundle = answer.trust_bundle.ok_or_else(|| AuthorityError::Answer("no trust bundle".into()))?;
         let identity = certified(&key, &answer.chain, answer.renew_at).map_err(AuthorityError::Answer)?;

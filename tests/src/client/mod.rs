@@ -100,8 +100,20 @@ impl Conn {
     /// # Errors
     /// When nobody listens, or the handshake fails.
     pub async fn with_prefix(port: u16, prefix: &[u8], tls: Option<&TlsOptions>) -> Result<Self> {
-        let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
-        let mut tcp = tcp.with_context(|| format!("connecting to port {port}"))?;
+        Self::open((Ipv4Addr::LOCALHOST, port).into(), prefix, tls).await
+    }
+
+    /// Connects to any address, and shakes hands if TLS is asked for.
+    ///
+    /// # Errors
+    /// As [`Conn::with_prefix`].
+    pub async fn at(address: SocketAddr, tls: Option<&TlsOptions>) -> Result<Self> {
+        Self::open(address, b"", tls).await
+    }
+
+    async fn open(address: SocketAddr, prefix: &[u8], tls: Option<&TlsOptions>) -> Result<Self> {
+        let tcp = wait::within("a connection", LIMIT, async { Ok(TcpStream::connect(address).await?) }).await;
+        let mut tcp = tcp.with_context(|| format!("connecting to {address}"))?;
         tcp.set_nodelay(true)?;
         let local = tcp.local_addr()?;
         tcp.write_all(prefix).await?;

@@ -189,6 +189,31 @@ async fn a_new_certificate_costs_no_request() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_root_comes_to_the_proxies_and_costs_no_request() -> Result<()> {
+    let pair = Pair::start().await?;
+    let clients = [(Client::Http1, 4), (Client::Http2, 2)];
+    let mut crowd = Crowd::start(pair.ports[0].port(), None, &clients, Duration::from_millis(5));
+    crowd.round().await?;
+    pair.control.rotate_ca().await?;
+    for (proxy, _) in &pair.proxies {
+        // It comes over the stream that the agent keeps as the workload that it is.
+        proxy.wait_stat("identity.roots", |it| it == 2).await?;
+    }
+    crowd.round().await?;
+    for (agent, account, index) in [(&pair.agents[0], "shop/cart", 0), (&pair.agents[1], "shop/web", 1)] {
+        agent.join(&pair.control, account).await?;
+        pair.proxies[index].0.wait_stat("identity.issued", |it| it == 2).await?;
+        crowd.round().await?;
+    }
+    crowd.leave().await?;
+    for (client, _) in clients {
+        let tally = crowd.tally(client);
+        ensure!(tally.done > 0 && tally.failed == 0, "{client:?}: {tally:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_an_authority_nothing_is_ready_and_the_log_says_why() -> Result<()> {
     let mut control = Control::secure("127.0.0.1", &[]).await?;
     let (upstream, ..) = Upstream::http("app").await?;

@@ -1,8 +1,11 @@
 //! Redirected traffic: `original_dst`, `use_original_dst` and ORIGINAL_DST clusters behind real REDIRECT rules, in a
-//! network namespace of its own. Beside the real Envoy where there is one, which must show the same.
+//! network namespace of its own. Beside the real Envoy where there is one, which must show the same. Before them, two sidecars with
+//! identities of a real control plane, one of them with its application in a namespace like a Pod's.
 //!
 //! It needs root, `ip`, `unshare` and `nft`; without them it says so and passes.
 
+mod mesh;
+mod pod;
 mod scene;
 
 use std::{io::Write as _, os::unix::process::CommandExt as _, process::Command};
@@ -23,14 +26,16 @@ fn main() -> Result<()> {
         say(&format!("skipped: {why}"))?;
         return Ok(());
     }
-    // Both are had out here, where there is a network.
-    let outrider = binary::outrider()?;
+    // All are had out here, where there is a network.
+    let (outrider, control, ctl) = (binary::outrider()?, binary::control()?, binary::outriderctl()?);
     if let Err(why) = oracle::envoy() {
         say(&format!("without the oracle: {why:#}"))?;
     }
     let mut command = Command::new("unshare");
     command.args(["--net", "--"]).arg(std::env::current_exe()?);
-    Err(command.env(INSIDE, "1").env("OUTRIDER_BIN", outrider).exec()).context("running unshare")
+    command.env(INSIDE, "1").env("OUTRIDER_BIN", outrider);
+    command.env("OUTRIDER_CONTROL_BIN", control).env("OUTRIDERCTL_BIN", ctl);
+    Err(command.exec()).context("running unshare")
 }
 
 /// Why the test cannot run here.
@@ -77,6 +82,8 @@ fn run(program: &str, args: &[&str]) -> Result<()> {
 }
 
 async fn inside() -> Result<()> {
+    mesh::play().await.context("two sidecars and their control plane")?;
+    say("mutual TLS between two sidecars")?;
     scene::start_servers().await?;
     let ours = scene::play(Kind::Outrider, 0).await.context("Outrider")?;
     for (step, (got, wanted)) in ours.iter().zip(scene::wanted()).enumerate() {

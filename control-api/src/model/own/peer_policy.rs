@@ -25,9 +25,10 @@ pub struct PeerPolicySpec {
     /// The workloads that it is for. Default: all of the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<Selector>,
-    /// What they accept.
-    #[serde(default)]
-    pub mtls: Mtls,
+    /// What they accept. Default: what the policy of the namespace says, then the one of the mesh (a policy without selector in
+    /// `outrider-system`), then `Permissive`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<Mtls>,
     /// What they accept at single ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -57,10 +58,10 @@ pub struct PeerPort {
 /// What connections are accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum MtlsMode {
-    /// Only mutual TLS. Not possible yet: workloads have no identities.
+    /// Only mutual TLS. Of what comes in clear, HTTP probes of the Pod's containers are let through, and nothing else.
     #[serde(alias = "STRICT", alias = "strict")]
     Strict,
-    /// Mutual TLS and clear text.
+    /// Mutual TLS and clear text. Whoever waits for the server to speak first waits a second longer where it is not mutual TLS.
     #[default]
     #[serde(alias = "PERMISSIVE", alias = "permissive")]
     Permissive,
@@ -71,21 +72,12 @@ pub enum MtlsMode {
 
 /// What is wrong with a policy by itself.
 pub(super) fn check(policy: &PeerPolicy) -> Vec<(String, String)> {
-    // Accepted, it would let through in clear what its author believes to be refused.
-    const NO_IDENTITIES: &str = "workloads have no identities yet, so mutual TLS cannot be demanded; use Permissive, or deny what must not come with an AuthorizationPolicy";
     let mut out = Vec::new();
     let (spec, mut at) = (&policy.spec, Check::spec(&mut out));
     at.selector(spec.selector.as_ref());
-    if spec.mtls.mode == MtlsMode::Strict {
-        at.field("mtls.mode", NO_IDENTITIES);
-    }
     at.unique("ports", "number", spec.ports.iter().map(|port| port.number));
     for (index, port) in spec.ports.iter().enumerate() {
-        let mut at = at.item("ports", index);
-        at.range("number", Some(port.number), 1, u16::MAX);
-        if port.mtls.mode == MtlsMode::Strict {
-            at.field("mtls.mode", NO_IDENTITIES);
-        }
+        at.item("ports", index).range("number", Some(port.number), 1, u16::MAX);
     }
     out
 }

@@ -168,15 +168,13 @@ credentials: [{type: Bearer, secretRef: {name: token}}, {type: Header, header: x
 }
 
 #[test]
-fn strict_mutual_tls_is_refused_until_it_can_be_had() {
-    refused("PeerPolicy", "mtls: {mode: Strict}", "spec.mtls.mode", "no identities");
-    refused(
-        "PeerPolicy",
-        "ports: [{number: 80, mtls: {mode: STRICT}}]",
-        "spec.ports[0].mtls.mode",
-        "no identities",
-    );
+fn a_peer_policy_is_taken_or_refused_by_its_field() {
+    fine("PeerPolicy", "mtls: {mode: Strict}");
+    fine("PeerPolicy", "ports: [{number: 80, mtls: {mode: STRICT}}]");
     fine("PeerPolicy", "mtls: {mode: Permissive}\nports: [{number: 80, mtls: {mode: Disabled}}]");
+    let twice = "ports: [{number: 80, mtls: {mode: Strict}}, {number: 80, mtls: {mode: Disabled}}]";
+    refused("PeerPolicy", twice, "spec.ports[1].number", "stands here twice");
+    refused("PeerPolicy", "ports: [{number: 0, mtls: {mode: Strict}}]", "spec.ports[0].number", "1");
 }
 
 #[test]

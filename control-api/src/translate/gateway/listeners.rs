@@ -96,6 +96,7 @@ impl Frame<'_> {
             filters,
             access_log: self.logs(),
             edge: true,
+            certificates: false,
             grpc: false,
         }
         .filter()

@@ -32,7 +32,7 @@ pub fn shared(context: &Context, scope: &Scope) -> Resources {
         let frame = Frame { context, gateway: named, workload, port };
         at_port(&frame, &listeners, &mut out);
     }
-    reached(context, gateway, &mut out);
+    reached(context, scope, gateway, &mut out);
     for secret in certificates(gateway) {
         if let Some(secret) = secrets::certificate(&context.world, secret) {
             out.add(Type::Secret, Resource::new(&secret.name, &secret));
@@ -77,7 +77,7 @@ fn at_port(frame: &Frame<'_>, listeners: &[&Listener], out: &mut Resources) {
 }
 
 /// The clusters that routes lead to.
-fn reached(context: &Context, gateway: &Gateway, out: &mut Resources) {
+fn reached(context: &Context, scope: &Scope, gateway: &Gateway, out: &mut Resources) {
     let passes = |it: &&Listener| it.protocol == Protocol::TlsPassthrough;
     let passed = gateway.listeners.iter().filter(passes).flat_map(|it| &it.tcp);
     let ended = gateway.listeners.iter().filter(|it| !passes(it));
@@ -87,7 +87,7 @@ fn reached(context: &Context, gateway: &Gateway, out: &mut Resources) {
     for (targets, way) in [(ended, Way::Gateway), (routes::targets([], passed), Way::Passthrough)] {
         for target in targets {
             let client_certificate = gateway.client_certificate.as_ref();
-            let usage = Use { way, grpc: calls.contains(&target), client_certificate };
+            let usage = Use { way, grpc: calls.contains(&target), client_certificate, mtls: scope.mtls };
             match target {
                 Target::Service { service, port } => {
                     let cluster = cluster::at(context, &service, port, usage);

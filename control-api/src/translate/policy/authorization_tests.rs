@@ -231,10 +231,13 @@ fn nobody_has_an_identity_without_mutual_tls() {
         &[("GET /a", "", 403), ("GET /b", "", 200)],
     );
     answers(&["{action: DENY, rules: [{from: [{namespaces: [evil]}]}]}"], &[("GET /", "", 403)]);
-    let context = world(&["{rules: [{from: [{principals: ['*']}]}]}"]);
+    let context = context(&format!(
+        "{WEB}---\n{{apiVersion: v1, kind: Pod, metadata: {{name: web-0, namespace: shop}}, spec: {{containers: [{{name: a}}]}}}}\n---\n\
+         {{apiVersion: outrider.dev/v1, kind: AuthorizationPolicy, metadata: {{name: p0, namespace: shop}}, spec: {{rules: [{{from: [{{principals: ['*']}}]}}]}}}}\n"
+    ));
     let status = &context.policies.statuses[&crate::model::Key::new(Kind::AuthorizationPolicy, "shop", "p0")];
     let said = conditions(status);
-    assert!(said.iter().any(|it| it.contains("match nobody")), "{said:?}");
+    assert!(said.iter().any(|it| it.contains("match nobody") && it.contains("web-0")), "{said:?}");
 }
 
 #[test]

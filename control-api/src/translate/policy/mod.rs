@@ -4,6 +4,7 @@ pub mod authorization;
 #[cfg(test)]
 mod authorization_tests;
 pub mod backend_tls;
+pub mod peers;
 pub mod rate_limit;
 mod resolve;
 mod status;
@@ -35,6 +36,8 @@ pub struct Policies {
     traffic: BTreeMap<Target, Arc<Object>>,
     /// Authorization policies of each namespace, by name.
     authorization: BTreeMap<Arc<str>, Vec<Arc<Object>>>,
+    /// Peer policies of each namespace, what is older first.
+    peers: BTreeMap<Arc<str>, Vec<Arc<Object>>>,
     /// Telemetry of each namespace, what is older first.
     telemetry: BTreeMap<Arc<str>, Vec<Arc<Object>>>,
     /// What each ExternalService refers to: certificates and keys are read once for all that ask.

@@ -14,8 +14,8 @@ use crate::model::own::{
     TrafficPolicy,
 };
 use crate::model::{Kind, Object, Typed};
-use crate::translate::external;
 use crate::translate::port::ports;
+use crate::translate::{external, mtls};
 use crate::world::{Named, Of, World};
 
 pub(super) fn policies(world: &World, writer: &Writer<'_>) -> Policies {
@@ -166,7 +166,7 @@ fn not_honoured(policy: &TrafficPolicy, ports: &[PortFacts]) -> Vec<String> {
 fn authorization(world: &World, writer: &Writer<'_>, out: &mut Policies) {
     for policy in world.all::<AuthorizationPolicy>() {
         out.authorization.entry(Arc::clone(policy.namespace())).or_default().push(Arc::clone(policy.object));
-        let principals = policy.spec.rules.iter().flat_map(|rule| &rule.from).any(|from| {
+        let named = policy.spec.rules.iter().flat_map(|rule| &rule.from).any(|from| {
             !(from.principals.is_empty()
                 && from.not_principals.is_empty()
                 && from.namespaces.is_empty()
@@ -174,14 +174,32 @@ fn authorization(world: &World, writer: &Writer<'_>, out: &mut Policies) {
         });
         // In force as they are, but their author should know.
         let whom = if policy.spec.action == Action::Deny { "everybody" } else { "nobody" };
-        let note = format!(
-            "spec.rules: workloads have no identities yet, so principals and namespaces match {whom}"
-        );
-        let notes = principals.then_some(note).into_iter().collect();
+        let without =
+            named.then(|| without_identity(world, policy.namespace(), policy.spec.selector.as_ref()));
+        let note = without.flatten().map(|pods| {
+            format!("spec.rules: {pods}, so that principals and namespaces match {whom} who calls it")
+        });
         let message = in_force(world, policy.namespace(), policy.spec.selector.as_ref());
-        let status = status::whole(writer, policy.object, &Verdict::Accepted(notes), &message);
+        let verdict = Verdict::Accepted(note.into_iter().collect());
+        let status = status::whole(writer, policy.object, &verdict, &message);
         out.statuses.insert(policy.object.key.clone(), status);
     }
+}
+
+/// Pods of a namespace that a selector means and that have no identity, as a sentence; `None` when there are none.
+fn without_identity(world: &World, namespace: &str, selector: Option<&Selector>) -> Option<String> {
+    let none = std::collections::BTreeMap::new();
+    let meant = |pod: &Of<'_, Pod>| {
+        let labels = pod.metadata.labels.as_ref().unwrap_or(&none);
+        selector.is_none_or(|selector| selector.matches(labels))
+    };
+    let mut bare = world.all_in::<Pod>(namespace).filter(meant).filter(|pod| !mtls::pod_is_on(pod));
+    let first = bare.next()?;
+    let (name, label) = (first.name(), mtls::LABEL);
+    Some(match bare.count() {
+        0 => format!("Pod {name} has no identity (label {}: {})", label.0, label.1),
+        more => format!("Pod {name} and {more} more have no identity (label {}: {})", label.0, label.1),
+    })
 }
 
 /// What a policy with a selector is told when it is in force: that it selects nothing, where that can be seen.
@@ -230,26 +248,26 @@ fn telemetry(world: &World, writer: &Writer<'_>, out: &mut Policies) {
 fn peers(world: &World, writer: &Writer<'_>, out: &mut Policies) {
     let mut first: BTreeMap<(Arc<str>, Option<&Selector>), Arc<Object>> = BTreeMap::new();
     for policy in by_age::<PeerPolicy>(world) {
-        let spec = &policy.body().spec;
+        let (namespace, spec) = (policy.namespace(), &policy.body().spec);
         let selector = spec.selector.as_ref().filter(|it| !it.match_labels.is_empty());
-        let strict = spec.mtls.mode == MtlsMode::Strict
-            || spec.ports.iter().any(|it| it.mtls.mode == MtlsMode::Strict);
-        let verdict = match first.get(&(Arc::clone(policy.namespace()), selector)) {
-            _ if strict => Verdict::Refused(
-                "Invalid",
-                "Strict: workloads have no identities yet, so mutual TLS cannot be demanded".to_owned(),
-            ),
+        let verdict = match first.get(&(Arc::clone(namespace), selector)) {
             Some(other) => Verdict::Refused(
                 "Conflicted",
                 format!("{} is for the same workloads and goes first", other.key),
             ),
             None => {
-                first.insert((Arc::clone(policy.namespace()), selector), Arc::clone(policy.object));
-                Verdict::fine()
+                first.insert((Arc::clone(namespace), selector), Arc::clone(policy.object));
+                out.peers.entry(Arc::clone(namespace)).or_default().push(Arc::clone(policy.object));
+                let modes = spec.mtls.iter().chain(spec.ports.iter().map(|it| &it.mtls));
+                let strict = modes.map(|it| it.mode).any(|mode| mode == MtlsMode::Strict);
+                let without = strict.then(|| without_identity(world, namespace, selector)).flatten();
+                let note =
+                    without.map(|pods| format!("Strict: {pods}, and accepts nothing where it is in force"));
+                Verdict::Accepted(note.into_iter().collect())
             }
         };
-        let message = "in force; workloads have no identities yet, so everything is spoken in clear text";
+        let message = in_force(world, namespace, selector);
         out.statuses
-            .insert(policy.object.key.clone(), status::whole(writer, policy.object, &verdict, message));
+            .insert(policy.object.key.clone(), status::whole(writer, policy.object, &verdict, &message));
     }
 }

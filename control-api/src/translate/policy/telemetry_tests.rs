@@ -70,13 +70,3 @@ fn of_two_for_the_same_the_older_one_counts() {
     let said = conditions(&world.policies.statuses[&Key::new(Kind::Telemetry, "shop", "a")]);
     assert!(said[0].starts_with("Accepted=False Conflicted"), "{said:?}");
 }
-
-#[test]
-fn a_peer_policy_says_that_all_is_in_clear_text() {
-    let yaml = format!(
-        "{WEB}---\napiVersion: outrider.dev/v1\nkind: PeerPolicy\nmetadata: {{name: a, namespace: shop}}\nspec: {{mtls: {{mode: Permissive}}}}\n"
-    );
-    let world = context(&yaml);
-    let said = conditions(&world.policies.statuses[&Key::new(Kind::PeerPolicy, "shop", "a")]);
-    assert!(said[0].starts_with("Accepted=True") && said[0].contains("clear text"), "{said:?}");
-}

@@ -1,11 +1,12 @@
 //! The application's side: what arrives at port 15006.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use outrider_proto::pb::envoy::config::accesslog::v3::AccessLog;
 use outrider_proto::pb::envoy::config::cluster::v3::Cluster;
 use outrider_proto::pb::envoy::config::core::v3::TrafficDirection;
-use outrider_proto::pb::envoy::config::listener::v3::{Filter, FilterChainMatch, Listener};
+use outrider_proto::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
 use outrider_proto::pb::envoy::config::route::v3 as route;
 
 use crate::translate::hcm::{
@@ -15,8 +16,15 @@ use crate::translate::policy::authorization::{self, Workload};
 use crate::translate::policy::telemetry;
 use crate::translate::port::{Spoken, ports};
 use crate::translate::wire::{duration, uint};
-use crate::translate::{Context, cluster, names};
+use crate::translate::{Context, cluster, mtls, names};
 use crate::world::Proxy;
+
+use super::doors::Doors;
+use super::probe;
+
+/// How long a client may be silent until it counts as one that speaks no TLS. Longer than [`DETECTION`]: one whose first packet was lost must
+/// not be taken for one that waits.
+const HELLO: Duration = Duration::from_secs(1);
 
 /// Where redirected inbound connections arrive.
 const PORT: u16 = 15006;
@@ -80,37 +88,54 @@ pub(super) fn listener(context: &Context, proxy: &Proxy) -> Listener {
     let labels = authorization::labels(&context.world, proxy);
     let workload = Workload { namespace: &proxy.namespace, labels: labels.as_ref() };
     let at = At { context, proxy, workload };
+    let doors = Doors::of(context, proxy, workload);
     let mut listener = bare_listener("virtualInbound", any_address(proxy), PORT, TrafficDirection::Inbound);
-    listener.listener_filters = vec![original_dst()];
     listener.continue_on_listener_filters_timeout = true;
     listener.filter_chains = vec![chain(
         "virtualInbound-blackhole",
         Some(at_port(PORT)),
         vec![tcp_proxy(names::BLACK_HOLE, names::BLACK_HOLE, Vec::new())],
     )];
-    let served = served(context, proxy);
-    let unknown: Vec<u16> =
-        served.iter().filter(|(_, spoken)| **spoken == Spoken::Unknown).map(|(port, _)| *port).collect();
+    let mut served = served(context, proxy);
+    let clear = |port: &u16| doors.at(Some(*port)).clear;
+    let unknown: Vec<u16> = served
+        .iter()
+        .filter(|(port, spoken)| **spoken == Spoken::Unknown && clear(port))
+        .map(|it| *it.0)
+        .collect();
+    // A chain for a port takes all that goes there, so that each port that differs from the rest has all its chains.
+    let named = served.clone();
+    for port in doors.ports() {
+        served.entry(port).or_insert(Spoken::Tcp);
+    }
+    for (port, spoken) in &served {
+        let cluster = if named.contains_key(port) {
+            names::inbound(*port)
+        } else {
+            names::INBOUND_PASSTHROUGH.to_owned()
+        };
+        let chains = at.port(*port, *spoken, &cluster, &doors);
+        listener.filter_chains.extend(chains);
+    }
+    let rest = doors.at(None);
+    if rest.tls {
+        let wanted = doors.wanted(FilterChainMatch::default(), rest);
+        let filters = at.tcp(names::INBOUND_PASSTHROUGH);
+        listener.filter_chains.push(at.tls(chain("virtualInbound|mtls", Some(wanted), filters), &[]));
+    }
+    if rest.clear {
+        let passthrough = at.tcp(names::INBOUND_PASSTHROUGH);
+        listener.default_filter_chain = Some(chain("virtualInbound", None, passthrough));
+    }
+    listener.listener_filters = vec![original_dst()];
+    listener.listener_filters.extend(doors.inspector(&served));
     if !unknown.is_empty() {
         listener.listener_filters.push(only_at(http_inspector(), &unknown));
         listener.listener_filters_timeout = Some(duration(DETECTION));
     }
-    for (port, spoken) in served {
-        let name = names::inbound(port);
-        let mut add = |name: &str, wanted, filters| {
-            listener.filter_chains.push(chain(name, Some(wanted), filters));
-        };
-        match spoken {
-            Spoken::Http | Spoken::Http2 | Spoken::Grpc => add(&name, at_port(port), at.http(port, &name)),
-            Spoken::Tls | Spoken::Tcp => add(&name, at_port(port), at.tcp(&name)),
-            Spoken::Unknown => {
-                add(&format!("{name}http"), is_http(at_port(port)), at.http(port, &name));
-                add(&name, at_port(port), at.tcp(&name));
-            }
-        }
+    if doors.guesses(&served) {
+        listener.listener_filters_timeout = Some(duration(HELLO));
     }
-    let passthrough = at.tcp(names::INBOUND_PASSTHROUGH);
-    listener.default_filter_chain = Some(chain("virtualInbound", None, passthrough));
     listener
 }
 
@@ -127,7 +152,51 @@ impl At<'_> {
         telemetry::access_logs(self.context, &self.proxy.namespace, self.workload.labels)
     }
 
-    fn http(self, port: u16, cluster: &str) -> Vec<Filter> {
+    /// All chains of one port.
+    fn port(self, port: u16, spoken: Spoken, cluster: &str, doors: &Doors<'_>) -> Vec<FilterChain> {
+        let (name, door) = (names::inbound(port), doors.at(Some(port)));
+        let mut out = Vec::new();
+        if door.tls {
+            let wanted = doors.wanted(at_port(port), door);
+            let (filters, protocols): (_, &[&str]) = if spoken.is_http() {
+                (self.http(port, cluster, true), &["h2", "http/1.1"])
+            } else {
+                (self.tcp(cluster), &[])
+            };
+            out.push(self.tls(chain(&format!("{name}mtls"), Some(wanted), filters), protocols));
+        }
+        if !door.clear {
+            let probes = doors.probes.get(&port).map(Vec::as_slice).unwrap_or_default();
+            out.extend(probe::chain(&name, at_port(port), cluster, probes));
+            return out;
+        }
+        if door.tls {
+            // TLS that is not the mesh's: what is chosen among chains for TLS is never sought among the others.
+            let filters = if spoken.is_http() { self.http(port, cluster, false) } else { self.tcp(cluster) };
+            let wanted = FilterChainMatch { transport_protocol: "tls".to_owned(), ..at_port(port) };
+            out.push(chain(&format!("{name}tls"), Some(wanted), filters));
+        }
+        match spoken {
+            Spoken::Http | Spoken::Http2 | Spoken::Grpc => {
+                out.push(chain(&name, Some(at_port(port)), self.http(port, cluster, false)));
+            }
+            Spoken::Tls | Spoken::Tcp => out.push(chain(&name, Some(at_port(port)), self.tcp(cluster))),
+            Spoken::Unknown => {
+                let filters = self.http(port, cluster, false);
+                out.push(chain(&format!("{name}http"), Some(is_http(at_port(port))), filters));
+                out.push(chain(&name, Some(at_port(port)), self.tcp(cluster)));
+            }
+        }
+        out
+    }
+
+    /// A chain behind mutual TLS.
+    fn tls(self, mut chain: FilterChain, protocols: &[&str]) -> FilterChain {
+        chain.transport_socket = Some(mtls::downstream(self.context, protocols));
+        chain
+    }
+
+    fn http(self, port: u16, cluster: &str, certificates: bool) -> Vec<Filter> {
         let routes = route::RouteConfiguration {
             name: cluster.to_owned(),
             virtual_hosts: vec![route::VirtualHost {
@@ -144,7 +213,7 @@ impl At<'_> {
                             cluster.to_owned(),
                         )),
                         // The client's side decides how long it waits.
-                        timeout: Some(duration(std::time::Duration::ZERO)),
+                        timeout: Some(duration(Duration::ZERO)),
                         ..Default::default()
                     })),
                     ..Default::default()
@@ -160,6 +229,7 @@ impl At<'_> {
                 filters: authorization::http_filters(self.context, self.workload),
                 access_log: self.logs(),
                 edge: false,
+                certificates,
                 grpc: false,
             }
             .filter(),

@@ -1,7 +1,11 @@
 //! What a sidecar gets: the virtual listeners, a listener for each port, an explicit HTTP listener, and the application's side.
 
+mod doors;
 mod inbound;
+#[cfg(test)]
+mod mtls_tests;
 mod outbound;
+mod probe;
 #[cfg(test)]
 mod route_tests;
 pub mod routes;
@@ -64,7 +68,7 @@ pub fn shared(context: &Context, scope: &Scope) -> Resources {
     let reached = routes::reached(context, scope, &services);
     for it in &services {
         let target = Target::Service { service: it.service.clone(), port: it.port.number };
-        let usage = Use { grpc: reached.calls.contains(&target), ..Way::Mesh.into() };
+        let usage = Use { grpc: reached.calls.contains(&target), mtls: scope.mtls, ..Way::Mesh.into() };
         let cluster = cluster::of_port(context, &it.service, &it.port, usage);
         let waits = scope.observed && routes::spoken(context, scope, it).is_http();
         if waits && !reached.at_once.contains(&target) {
@@ -75,13 +79,14 @@ pub fn shared(context: &Context, scope: &Scope) -> Resources {
     }
     for (service, port) in beyond(context, &services, &reached) {
         let target = Target::Service { service: service.clone(), port: port.number };
-        let usage = Use { grpc: reached.calls.contains(&target), ..Way::Mesh.into() };
+        let usage = Use { grpc: reached.calls.contains(&target), mtls: scope.mtls, ..Way::Mesh.into() };
         out.add(Type::Cluster, cluster::of_port(context, &service, &port, usage));
     }
     for target in &reached.requests {
         let Target::Service { service, port } = target else { continue };
         if cluster::is_originated(context, service, *port) {
-            let usage = Use { grpc: reached.calls.contains(target), ..Way::Originated.into() };
+            let usage =
+                Use { grpc: reached.calls.contains(target), mtls: scope.mtls, ..Way::Originated.into() };
             cluster::at(context, service, *port, usage).into_iter().for_each(|it| out.add(Type::Cluster, it));
         }
     }

@@ -105,6 +105,7 @@ fn manager(context: &Context, scope: &Scope, stat_prefix: &str, table: &str) -> 
         filters,
         access_log: policy::telemetry::access_logs(context, &scope.namespace, None),
         edge: false,
+        certificates: false,
         grpc: false,
     }
     .filter()
