@@ -9,6 +9,7 @@ mod codec;
 mod filter;
 pub mod hcm;
 mod headers;
+pub mod jwks;
 mod local_reply;
 pub mod on_demand;
 mod reply_mapper;

@@ -7,6 +7,7 @@ mod ecds;
 mod eds;
 mod files;
 mod generations;
+mod keys;
 mod limits;
 mod load_reports;
 mod narrowing;

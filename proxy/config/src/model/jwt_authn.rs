@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, Uri};
 use outrider_core::jwt::{Audiences, Jwks};
 use outrider_core::matcher::StringMatcher;
 
@@ -125,6 +125,36 @@ pub enum JwtKeys {
     Here(Arc<Jwks>),
     /// They are read when the filter is built.
     Source(DataSource),
+    /// They are fetched.
+    Remote(Arc<RemoteJwks>),
+}
+
+/// How keys are fetched again after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JwksRetries {
+    /// How often.
+    pub count: u32,
+    /// The limit of the first random time in between; it doubles each time.
+    pub base: Duration,
+    /// The last limit. As long each try may take, too (Envoy: `convertCoreToRouteRetryPolicy`).
+    pub most: Duration,
+}
+
+/// `RemoteJwks`
+#[derive(Debug, Clone)]
+pub struct RemoteJwks {
+    /// What is asked for.
+    pub uri: Uri,
+    /// The cluster that is asked.
+    pub cluster: Arc<str>,
+    /// How long a fetch may take, with its retries.
+    pub timeout: Duration,
+    /// How long keys are good.
+    pub cache: Duration,
+    /// Keys are fetched before requests want them; after a fetch that failed, again after so long.
+    pub background: Option<Duration>,
+    /// How it is tried again; `None`: it is not.
+    pub retries: Option<JwksRetries>,
 }
 
 /// Where a token may be.

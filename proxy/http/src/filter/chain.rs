@@ -13,6 +13,7 @@ use outrider_core::stats::Scope;
 use super::{Filter, FilterError, RequestCx, ResponseCx, State, Step, Verdict};
 use crate::body::{DownstreamBody, ResponseBody};
 use crate::hcm::routing::Routing;
+use crate::jwks::JwksSource;
 use crate::routing::Selected;
 use crate::stream::Stream;
 
@@ -64,6 +65,11 @@ impl Chain {
             Ok(Entry { name, disabled: filter.disabled, filter: built })
         };
         filters.iter().map(entry).collect::<Result<_, FilterError>>().map(Self)
+    }
+
+    /// Where keys of tokens are fetched from.
+    pub(crate) fn key_sources(&self) -> impl Iterator<Item = &JwksSource> {
+        self.0.iter().flat_map(|entry| entry.filter.key_sources())
     }
 
     /// The places whose filters work on `route`: each as the most specific level says that speaks of it, else as the

@@ -4,19 +4,20 @@ mod extract;
 mod verify;
 
 use std::sync::{Arc, LazyLock};
-use std::time::SystemTime;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, WWW_AUTHENTICATE};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use outrider_config::model::{JwtAuthn as Settings, JwtKeys, JwtRequirement, RouteFilterConfig};
 use outrider_core::jwt::{Jwks, JwtError};
 use outrider_core::stats::{Counter, Scope, StatSlot};
 use outrider_core::{LocalReply, metadata};
 
-use self::verify::Check;
-use super::{FilterError, RequestCx, Step};
+use self::verify::{Check, Found, Now, Stop, Tried};
+use super::{FilterError, RequestCx, Step, Verdict};
+use crate::jwks::{JwksHandle, JwksSource};
 use crate::routing::RequestView;
 use crate::routing::direct;
 use crate::routing::matcher::matches;
@@ -32,7 +33,7 @@ const LONGEST_PATH: usize = 256;
 outrider_core::stat_struct! {
     /// `http.<stat_prefix>.<stat_prefix of the filter>jwt_authn.`
     struct JwtStats {
-        counters { allowed, cors_preflight_bypassed, denied, jwks_fetch_success, jwks_fetch_failed, jwt_cache_hit, jwt_cache_miss }
+        counters { allowed, cors_preflight_bypassed, denied, jwt_cache_miss }
         gauges { }
         histograms { }
     }
@@ -43,9 +44,26 @@ outrider_core::stat_struct! {
 pub(crate) struct JwtAuthn {
     settings: Arc<Settings>,
     /// Each provider's, in the order of the settings.
-    keys: Box<[Arc<Jwks>]>,
+    keys: Box<[Keys]>,
     stats: JwtStats,
     reasons: Reasons,
+}
+
+/// The keys of a provider.
+#[derive(Debug)]
+enum Keys {
+    Here(Arc<Jwks>),
+    Remote(JwksHandle),
+}
+
+impl Keys {
+    /// Whether there are none at `now`.
+    fn lack(&self, now: Instant) -> bool {
+        match self {
+            Self::Here(_) => false,
+            Self::Remote(handle) => !handle.source().is_here(now),
+        }
+    }
 }
 
 /// How many requests were refused for which reason.
@@ -74,11 +92,12 @@ impl JwtAuthn {
         let prefix = &settings.stat_prefix;
         let scope = scope.child(&format!("{prefix}jwt_authn."));
         let read = |keys: &JwtKeys| match keys {
-            JwtKeys::Here(keys) => Ok(keys.clone()),
+            JwtKeys::Here(keys) => Ok(Keys::Here(keys.clone())),
             JwtKeys::Source(source) => match Jwks::parse(&direct::read(source)?) {
-                Ok(keys) => Ok(Arc::new(keys)),
+                Ok(keys) => Ok(Keys::Here(Arc::new(keys))),
                 Err(error) => Err(FilterError::Keys { field: source.field.to_string(), error }),
             },
+            JwtKeys::Remote(config) => Ok(Keys::Remote(JwksHandle::new(config.clone(), scope.clone()))),
         };
         let keys = settings.providers.iter().map(|provider| read(&provider.keys));
         Ok(Self {
@@ -114,10 +133,64 @@ impl JwtAuthn {
             return Step::GO_ON;
         };
         let uri = Uri::of(cx.stream, cx.parts);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        let mut check = Check::new(settings, &self.keys, cx.parts, now, metadata::is_read());
+        let now = Now::read();
+        let lacking = self.keys.iter().any(|keys| keys.lack(now.monotonic));
+        let before = lacking.then(|| (cx.parts.headers.clone(), cx.parts.uri.clone()));
+        let (verdict, found) = self.check(&mut cx, requirement, now, &Tried::default());
+        let verdict = match (verdict, before) {
+            (Ok(()), _) => Ok(()),
+            (Err(Stop::Refused(error)), _) => Err(error),
+            (Err(Stop::Lacking(_)), None) => Err(JwtError::Fetch),
+            (Err(Stop::Lacking(place)), Some(before)) => {
+                return Step::wait(cx, move |cx| self.wait(cx, requirement, uri, before, place));
+            }
+        };
+        Step::Now(self.end(&mut cx, verdict, found, &uri))
+    }
+
+    fn check(
+        &self,
+        cx: &mut RequestCx<'_>,
+        requirement: &JwtRequirement,
+        now: Now,
+        tried: &Tried,
+    ) -> (Result<(), Stop>, Found) {
+        let mut check = Check::new(&self.settings, &self.keys, cx.parts, now, tried, metadata::is_read());
         let verdict = check.require(requirement);
-        let found = check.found;
+        (verdict, check.found)
+    }
+
+    /// Waits for the keys of the provider at `place`, then looks at the request again, as it was `before`.
+    async fn wait(
+        &self,
+        mut cx: RequestCx<'_>,
+        requirement: &JwtRequirement,
+        uri: Uri,
+        before: (HeaderMap, http::Uri),
+        mut place: usize,
+    ) -> Verdict {
+        let mut tried = Tried::default();
+        loop {
+            let fetched = match self.keys.get(place) {
+                Some(Keys::Remote(handle)) => handle.source().wait().await,
+                Some(Keys::Here(_)) | None => false,
+            };
+            if fetched { &mut tried.fetched } else { &mut tried.failed }.push(place);
+            (cx.parts.headers, cx.parts.uri) = before.clone();
+            let (verdict, found) = self.check(&mut cx, requirement, Now::read(), &tried);
+            let verdict = match verdict {
+                Ok(()) => Ok(()),
+                Err(Stop::Refused(error)) => Err(error),
+                Err(Stop::Lacking(another)) => {
+                    place = another;
+                    continue;
+                }
+            };
+            return self.end(&mut cx, verdict, found, &uri);
+        }
+    }
+
+    fn end(&self, cx: &mut RequestCx<'_>, verdict: Result<(), JwtError>, found: Found, uri: &Uri) -> Verdict {
         self.stats.jwt_cache_miss().add(found.looked_up);
         if !found.notes.is_empty() {
             let mut info = cx.stream.info.borrow_mut();
@@ -131,10 +204,18 @@ impl JwtAuthn {
         match verdict {
             Ok(()) => {
                 self.stats.allowed().inc();
-                Step::GO_ON
+                Verdict::GoOn
             }
-            Err(error) => Step::reply(self.refusal(error, &uri)),
+            Err(error) => Verdict::Reply(self.refusal(error, uri)),
         }
+    }
+
+    /// Where its keys come from.
+    pub(super) fn sources(&self) -> impl Iterator<Item = &JwksSource> {
+        self.keys.iter().filter_map(|keys| match keys {
+            Keys::Remote(handle) => Some(handle.source()),
+            Keys::Here(_) => None,
+        })
     }
 
     fn by_rules(&self, stream: &Stream, parts: &Parts) -> Option<&JwtRequirement> {

@@ -52,6 +52,7 @@ use outrider_core::jwt::JwtError;
 use outrider_core::stats::Scope;
 use outrider_core::{LocalReply, ResponseFlags};
 
+use crate::jwks::JwksSource;
 use crate::routing::DirectBodyError;
 
 pub(crate) use body::Mapped;
@@ -128,6 +129,15 @@ impl Filter {
             HttpFilterKind::Rbac(config) => Self::Rbac(rbac::Rbac::new(config.clone(), scope)),
             HttpFilterKind::Discovered(_) | HttpFilterKind::Missing => Self::Missing,
         })
+    }
+
+    /// Where keys of tokens are fetched from.
+    fn key_sources(&self) -> impl Iterator<Item = &JwksSource> {
+        let jwt = match self {
+            Self::JwtAuthn(filter) => Some(filter.sources()),
+            _ => None,
+        };
+        jwt.into_iter().flatten()
     }
 
     /// A request's head comes by.

@@ -127,6 +127,11 @@ impl HcmShared {
         }))
     }
 
+    /// Where keys of tokens are fetched from: each wants to be [run](crate::jwks::JwksSource::run).
+    pub fn key_sources(&self) -> impl Iterator<Item = &crate::jwks::JwksSource> {
+        self.filters.key_sources()
+    }
+
     /// The longest request head, bytes.
     pub(crate) fn max_head_bytes(&self) -> usize {
         self.config.max_request_headers_kb as usize * 1024

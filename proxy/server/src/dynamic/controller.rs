@@ -176,6 +176,7 @@ impl Controller {
         if self.stage == Stage::Clusters && self.answered && !self.clusters.is_warming(self.restore.is_used())
         {
             self.stage = Stage::Listeners;
+            super::keys::start(&self.control);
             let listeners = std::mem::take(&mut *lock(&self.control.later.listeners));
             for listener in listeners {
                 if let Err(refusals) = self.put_listener(listener, None) {

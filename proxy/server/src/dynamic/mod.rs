@@ -9,6 +9,7 @@ mod demand;
 mod extensions;
 mod files;
 mod generations;
+mod keys;
 mod listeners;
 mod load;
 mod order;

@@ -6,6 +6,7 @@ use arc_swap::ArcSwapOption;
 use outrider_config::model;
 use outrider_core::stats::Registry;
 use outrider_http::HcmShared;
+use outrider_http::jwks::JwksSource;
 use outrider_http::on_demand::Asker;
 use outrider_http::routing::{RoutePlace, RouteSlot, Scope, ScopeSlot, ScopeTable};
 use outrider_net::drain::DrainController;
@@ -13,6 +14,7 @@ use outrider_net::listener::{GlobalConnections, ListenerShared, NarrowedEntry, N
 use outrider_tcp::{GateSlot, Gates, TcpProxyShared};
 use outrider_telemetry::access_log::LogFiles;
 use outrider_upstream::ClusterManager;
+use tokio::sync::mpsc;
 
 use crate::dynamic::{RouteTables, ScopesKey, Secrets};
 
@@ -71,6 +73,8 @@ pub struct Builder {
     pub secrets: Secrets,
     /// How requests ask for what comes on demand.
     pub asker: Asker,
+    /// Takes the sources of keys to what fetches them.
+    pub keys: mpsc::UnboundedSender<JwksSource>,
 }
 
 impl Builder {
@@ -163,6 +167,10 @@ impl Builder {
                     HcmShared::build(config, &self.registry, &self.log_files, &scope, routes, &self.node)?;
                 // It is empty: nobody else has it yet.
                 let _ = shared.asker.set(self.asker.clone());
+                for source in shared.key_sources() {
+                    // Nobody takes them where configuration is only checked.
+                    let _ = self.keys.send(source.clone());
+                }
                 BuiltFilter::Http(shared)
             }
             model::NetworkFilter::Discovered(_) | model::NetworkFilter::Missing => BuiltFilter::Missing,

@@ -2,13 +2,14 @@
 
 #![expect(clippy::expect_used, reason = "without its tokens a group cannot be run")]
 
+mod remote;
 mod requirements;
 mod tokens;
 mod ways;
 
 use outrider_tests::bootstrap::{access_log, indent};
 
-pub(crate) use self::{requirements::requirements, tokens::tokens, ways::ways};
+pub(crate) use self::{remote::remote, requirements::requirements, tokens::tokens, ways::ways};
 use crate::driver::{Case, Req, case, case::Act, get};
 
 const TYPE: &str = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3";

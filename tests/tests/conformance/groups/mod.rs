@@ -82,6 +82,7 @@ pub(crate) fn all() -> Vec<Group> {
         jwt::tokens(),
         jwt::ways(),
         jwt::requirements(),
+        jwt::remote(),
         rbac::conditions(),
         rbac::actions(),
         rbac::trees(),

@@ -1,7 +1,9 @@
 //! JSON Web Tokens.
 
+use std::time::Duration;
+
 use super::{bad, good, manager, with_hcm};
-use crate::model::{HttpFilterKind, JwtAuthn, JwtPlace, JwtRequirement};
+use crate::model::{HttpFilterKind, JwksRetries, JwtAuthn, JwtKeys, JwtPlace, JwtRequirement};
 
 const ROUTES: &str = "route_config: {virtual_hosts: [{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c}}]}]}\n";
 const AT: &str =
@@ -114,5 +116,25 @@ fn keys_that_are_left_out_are_told() {
     let (_, ledger) = good(&filter(&provider(keys)));
     assert!(
         ledger.inert.iter().any(|(path, why)| path.ends_with("local_jwks") && why.contains("1 of the keys"))
+    );
+}
+
+#[test]
+fn keys_that_are_fetched_have_envoys_defaults() {
+    let jwt = jwt(&provider("remote_jwks: {http_uri: {uri: \"https://a.b/k\", cluster: c, timeout: 3s}}"));
+    let JwtKeys::Remote(remote) = &jwt.providers[0].keys else { panic!("{jwt:?}") };
+    assert_eq!((remote.cache.as_secs(), remote.background, remote.retries), (600, None, None));
+    let jwt = self::jwt(&provider(
+        "remote_jwks: {http_uri: {uri: \"https://a.b/k\", cluster: c, timeout: 3s}, async_fetch: {}, retry_policy: {}}",
+    ));
+    let JwtKeys::Remote(remote) = &jwt.providers[0].keys else { panic!("{jwt:?}") };
+    let second = Duration::from_secs(1);
+    assert_eq!(remote.background, Some(second));
+    assert_eq!(remote.retries, Some(JwksRetries { count: 1, base: second, most: 10 * second }));
+    let problems = bad(&filter(&provider("remote_jwks: {http_uri: {uri: /k, cluster: c, timeout: 3s}}")));
+    let at = format!("{AT}.providers[\"p\"].remote_jwks.http_uri.uri");
+    assert!(
+        problems.iter().any(|text| text.starts_with(&at) && text.contains("no URI with a host")),
+        "{problems:?}"
     );
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,8 +11,10 @@ use http::request::Parts;
 use outrider_config::model::{
     JwtAuthn, JwtLifetime, JwtLocation, JwtProvider, JwtRequirement, MetadataValue,
 };
-use outrider_core::jwt::{Audiences, Buffers, Jwks, JwtError, Token};
+use outrider_core::jwt::{Audiences, Buffers, JwtError, Token};
+use smallvec::SmallVec;
 
+use super::Keys;
 use super::extract::{Found as Extracted, tokens};
 
 type Claims = BTreeMap<Arc<str>, MetadataValue>;
@@ -20,13 +22,51 @@ type Claims = BTreeMap<Arc<str>, MetadataValue>;
 /// One request at the filter.
 pub(super) struct Check<'a> {
     settings: &'a JwtAuthn,
-    keys: &'a [Arc<Jwks>],
+    keys: &'a [Keys],
     parts: &'a mut Parts,
-    /// Seconds since 1970.
-    now: u64,
+    now: Now,
+    tried: &'a Tried,
     /// Somebody reads metadata.
     notes: bool,
     pub(super) found: Found,
+}
+
+/// The time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    /// Seconds since 1970.
+    wall: u64,
+    pub(super) monotonic: Instant,
+}
+
+impl Now {
+    pub(super) fn read() -> Self {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Self { wall: wall.map_or(0, |time| time.as_secs()), monotonic: Instant::now() }
+    }
+}
+
+/// Providers whose keys were waited for.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    /// They are here, as new as can be.
+    pub(super) fetched: SmallVec<[usize; 2]>,
+    /// They cannot be had.
+    pub(super) failed: SmallVec<[usize; 2]>,
+}
+
+/// Why a request does not meet a requirement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    Refused(JwtError),
+    /// That is not known before there are keys of the provider at this place.
+    Lacking(usize),
+}
+
+impl From<JwtError> for Stop {
+    fn from(error: JwtError) -> Self {
+        Self::Refused(error)
+    }
 }
 
 /// What was found out on the way.
@@ -50,19 +90,20 @@ enum Who<'a> {
 impl<'a> Check<'a> {
     pub(super) fn new(
         settings: &'a JwtAuthn,
-        keys: &'a [Arc<Jwks>],
+        keys: &'a [Keys],
         parts: &'a mut Parts,
-        now: u64,
+        now: Now,
+        tried: &'a Tried,
         notes: bool,
     ) -> Self {
-        Self { settings, keys, parts, now, notes, found: Found::default() }
+        Self { settings, keys, parts, now, tried, notes, found: Found::default() }
     }
 
     /// Whether the request meets `requirement`. Verified tokens are passed on, or taken out, on the way.
     ///
     /// # Errors
     /// It does not.
-    pub(super) fn require(&mut self, requirement: &'a JwtRequirement) -> Result<(), JwtError> {
+    pub(super) fn require(&mut self, requirement: &'a JwtRequirement) -> Result<(), Stop> {
         match requirement {
             JwtRequirement::Nothing => Ok(()),
             JwtRequirement::Provider { provider, audiences } => {
@@ -76,7 +117,11 @@ impl<'a> Check<'a> {
             JwtRequirement::Any { of, allow_missing, allow_failed } => {
                 let mut last = JwtError::Missing;
                 for one in of {
-                    let Err(error) = self.require(one) else { return Ok(()) };
+                    let error = match self.require(one) {
+                        Ok(()) => return Ok(()),
+                        Err(Stop::Refused(error)) => error,
+                        lacking @ Err(Stop::Lacking(_)) => return lacking,
+                    };
                     // What is wrong with a token says more than that there is none for this one.
                     let says_more = !matches!(error, JwtError::Missing | JwtError::UnknownIssuer);
                     if says_more || last == JwtError::Missing {
@@ -86,14 +131,14 @@ impl<'a> Check<'a> {
                 if *allow_failed || (*allow_missing && last == JwtError::Missing) {
                     Ok(())
                 } else {
-                    Err(last)
+                    Err(last.into())
                 }
             }
         }
     }
 
     /// All tokens must be good: an upstream might read another one than we did. The last one found comes first, as in Envoy.
-    fn authenticate(&mut self, who: Who<'a>, locations: &'a [JwtLocation]) -> Result<(), JwtError> {
+    fn authenticate(&mut self, who: Who<'a>, locations: &'a [JwtLocation]) -> Result<(), Stop> {
         let mut tokens = tokens(self.parts, locations);
         let mut verdict = Err(JwtError::Missing);
         let mut provider = None;
@@ -101,11 +146,15 @@ impl<'a> Check<'a> {
             self.note_failure(provider, JwtError::Missing);
         }
         while let Some(token) = tokens.pop() {
-            verdict = self.verify(who, &token, &mut provider);
+            verdict = match self.verify(who, &token, &mut provider) {
+                Ok(()) => Ok(()),
+                Err(Stop::Refused(error)) => Err(error),
+                lacking @ Err(Stop::Lacking(_)) => return lacking,
+            };
             if let Err(error) = verdict {
                 self.note_failure(provider, error);
                 if matches!(who, Who::Provider(..)) {
-                    return Err(error);
+                    return Err(error.into());
                 }
             }
         }
@@ -113,7 +162,7 @@ impl<'a> Check<'a> {
             (Who::Anybody { allow_failed: true }, _) | (Who::Anybody { .. }, Err(JwtError::Missing)) => {
                 Ok(())
             }
-            (_, verdict) => verdict,
+            (_, verdict) => Ok(verdict?),
         }
     }
 
@@ -123,7 +172,7 @@ impl<'a> Check<'a> {
         who: Who<'a>,
         found: &Extracted<'_>,
         provider: &mut Option<&'a JwtProvider>,
-    ) -> Result<(), JwtError> {
+    ) -> Result<(), Stop> {
         let mut buffers = Buffers::default();
         if let Who::Provider(place, _) = who {
             *provider = self.settings.providers.get(place);
@@ -131,7 +180,7 @@ impl<'a> Check<'a> {
         }
         let token = Token::parse(found.text(), &mut buffers)?;
         if !found.location.issuers.allow(&token.issuer) {
-            return Err(JwtError::UnknownIssuer);
+            return Err(JwtError::UnknownIssuer.into());
         }
         let (place, audiences) = match who {
             Who::Provider(place, audiences) => (place, audiences),
@@ -139,18 +188,33 @@ impl<'a> Check<'a> {
         };
         let known = self.settings.providers.get(place).ok_or(JwtError::UnknownIssuer)?;
         *provider = Some(known);
-        token.check_time(self.now, known.clock_skew)?;
+        token.check_time(self.now.wall, known.clock_skew)?;
         if !audiences.unwrap_or(&known.audiences).allow(&token) {
-            return Err(JwtError::AudienceNotAllowed);
+            return Err(JwtError::AudienceNotAllowed.into());
         }
         if known.subjects.as_ref().is_some_and(|subjects| !subjects.matches(&token.subject)) {
-            return Err(JwtError::SubjectNotAllowed);
+            return Err(JwtError::SubjectNotAllowed.into());
         }
-        if known.lifetime.is_some_and(|lifetime| !in_time(lifetime, token.expires, self.now)) {
-            return Err(JwtError::LifetimeNotAllowed);
+        if known.lifetime.is_some_and(|lifetime| !in_time(lifetime, token.expires, self.now.wall)) {
+            return Err(JwtError::LifetimeNotAllowed.into());
         }
-        self.keys.get(place).ok_or(JwtError::NoValidKeys)?.verify(&token)?;
-        self.use_token(known, &token, found)
+        self.verify_by(place, &token)?;
+        Ok(self.use_token(known, &token, found)?)
+    }
+
+    /// Verifies `token` with the keys of the provider at `place`.
+    fn verify_by(&self, place: usize, token: &Token<'_>) -> Result<(), Stop> {
+        let source = match self.keys.get(place).ok_or(JwtError::NoValidKeys)? {
+            Keys::Here(keys) => return Ok(keys.verify(token)?),
+            Keys::Remote(handle) => handle.source(),
+        };
+        // What was just fetched is good for this request however short its life is.
+        let now = (!self.tried.fetched.contains(&place)).then_some(self.now.monotonic);
+        match source.look(now, |keys| keys.verify(token)) {
+            Some(verdict) => Ok(verdict?),
+            None if self.tried.failed.contains(&place) => Err(JwtError::Fetch.into()),
+            None => Err(Stop::Lacking(place)),
+        }
     }
 
     /// The provider of an issuer: the first that names it, else the first that names none.

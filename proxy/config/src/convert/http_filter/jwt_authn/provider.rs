@@ -1,22 +1,31 @@
 //! Who issues tokens, and where they are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::HeaderName;
 use http::header::AUTHORIZATION;
+use http::{HeaderName, Uri};
 use outrider_core::jwt::{Audiences, Jwks};
 use outrider_proto::Path;
+use outrider_proto::pb::envoy::config::core::v3 as core_pb;
 use outrider_proto::pb::envoy::extensions::filters::http::jwt_authn::v3 as pb;
 
-use crate::convert::cx::{Cx, inert};
+use crate::convert::cx::{Cx, UNSUPPORTED, inert, refuse};
 use crate::convert::matcher;
-use crate::convert::scalar::{data_source, duration, header_name};
+use crate::convert::scalar::{data_source, duration, header_name, u32_of};
 use crate::model::{
-    DataSourceKind, JwtClaimHeader, JwtIssuers, JwtKeys, JwtLifetime, JwtLocation, JwtPlace, JwtProvider,
+    DataSourceKind, JwksRetries, JwtClaimHeader, JwtIssuers, JwtKeys, JwtLifetime, JwtLocation, JwtPlace,
+    JwtProvider, RemoteJwks,
 };
 
 /// How far clocks may differ by default, in seconds.
 const CLOCK_SKEW: u64 = 60;
+/// How long fetched keys are good by default.
+const CACHE: Duration = Duration::from_secs(600);
+/// When keys are fetched again in the background after a failure, by default.
+const REFETCH: Duration = Duration::from_secs(1);
+/// The limit of the first random time between tries, by default.
+const BACK_OFF: Duration = Duration::from_secs(1);
 
 /// The provider at `path`; `None`, and an error, when it is not usable.
 pub(super) fn provider(
@@ -114,15 +123,76 @@ fn keys(
                 }
             }
         }
-        Some(Kind::RemoteJwks(_)) => {
-            cx.refuse(&path.field("remote_jwks"), "keys are not fetched yet; give them by local_jwks");
-            None
+        Some(Kind::RemoteJwks(message)) => {
+            remote(cx, &path.field("remote_jwks"), message).map(|remote| JwtKeys::Remote(Arc::new(remote)))
         }
         None => {
             cx.error(path, "give one of remote_jwks and local_jwks");
             None
         }
     }
+}
+
+fn remote(cx: &Cx, path: &Path<'_>, message: &pb::RemoteJwks) -> Option<RemoteJwks> {
+    use core_pb::http_uri::HttpUpstreamType;
+    let pb::RemoteJwks { http_uri, cache_duration, async_fetch, retry_policy } = message;
+    let at = path.field("http_uri");
+    let Some(core_pb::HttpUri { uri, timeout, http_upstream_type }) = http_uri else {
+        cx.error(&at, "an address is needed");
+        return None;
+    };
+    let parsed = uri.parse::<Uri>().ok().filter(|uri| uri.authority().is_some());
+    if parsed.is_none() {
+        cx.error(&at.field("uri"), format!("{uri:?} is no URI with a host, as https://example.com/keys"));
+    }
+    let cluster = match http_upstream_type {
+        Some(HttpUpstreamType::Cluster(name)) if !name.is_empty() => Some(Arc::from(name.as_str())),
+        _ => {
+            cx.error(&at.field("cluster"), "the name of a cluster is needed");
+            None
+        }
+    };
+    let limit = duration(cx, &at, "timeout", timeout);
+    if limit.is_none() {
+        cx.error(&at.field("timeout"), "a time is needed");
+    }
+    let background = async_fetch.as_ref().map(|message| {
+        let pb::JwksAsyncFetch { fast_listener, failed_refetch_duration } = message;
+        let at = path.field("async_fetch");
+        inert!(cx, at, "no listener waits for keys: requests that need them wait until they are there"; fast_listener);
+        duration(cx, &at, "failed_refetch_duration", failed_refetch_duration).unwrap_or(REFETCH)
+    });
+    let retries = retry_policy.as_ref().map(|message| retries(cx, &path.field("retry_policy"), message));
+    let cache = duration(cx, path, "cache_duration", cache_duration).unwrap_or(CACHE);
+    // Envoy counts whole seconds.
+    let cache = Duration::from_secs(cache.as_secs());
+    Some(RemoteJwks { uri: parsed?, cluster: cluster?, timeout: limit?, cache, background, retries })
+}
+
+fn retries(cx: &Cx, path: &Path<'_>, message: &core_pb::RetryPolicy) -> JwksRetries {
+    let core_pb::RetryPolicy {
+        retry_back_off,
+        num_retries,
+        retry_on,
+        retry_priority,
+        retry_host_predicate,
+        host_selection_retry_max_attempts,
+    } = message;
+    inert!(cx, path, "keys are fetched again after 5xx, and when there is no answer, as in Envoy"; retry_on);
+    refuse!(cx, path, UNSUPPORTED; retry_priority, retry_host_predicate, host_selection_retry_max_attempts);
+    let at = path.field("retry_back_off");
+    let (base, most) = match retry_back_off {
+        Some(core_pb::BackoffStrategy { base_interval, max_interval }) => {
+            let base = duration(cx, &at, "base_interval", base_interval).unwrap_or(BACK_OFF);
+            let most = duration(cx, &at, "max_interval", max_interval).unwrap_or(base.saturating_mul(10));
+            (base, most)
+        }
+        None => (BACK_OFF, BACK_OFF * 10),
+    };
+    if most < base {
+        cx.error(&at.field("max_interval"), "it must not be less than base_interval");
+    }
+    JwksRetries { count: u32_of(num_retries).unwrap_or(1), base, most }
 }
 
 fn places(
