@@ -257,3 +257,36 @@ fn bind(path: &Path) -> std::io::Result<UnixListener> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_minute_and_are_never_nothing() {
+        for failures in 1..40 {
+            let bound = WAITS.0.saturating_mul(1 << failures.min(10)).min(WAITS.1);
+            let pause = pause(failures);
+            assert!(pause >= bound / 4 && pause <= bound, "{failures}: {pause:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_was_left_is_replaced_and_one_in_use_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/sds");
+        let first = bind(&path).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode & 0o007, 0, "others may ask for the key: {mode:o}");
+        assert_eq!(bind(&path).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+        drop(first);
+        bind(&path).unwrap();
+        // What is no socket is not ours to remove.
+        let file = dir.path().join("file");
+        std::fs::write(&file, "kept").unwrap();
+        assert!(bind(&file).is_err());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+    }
+}

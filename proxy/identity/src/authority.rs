@@ -228,3 +228,70 @@ pub(crate) fn pems(ders: &[Vec<u8>]) -> String {
     let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
     ders.iter().map(|der| pem::encode_config(&pem::Pem::new("CERTIFICATE", der.clone()), config)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::SanType;
+
+    use super::*;
+
+    /// A certificate for a key, that ends in so many hours.
+    fn certificate(key: &KeyPair, uri: &str, hours: i64) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        let now = SystemTime::now();
+        params.not_before = (now - Duration::from_secs(7200)).into();
+        let length = Duration::from_secs(hours.unsigned_abs() * 3600);
+        params.not_after = if hours < 0 { now - length } else { now + length }.into();
+        params.self_signed(key).unwrap().der().to_vec()
+    }
+
+    const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+
+    #[test]
+    fn an_answer_that_is_not_for_our_key_or_no_longer_good_is_not_used() {
+        let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let good = certified(&key, &[certificate(&key, WEB, 6)], 0).unwrap();
+        assert_eq!(good.name, WEB);
+        // Nothing was said of when to renew: half-way.
+        let life = seconds(good.not_after) - seconds(good.not_before);
+        assert_eq!(seconds(good.renew_at), seconds(good.not_before) + life / 2);
+        for (chain, wanted) in [
+            (vec![], "no certificate"),
+            (vec![vec![1, 2, 3]], "no certificate"),
+            (vec![certificate(&other, WEB, 6)], "another key"),
+            (vec![certificate(&key, WEB, -1)], "expired"),
+        ] {
+            let error = certified(&key, &chain, 0).unwrap_err();
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+
+    #[test]
+    fn files_that_are_wrong_are_named_with_their_field() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = text(&dir.path().join("token"), "join_token_file").unwrap_err().to_string();
+        assert!(missing.contains("/token: ") && missing.contains("join_token_file"), "{missing}");
+        let large = dir.path().join("large");
+        std::fs::write(&large, vec![b'a'; LARGEST_CREDENTIAL as usize + 1]).unwrap();
+        assert!(text(&large, "ca_file").unwrap_err().to_string().contains("65537 bytes"));
+    }
+
+    #[tokio::test]
+    async fn who_is_not_there_is_told_with_the_address() {
+        let config = IdentityAgent {
+            // Nobody listens at port 1 of the loopback.
+            address: "127.0.0.1:1".into(),
+            ca_file: None,
+            server_name: None,
+            credential: AgentCredential::JoinToken("/nowhere/token".into()),
+            socket: "/nowhere/sds".into(),
+            state_dir: None,
+            lifetime: None,
+        };
+        let error = Authority(&config).watch(None).await.unwrap_err();
+        assert!(error.to_string().starts_with("127.0.0.1:1: ") && !error.is_final(), "{error}");
+        let error = Authority(&config).issue(None, false).await.map(drop).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/token"), "{error}");
+    }
+}
