@@ -133,6 +133,11 @@ async fn two_proxies_know_each_other_by_what_their_agents_got() -> Result<()> {
     for (proxy, _) in &pair.proxies {
         ensure!(proxy.stat("identity.issued").await? == Some(1), "issued once");
         ensure!(proxy.stat("identity.roots").await? == Some(1), "one root");
+        let certs = proxy.admin("/certs").await?.text();
+        ensure!(
+            certs.contains("spiffe://cluster.local/ns/shop/sa/"),
+            "the admin interface does not show it: {certs}"
+        );
     }
     // The key is for whoever may open the socket.
     let mode = fs::metadata(pair.agents[0].socket())?.permissions().mode();

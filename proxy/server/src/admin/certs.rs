@@ -1,6 +1,8 @@
 //! `/certs`: the certificates in use and how long they are good for.
 
-use outrider_config::model::{CommonTls, DataSource, DataSourceKind, SecretRef};
+use outrider_config::model::{
+    CommonTls, DataSource, DataSourceKind, DynamicSecret, SecretKind, SecretRef, ValidationRef,
+};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
@@ -14,27 +16,43 @@ use super::query::Query;
 use super::reply::Reply;
 
 pub(super) fn certs(control: &Control, _: &Query) -> Reply {
-    let downstream = control.model.listeners.iter().flat_map(|listener| {
-        let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
-        chains.filter_map(|chain| chain.tls.as_ref().map(|tls| &tls.common))
-    });
-    let upstream = control.model.clusters.iter().flat_map(|cluster| {
-        let matches = cluster.tls_matches.iter().filter_map(|one| one.tls.as_ref());
-        cluster.tls.iter().chain(matches).map(|tls| &tls.common)
-    });
-    let contexts: Vec<Value> = downstream.chain(upstream).map(context).collect();
+    let mut contexts: Vec<Value> = Vec::new();
+    for active in control.listeners.active() {
+        let chains = active.listener.chains.iter().filter_map(|chain| chain.config.tls.as_ref());
+        contexts.extend(chains.map(|tls| context(control, &tls.common)));
+    }
+    for cluster in control.clusters.clusters() {
+        let matches = cluster.config.tls_matches.iter().filter_map(|one| one.tls.as_ref());
+        contexts.extend(cluster.config.tls.iter().chain(matches).map(|tls| context(control, &tls.common)));
+    }
     Reply::json(&json!({ "certificates": contexts }))
 }
 
-/// The CA bundle and the chains of one TLS context.
-fn context(tls: &CommonTls) -> Value {
-    let ca = tls.validation.configured().filter_map(|validation| validation.trusted_ca.as_ref());
-    let here = tls.certificates.iter().filter_map(SecretRef::here);
-    let chains = here.map(|certificate| &certificate.chain);
-    json!({
-        "ca_cert": ca.flat_map(certificates).collect::<Vec<_>>(),
-        "cert_chain": chains.flat_map(certificates).collect::<Vec<_>>(),
-    })
+/// The CA bundle and the chains of one TLS context; of secrets that come from elsewhere those that came last.
+fn context(control: &Control, tls: &CommonTls) -> Value {
+    let came = |secret: &DynamicSecret| control.secrets.find(secret);
+    let here = tls.validation.configured().filter_map(|validation| validation.trusted_ca.as_ref());
+    let mut ca: Vec<Value> = here.flat_map(certificates).collect();
+    if let ValidationRef::Dynamic { secret, .. } = &tls.validation
+        && let Some(secret) = came(secret)
+        && let SecretKind::Validation(validation) = &secret.kind
+    {
+        ca.extend(validation.trusted_ca.iter().flat_map(certificates));
+    }
+    let mut chains = Vec::new();
+    for certificate in &tls.certificates {
+        match certificate {
+            SecretRef::Static(certificate) => chains.extend(certificates(&certificate.chain)),
+            SecretRef::Dynamic(secret) => {
+                if let Some(secret) = came(secret)
+                    && let SecretKind::Certificate(certificate) = &secret.kind
+                {
+                    chains.extend(certificates(&certificate.chain));
+                }
+            }
+        }
+    }
+    json!({ "ca_cert": ca, "cert_chain": chains })
 }
 
 fn certificates(source: &DataSource) -> Vec<Value> {
