@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use outrider_config::convert::{self, Options, ResourceKind, ResourceReader};
+use outrider_core::jwt::{Buffers, Jwks, JwtError, Token};
 use outrider_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_proto::{Descriptors, any, load, validate};
 
@@ -26,6 +29,10 @@ pub enum What {
     ClientHello,
     /// An HTTP/1 response and its body.
     Http1Response,
+    /// A JSON Web Token: its header and its payload, a line each, before they are encoded.
+    Token,
+    /// A set of keys for tokens.
+    KeySet,
     /// Messages of a control plane on the wire, and what the subscriptions make of them: state of the world, or delta.
     Stream(bool),
 }
@@ -45,6 +52,8 @@ pub fn all() -> Vec<What> {
         What::ProxyProtocol,
         What::ClientHello,
         What::Http1Response,
+        What::Token,
+        What::KeySet,
         What::Stream(false),
         What::Stream(true),
     ];
@@ -63,6 +72,8 @@ impl What {
             Self::ProxyProtocol => "proxy-protocol".into(),
             Self::ClientHello => "client-hello".into(),
             Self::Http1Response => "http1-response".into(),
+            Self::Token => "token".into(),
+            Self::KeySet => "key-set".into(),
             Self::Stream(false) => "stream-sotw".into(),
             Self::Stream(true) => "stream-delta".into(),
         }
@@ -105,6 +116,16 @@ impl What {
                 b"HTTP/1.0 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n"
                     .to_vec(),
             ],
+            Self::Token => vec![
+                br#"{"alg":"ES256","kid":"k"}
+{"iss":"i","sub":"s","aud":["a","b"],"exp":4102444800,"nbf":1,"iat":1,"jti":"j","x":{"y":[1,null,true,"z"]}}"#
+                    .to_vec(),
+                b"{\"alg\":\"none\"}\n{}".to_vec(),
+            ],
+            Self::KeySet => vec![
+                br#"{"keys":[{"kty":"oct","k":"c2VjcmV0","alg":"HS256","kid":"k"},{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#.to_vec(),
+                br#"{"keys":[{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"},{"kty":"RSA","n":"AQAB","e":"AQAB"}]}"#.to_vec(),
+            ],
             Self::Stream(delta) => outrider_xds::fuzz::seeds(delta),
         };
         let regressions =
@@ -143,6 +164,11 @@ impl Target {
             }
             What::Bootstrap => self.bootstrap(&String::from_utf8_lossy(input), &mut outcome),
             What::ProxyProtocol => number(&mut outcome, outrider_net::listener::fuzz::proxy_protocol(input)),
+            What::Token => note(&mut outcome, "token", &token(input)),
+            What::KeySet => {
+                let read = Jwks::parse(input).map(|keys| keys.left_out().to_string());
+                note(&mut outcome, "keys", &read.unwrap_or_else(|error| error.name().to_owned()));
+            }
             What::ClientHello => number(&mut outcome, outrider_net::listener::fuzz::client_hello(input)),
             What::Http1Response => number(&mut outcome, outrider_upstream::pool::fuzz::http1_response(input)),
             What::Stream(delta) => outcome.extend(outrider_xds::fuzz::stream(delta, input)),
@@ -194,6 +220,21 @@ fn note(outcome: &mut Outcome, path: &str, text: &str) {
         }
     }
     outcome.insert(hasher.finish());
+}
+
+/// What becomes of a token with this header and this payload.
+fn token(input: &[u8]) -> String {
+    let mut lines = input.splitn(2, |byte| *byte == b'\n');
+    let mut part = || URL_SAFE_NO_PAD.encode(lines.next().unwrap_or_default());
+    let text = format!("{}.{}.AAAA", part(), part());
+    let mut buffers = Buffers::default();
+    match Token::parse(text.as_bytes(), &mut buffers) {
+        Ok(token) => {
+            let time = token.check_time(1000, 60).err().map_or("in time", JwtError::name);
+            format!("{time} {} {}", token.header().is_some(), token.payload().is_some())
+        }
+        Err(error) => error.to_string(),
+    }
 }
 
 /// A ClientHello with a server name and ALPN.
