@@ -59,7 +59,9 @@ fn assignment(
         let Some(number) = port_in(&slice, port) else { continue };
         for endpoint in &slice.body().endpoints {
             let Some(health) = health(endpoint) else { continue };
-            let tls = mtls::of_endpoint(context, &slice, endpoint, disabled.then_some(number));
+            let Some(tls) = mtls::of_endpoint(context, &slice, endpoint, disabled.then_some(number)) else {
+                continue;
+            };
             let hosts = localities.entry(endpoint.zone.as_deref().unwrap_or_default()).or_default();
             // Proxies refuse the whole resource for one that is no IP address (slices of type FQDN have such).
             for address in endpoint.addresses.iter().filter(|it| it.parse::<IpAddr>().is_ok()) {

@@ -60,12 +60,15 @@ pub fn pod_is_on(pod: &Pod) -> bool {
 
 /// Whether mutual TLS is spoken to an endpoint: its pod says so, or where it is none, its slice. `port`: look whether a policy has clear text
 /// spoken at this port of it.
+///
+/// `None`: its pod is not known where others of the namespace are. It has not been told of yet, or is gone: nothing is to go there before it is
+/// known how.
 pub fn of_endpoint(
     context: &Context,
     slice: &Of<'_, EndpointSlice>,
     endpoint: &Endpoint,
     port: Option<u16>,
-) -> bool {
+) -> Option<bool> {
     let world = &context.world;
     let off = |labels: Option<&BTreeMap<String, String>>| {
         let workload = Workload { namespace: slice.namespace(), labels };
@@ -73,10 +76,11 @@ pub fn of_endpoint(
     };
     let reference = endpoint.target_ref.as_ref().filter(|it| it.kind.as_deref() == Some("Pod"));
     match reference.and_then(|it| it.name.as_deref()) {
-        Some(name) => world
-            .get::<Pod>(slice.namespace(), name)
-            .is_some_and(|pod| pod_is_on(&pod) && !off(pod.metadata.labels.as_ref())),
-        None => slice.object.label(LABEL.0) == Some(LABEL.1) && !off(Some(&BTreeMap::new())),
+        Some(name) => match world.get::<Pod>(slice.namespace(), name) {
+            Some(pod) => Some(pod_is_on(&pod) && !off(pod.metadata.labels.as_ref())),
+            None => world.all_in::<Pod>(slice.namespace()).next().is_none().then_some(false),
+        },
+        None => Some(slice.object.label(LABEL.0) == Some(LABEL.1) && !off(Some(&BTreeMap::new()))),
     }
 }
 
@@ -206,8 +210,8 @@ fn identities(context: &Context, service: &Named) -> Vec<pb::SubjectAltNameMatch
     let account =
         |it: &Arc<str>| uri(MatchPattern::Exact(format!("spiffe://{domain}/ns/{}/sa/{it}", service.0)));
     match all.get(service) {
-        Some(known) => known.iter().map(account).collect(),
-        None => vec![uri(MatchPattern::Prefix(format!("spiffe://{domain}/ns/{}/sa/", service.0)))],
+        Some(known) if !known.is_empty() => known.iter().map(account).collect(),
+        _ => vec![uri(MatchPattern::Prefix(format!("spiffe://{domain}/ns/{}/sa/", service.0)))],
     }
 }
 
@@ -231,8 +235,12 @@ fn accounts(world: &World) -> Accounts {
         let named = || (Arc::clone(service.namespace()), Arc::clone(service.name()));
         if let Some(listed) = service.object.annotation(ACCOUNTS) {
             let listed = listed.split(',').map(str::trim).filter(|it| !it.is_empty());
-            out.insert(named(), listed.map(Arc::from).collect());
-            continue;
+            let listed: BTreeSet<Arc<str>> = listed.map(Arc::from).collect();
+            // One that lists nobody says nothing: it must not mean that anybody will do.
+            if !listed.is_empty() {
+                out.insert(named(), listed);
+                continue;
+            }
         }
         let selector = service.spec.as_ref().and_then(|it| it.selector.as_ref()).filter(|it| !it.is_empty());
         let (Some(selector), Some(pods)) = (selector, pods.get(&**service.namespace())) else { continue };

@@ -131,8 +131,10 @@ impl Agent {
                     // Roots first: a certificate that nobody here can verify is of no use.
                     self.trust(&bundle);
                     let renew_at = identity.renew_at;
+                    // With a clock that is ahead the time to renew may have come already: no reason to ask again and again.
+                    let life = identity.not_after.duration_since(identity.not_before).unwrap_or_default();
                     self.take(identity);
-                    renew_at.duration_since(SystemTime::now()).unwrap_or_default().max(WAITS.0)
+                    renew_at.duration_since(SystemTime::now()).unwrap_or_default().max(WAITS.0).max(life / 10)
                 }
                 Err(error) => {
                     failures = failures.saturating_add(1);

@@ -97,9 +97,12 @@ fn pod(mut value: Value) -> Value {
     let keep =
         |map: &mut Map<String, Value>, names: &[&str]| map.retain(|name, _| names.contains(&name.as_str()));
     if let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut) {
-        keep(spec, &["containers", "nodeName", "hostNetwork", "serviceAccountName"]);
-        let containers = spec.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten();
-        containers.filter_map(Value::as_object_mut).for_each(|it| keep(it, &["name", "ports"]));
+        keep(spec, &["containers", "initContainers", "nodeName", "hostNetwork", "serviceAccountName"]);
+        for list in ["containers", "initContainers"] {
+            let containers = spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
+            let wanted = ["name", "ports", "livenessProbe", "readinessProbe", "startupProbe"];
+            containers.filter_map(Value::as_object_mut).for_each(|it| keep(it, &wanted));
+        }
     }
     if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut) {
         keep(status, &["phase", "podIP", "podIPs", "conditions"]);
@@ -133,7 +136,8 @@ mod tests {
             json!({"metadata": {"name": "web-0", "namespace": "shop", "resourceVersion": "7", "labels": {"app": "web"},
                 "managedFields": [{"manager": "kubelet"}], "annotations": {LAST_APPLIED: "{}"}},
                 "spec": {"containers": [{"name": "web", "image": "web:1", "env": [{"name": "A", "value": "b"}],
-                    "ports": [{"containerPort": 80}], "fromTheFuture": 1}], "nodeName": "n1", "volumes": []},
+                    "ports": [{"containerPort": 80}], "fromTheFuture": 1, "livenessProbe": {"httpGet": {"port": 80}}}],
+                    "initContainers": [{"name": "aid", "readinessProbe": {"grpc": {"port": 9}}}], "nodeName": "n1", "volumes": []},
                 "status": {"podIP": "10.0.0.1", "phase": "Running", "fromTheFuture": {}, "conditions": [
                     {"type": "Ready", "status": "True", "lastProbeTime": null}, {"type": "Initialized", "status": "True"}]}}),
         )
@@ -143,7 +147,8 @@ mod tests {
             value,
             json!({"apiVersion": "v1", "kind": "Pod",
                 "metadata": {"name": "web-0", "namespace": "shop", "labels": {"app": "web"}, "annotations": {}},
-                "spec": {"containers": [{"name": "web", "ports": [{"containerPort": 80}]}], "nodeName": "n1"},
+                "spec": {"containers": [{"name": "web", "ports": [{"containerPort": 80}], "livenessProbe": {"httpGet": {"port": 80}}}],
+                    "initContainers": [{"name": "aid", "readinessProbe": {"grpc": {"port": 9}}}], "nodeName": "n1"},
                 "status": {"podIP": "10.0.0.1", "phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}})
         );
     }

@@ -103,7 +103,7 @@ pub(super) fn listener(context: &Context, proxy: &Proxy) -> Listener {
         .filter(|(port, spoken)| **spoken == Spoken::Unknown && clear(port))
         .map(|it| *it.0)
         .collect();
-    // A chain for a port takes all that goes there, so that each port that differs from the rest has all its chains.
+    // Each port that differs from the rest has chains for all that may come to it.
     let named = served.clone();
     for port in doors.ports() {
         served.entry(port).or_insert(Spoken::Tcp);
@@ -168,6 +168,9 @@ impl At<'_> {
         if !door.clear {
             let probes = doors.probes.get(&port).map(Vec::as_slice).unwrap_or_default();
             out.extend(probe::chain(&name, at_port(port), cluster, probes));
+            // What matches none of a port's chains is taken by the one for the rest, which may be open.
+            let nowhere = vec![tcp_proxy(names::BLACK_HOLE, names::BLACK_HOLE, Vec::new())];
+            out.push(chain(&format!("{name}closed"), Some(at_port(port)), nowhere));
             return out;
         }
         if door.tls {

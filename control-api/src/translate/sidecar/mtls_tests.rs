@@ -4,7 +4,9 @@ use outrider_proto::any::unpack;
 use outrider_proto::pb::envoy::config::cluster::v3::Cluster;
 use outrider_proto::pb::envoy::config::core::v3::transport_socket::ConfigType;
 use outrider_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use outrider_proto::pb::envoy::config::listener::v3::{FilterChain, Listener};
+use outrider_proto::pb::envoy::config::listener::v3::{FilterChain, Listener, filter};
+use outrider_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use outrider_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use outrider_proto::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 
@@ -88,6 +90,10 @@ fn a_sidecar_with_an_identity_expects_the_accounts_of_the_service() {
     );
     let common = upstream(&context(&annotated), &client(), HTTP).unwrap().common_tls_context.unwrap();
     assert_eq!(peers_of(&common), [exact("a"), exact("b")]);
+    // One that lists nobody does not mean everybody.
+    let nobody = annotated.replace("'a, b'", "' , '");
+    let common = upstream(&context(&nobody), &client(), HTTP).unwrap().common_tls_context.unwrap();
+    assert_eq!(peers_of(&common), [MatchPattern::Prefix("spiffe://cluster.local/ns/shop/sa/".to_owned())]);
     let common = upstream(&context(WEB), &client(), HTTP).unwrap().common_tls_context.unwrap();
     assert_eq!(peers_of(&common), [MatchPattern::Prefix("spiffe://cluster.local/ns/shop/sa/".to_owned())]);
     // A client without an identity has none to show.
@@ -104,7 +110,15 @@ fn endpoint_is_tls(yaml: &str) -> bool {
 fn endpoints_say_whether_their_sidecar_has_an_identity() {
     assert!(endpoint_is_tls(&format!("{}{}", web(), pod(MESHED))));
     assert!(!endpoint_is_tls(&format!("{}{}", web(), pod(""))));
-    assert!(!endpoint_is_tls(&web()), "nobody knows the Pod");
+    assert!(!endpoint_is_tls(&web()), "nobody tells of Pods");
+    // Where Pods are told of, one that is not known is not spoken to before it is known how.
+    let other = pod(MESHED).replace("web-0", "other-0");
+    let found: ClusterLoadAssignment = message(
+        &resources(&context(&format!("{}{other}", web()))),
+        Type::Endpoints,
+        "outbound|80||web.shop.svc.cluster.local",
+    );
+    assert_eq!(found.endpoints, []);
     // Without Pods the slice says it.
     let slice = "{kubernetes.io/service-name: web}";
     let meshed = slice.replace('}', ", security.istio.io/tlsMode: istio}");
@@ -164,19 +178,50 @@ fn strict_lets_in_mutual_tls_and_what_the_kubelet_asks_for() {
     let all = inbound(&peers("strict", "shop", "mtls: {mode: Strict}"));
     assert_eq!(
         doors(&all, 8080),
-        ["inbound|8080||mtls tls * mtls", "inbound|8080||probe raw_buffer * clear"]
+        [
+            "inbound|8080||mtls tls * mtls",
+            "inbound|8080||probe raw_buffer * clear",
+            "inbound|8080||closed any * clear"
+        ]
     );
-    assert_eq!(doors(&all, 5432), ["inbound|5432||mtls tls * mtls"]);
+    assert_eq!(doors(&all, 5432), ["inbound|5432||mtls tls * mtls", "inbound|5432||closed any * clear"]);
     // A port that no Service has.
     assert_eq!(
         doors(&all, 8081),
-        ["inbound|8081||mtls tls * mtls", "inbound|8081||probe raw_buffer * clear"]
+        [
+            "inbound|8081||mtls tls * mtls",
+            "inbound|8081||probe raw_buffer * clear",
+            "inbound|8081||closed any * clear"
+        ]
     );
     assert_eq!(doors(&all, 0), ["virtualInbound|mtls tls * mtls"]);
     // Filters are packed; their bytes have the paths as they are.
     let bytes = all.of(Type::Listener).get("virtualInbound").unwrap().body.clone();
     let text = String::from_utf8_lossy(&bytes);
-    assert!(text.contains("/live") && text.contains("/ready") && !text.contains("x=1"), "{text}");
+    assert!(text.contains("/live?x=1") && text.contains("/ready"), "{text}");
+}
+
+/// Which chain takes clear text at a port, as Envoy and Outrider choose: one for the port goes before the one for the rest, whatever the rest is.
+#[test]
+fn a_port_that_is_strict_is_closed_where_the_rest_is_open() {
+    let leads = |all: &Resources| {
+        let listener: Listener = message(all, Type::Listener, "virtualInbound");
+        let chain = listener.filter_chains.into_iter().find(|it| it.name == "inbound|5432||closed").unwrap();
+        let Some(filter::ConfigType::TypedConfig(config)) = &chain.filters[0].config_type else { panic!() };
+        unpack::<TcpProxy>(config).unwrap().cluster_specifier
+    };
+    for rest in ["", "mtls: {mode: Disabled}, "] {
+        let policy =
+            peers("port", "shop", &format!("{rest}ports: [{{number: 5432, mtls: {{mode: Strict}}}}]"));
+        let all = inbound(&policy);
+        assert_eq!(doors(&all, 5432), ["inbound|5432||mtls tls * mtls", "inbound|5432||closed any * clear"]);
+        assert_eq!(leads(&all), Some(ClusterSpecifier::Cluster("BlackHoleCluster".to_owned())));
+        // Without an identity nothing can come by TLS, and nothing does in clear.
+        let all = resources(&context(&format!("{}{}{policy}", web(), pod(""))));
+        envoy_takes(&all);
+        assert_eq!(doors(&all, 5432), ["inbound|5432||closed any * clear"]);
+        assert_eq!(leads(&all), Some(ClusterSpecifier::Cluster("BlackHoleCluster".to_owned())));
+    }
 }
 
 #[test]
@@ -209,7 +254,7 @@ fn what_cannot_be_verified_does_not_come_in() {
     let context = context(&format!("{}{}{strict}", web(), pod("")));
     let all = resources(&context);
     envoy_takes(&all);
-    assert_eq!(doors(&all, 5432), Vec::<String>::new());
+    assert_eq!(doors(&all, 5432), ["inbound|5432||closed any * clear"]);
     assert_eq!(doors(&all, 0), Vec::<String>::new());
     let said = conditions(&context.policies.statuses[&Key::new(Kind::PeerPolicy, "shop", "strict")]);
     assert!(said.iter().any(|it| it.contains("PartiallyInvalid=True") && it.contains("web-0")), "{said:?}");

@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Probe as Message};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use outrider_proto::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch};
+use outrider_proto::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, filter};
 use outrider_proto::pb::envoy::config::route::v3 as pb;
+use outrider_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::CodecType;
+use pb::header_matcher::HeaderMatchSpecifier;
 use pb::route_match::PathSpecifier;
 
 use crate::translate::hcm::{self, Hcm, Routes};
-use crate::translate::wire::{duration, truth};
+use crate::translate::wire::{any, duration, truth};
 use crate::world::{Proxy, World};
 use outrider_proto::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 
@@ -24,7 +26,7 @@ const GRPC_HEALTH: &str = "/grpc.health.v1.Health/Check";
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Probe {
     method: &'static str,
-    /// Without a query.
+    /// With its query.
     path: String,
 }
 
@@ -32,7 +34,9 @@ pub(super) struct Probe {
 pub(super) fn of(world: &World, proxy: &Proxy) -> BTreeMap<u16, Vec<Probe>> {
     let mut out: BTreeMap<u16, Vec<Probe>> = BTreeMap::new();
     let Some(pod) = world.get::<Pod>(&proxy.namespace, &proxy.pod) else { return out };
-    for container in pod.spec.iter().flat_map(|it| &it.containers) {
+    let containers =
+        pod.spec.iter().flat_map(|it| it.containers.iter().chain(it.init_containers.iter().flatten()));
+    for container in containers {
         let all = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
         for (port, probe) in all.into_iter().flatten().filter_map(|it| one(container, it)) {
             let known = out.entry(port).or_default();
@@ -50,9 +54,11 @@ fn one(container: &Container, probe: &Message) -> Option<(u16, Probe)> {
         if http.scheme.as_deref().is_some_and(|scheme| scheme != "HTTP") {
             return None;
         }
-        let path = http.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
-        let path = path.split(['?', '#']).next().unwrap_or("/");
-        return Some((number(container, &http.port)?, Probe { method: "GET", path: path.to_owned() }));
+        let path = http.path.as_deref().unwrap_or_default();
+        let path = path.split('#').next().unwrap_or_default();
+        // As the kubelet asks for it.
+        let path = format!("{}{path}", if path.starts_with('/') { "" } else { "/" });
+        return Some((number(container, &http.port)?, Probe { method: "GET", path }));
     }
     let grpc = probe.grpc.as_ref()?;
     Some((u16::try_from(grpc.port).ok()?, Probe { method: "POST", path: GRPC_HEALTH.to_owned() }))
@@ -91,7 +97,7 @@ pub(super) fn chain(
         }],
         ..Default::default()
     };
-    let filter = Hcm {
+    let mut manager = Hcm {
         stat_prefix: "inbound_probe".to_owned(),
         routes: Routes::Inline(Box::new(table)),
         filters: Vec::new(),
@@ -100,41 +106,60 @@ pub(super) fn chain(
         certificates: false,
         grpc: false,
     }
-    .filter();
+    .message();
+    // What is let in is the very request, to the letter, and not what it might mean.
+    manager.normalize_path = Some(truth(false));
+    // A probe is one request, and not the beginning of something else.
+    manager.upgrade_configs = Vec::new();
+    if probes.iter().all(|it| it.method == "GET") {
+        // Where a body is announced by a header, which the routes do not let pass.
+        manager.codec_type = CodecType::Http1 as i32;
+    }
+    let filter = Filter {
+        name: "envoy.filters.network.http_connection_manager".to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(any(&manager))),
+    };
     let wanted = FilterChainMatch { transport_protocol: "raw_buffer".to_owned(), ..wanted };
     Some(hcm::chain(&format!("{name}probe"), Some(wanted), vec![filter]))
 }
 
 fn route(probe: &Probe, cluster: &str) -> pb::Route {
-    use pb::header_matcher::HeaderMatchSpecifier;
-    let method = StringMatcher {
-        match_pattern: Some(MatchPattern::Exact(probe.method.to_owned())),
-        ..Default::default()
-    };
-    let method = pb::HeaderMatcher {
-        name: ":method".to_owned(),
-        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(method)),
-        ..Default::default()
-    };
+    let mut headers = vec![exactly(":method", probe.method), exactly(":path", &probe.path)];
+    if probe.method == "GET" {
+        headers.extend(["content-length", "transfer-encoding"].map(absent));
+    }
     let to = pb::RouteAction {
         cluster_specifier: Some(pb::route_action::ClusterSpecifier::Cluster(cluster.to_owned())),
         timeout: Some(duration(std::time::Duration::ZERO)),
-        // A probe is one request, and not the beginning of something else.
-        upgrade_configs: vec![pb::route_action::UpgradeConfig {
-            upgrade_type: "websocket".to_owned(),
-            enabled: Some(truth(false)),
-            ..Default::default()
-        }],
         ..Default::default()
     };
     pb::Route {
         name: "probe".to_owned(),
         r#match: Some(pb::RouteMatch {
-            path_specifier: Some(PathSpecifier::Path(probe.path.clone())),
-            headers: vec![method],
+            path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+            headers,
             ..Default::default()
         }),
         action: Some(pb::route::Action::Route(to)),
+        ..Default::default()
+    }
+}
+
+fn exactly(name: &str, value: &str) -> pb::HeaderMatcher {
+    let text =
+        StringMatcher { match_pattern: Some(MatchPattern::Exact(value.to_owned())), ..Default::default() };
+    pb::HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(text)),
+        ..Default::default()
+    }
+}
+
+fn absent(name: &str) -> pb::HeaderMatcher {
+    pb::HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::PresentMatch(true)),
+        invert_match: true,
         ..Default::default()
     }
 }
