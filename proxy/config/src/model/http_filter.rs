@@ -8,8 +8,8 @@ use outrider_core::format::Format;
 use outrider_core::matcher::{RuntimeFraction, StringMatcher};
 
 use super::{
-    AppendAction, ConfigSource, Discovered, Fault, GrpcStats, HeaderAdd, HealthCheckFilter, JwtAuthn,
-    LocalRateLimit, Rbac,
+    ApiKeyAuth, ApiKeyAuthRoute, AppendAction, BasicAuth, BasicUsers, ConfigSource, Discovered, Fault,
+    GrpcStats, HeaderAdd, HealthCheckFilter, JwtAuthn, LocalRateLimit, Rbac,
 };
 
 /// A filter's name. Every name is kept once as long as anybody has it, so that two are compared by their address.
@@ -59,6 +59,10 @@ pub struct HttpFilter {
 /// What a filter is, with its settings.
 #[derive(Debug, Clone)]
 pub enum HttpFilterKind {
+    /// `envoy.filters.http.api_key_auth`
+    ApiKeyAuth(Arc<ApiKeyAuth>),
+    /// `envoy.filters.http.basic_auth`
+    BasicAuth(Arc<BasicAuth>),
     /// `envoy.filters.http.cors`; all its settings are those of routes.
     Cors,
     /// `envoy.filters.http.fault`
@@ -98,6 +102,10 @@ pub struct FilterOverride {
 /// A filter's settings for a route.
 #[derive(Debug, Clone)]
 pub enum RouteFilterConfig {
+    /// For [`HttpFilterKind::ApiKeyAuth`].
+    ApiKeyAuth(Arc<ApiKeyAuthRoute>),
+    /// For [`HttpFilterKind::BasicAuth`]: users in place of the filter's own.
+    BasicAuth(BasicUsers),
     /// For [`HttpFilterKind::Cors`].
     Cors(Arc<CorsPolicy>),
     /// For [`HttpFilterKind::Fault`], in place of the filter's own.

@@ -16,6 +16,7 @@ use outrider_core::stats::{Counter, Scope, StatSlot};
 use outrider_core::{LocalReply, metadata};
 
 use self::verify::{Check, Found, Now, Stop, Tried};
+use super::uri::Uri;
 use super::{FilterError, RequestCx, Step, Verdict};
 use crate::jwks::{JwksHandle, JwksSource};
 use crate::routing::RequestView;
@@ -25,10 +26,6 @@ use crate::stream::Stream;
 
 /// The namespace of what the filter says of a request.
 static NAMESPACE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("envoy.filters.http.jwt_authn"));
-
-const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
-/// As much of a path clients are told, in bytes.
-const LONGEST_PATH: usize = 256;
 
 outrider_core::stat_struct! {
     /// `http.<stat_prefix>.<stat_prefix of the filter>jwt_authn.`
@@ -263,20 +260,6 @@ impl JwtAuthn {
             Ok(challenge) => reply.header(WWW_AUTHENTICATE, challenge),
             Err(_) => reply,
         }
-    }
-}
-
-/// What the client asked for, as it is told.
-struct Uri(String);
-
-impl Uri {
-    fn of(stream: &Stream, parts: &Parts) -> Self {
-        let head = stream.view(&parts.method, &parts.uri, &parts.headers);
-        let original = parts.headers.get(ORIGINAL_PATH).and_then(|path| path.to_str().ok());
-        let path = original.unwrap_or(head.path);
-        let end = (0..=path.len().min(LONGEST_PATH)).rev().find(|end| path.is_char_boundary(*end));
-        let path = path.get(..end.unwrap_or(0)).unwrap_or_default();
-        Self(format!("{}://{}{path}", head.scheme, head.authority))
     }
 }
 

@@ -30,6 +30,8 @@
 //!      get is noted only where `outrider_core::metadata::is_read`; what reads it says `note_reader` when it is converted.
 //! 4. Its conformance cases beside the real Envoy: a group in `tests/tests/conformance/groups`.
 
+mod api_key_auth;
+mod basic_auth;
 mod body;
 mod chain;
 mod context;
@@ -42,12 +44,15 @@ mod jwt_authn;
 mod local_rate_limit;
 mod named;
 mod on_demand;
+mod places;
 mod rbac;
+mod uri;
 
 use std::rc::Rc;
 
 use http::StatusCode;
-use outrider_config::model::{HttpFilter, HttpFilterKind};
+use outrider_config::model::{BasicUsers, HttpFilter, HttpFilterKind, RouteFilterConfig};
+use outrider_core::credentials::HtpasswdError;
 use outrider_core::jwt::JwtError;
 use outrider_core::stats::Scope;
 use outrider_core::{LocalReply, ResponseFlags};
@@ -73,11 +78,34 @@ pub enum FilterError {
         /// Why.
         error: JwtError,
     },
+    /// There are no users in it.
+    #[error("{field}: {error}")]
+    Users {
+        /// The field's path.
+        field: String,
+        /// Why.
+        error: HtpasswdError,
+    },
+}
+
+/// What a route says of a filter, with what it names read. Control thread.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn route_settings(config: &RouteFilterConfig) -> Result<RouteFilterConfig, FilterError> {
+    Ok(match config {
+        RouteFilterConfig::BasicAuth(users) => {
+            RouteFilterConfig::BasicAuth(BasicUsers::Here(basic_auth::read(users, true)?))
+        }
+        config => config.clone(),
+    })
 }
 
 /// A filter, with its settings and what it counts.
 #[derive(Debug)]
 pub(crate) enum Filter {
+    ApiKeyAuth(api_key_auth::ApiKeyAuth),
+    BasicAuth(basic_auth::BasicAuth),
     Cors(cors::Cors),
     Fault(fault::Fault),
     GrpcStats(grpc_stats::GrpcStats),
@@ -108,6 +136,12 @@ impl Filter {
     /// A file that it needs cannot be read.
     fn build(config: &HttpFilter, scope: &Scope) -> Result<Self, FilterError> {
         Ok(match &config.kind {
+            HttpFilterKind::ApiKeyAuth(config) => {
+                Self::ApiKeyAuth(api_key_auth::ApiKeyAuth::new(config.clone(), scope))
+            }
+            HttpFilterKind::BasicAuth(config) => {
+                Self::BasicAuth(basic_auth::BasicAuth::build(config.clone(), scope)?)
+            }
             HttpFilterKind::Cors => Self::Cors(cors::Cors::new(scope)),
             HttpFilterKind::Fault(fault) => {
                 Self::Fault(fault::Fault::new(config.name.text(), fault.clone(), scope))
@@ -143,6 +177,8 @@ impl Filter {
     /// A request's head comes by.
     fn request<'a>(&'a self, cx: RequestCx<'a>) -> Step<'a> {
         match self {
+            Self::ApiKeyAuth(filter) => filter.request(cx),
+            Self::BasicAuth(filter) => filter.request(cx),
             Self::Cors(filter) => filter.request(cx),
             Self::Fault(filter) => filter.request(cx),
             Self::GrpcStats(filter) => filter.request(cx),
@@ -168,7 +204,12 @@ impl Filter {
             Self::HeaderMutation(filter) => filter.response(cx),
             Self::HealthCheck(filter) => filter.response(cx),
             Self::LocalRateLimit(_) => local_rate_limit::response(cx),
-            Self::JwtAuthn(_) | Self::OnDemand(_) | Self::Rbac(_) | Self::Missing => {}
+            Self::ApiKeyAuth(_)
+            | Self::BasicAuth(_)
+            | Self::JwtAuthn(_)
+            | Self::OnDemand(_)
+            | Self::Rbac(_)
+            | Self::Missing => {}
         }
     }
 }

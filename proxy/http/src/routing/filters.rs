@@ -6,6 +6,8 @@ use outrider_config::model::{
     self, ClusterSpecifier, FilterName, FilterOverride, RouteAction, RouteConfiguration, RouteFilterConfig,
 };
 
+use crate::filter::{FilterError, route_settings};
+
 /// What a route and all levels above it say of a filter.
 #[derive(Debug, Clone)]
 pub(crate) struct Override {
@@ -29,15 +31,24 @@ pub(super) struct HostFilters<'a> {
 
 impl<'a> HostFilters<'a> {
     /// What `table` and `host` say.
-    pub(super) fn new(table: &'a RouteConfiguration, host: &'a model::VirtualHost) -> Self {
-        Self { table, host, own: line_up(&[&table.filters, &host.filters]) }
+    ///
+    /// # Errors
+    /// They name something that cannot be read.
+    pub(super) fn new(
+        table: &'a RouteConfiguration,
+        host: &'a model::VirtualHost,
+    ) -> Result<Self, FilterError> {
+        Ok(Self { table, host, own: line_up(&[&table.filters, &host.filters])? })
     }
 
     /// The overrides of `route` for each of its weighted clusters; one entry for all other routes.
-    pub(super) fn of(&self, route: &model::Route) -> Box<[Overrides]> {
+    ///
+    /// # Errors
+    /// They name something that cannot be read.
+    pub(super) fn of(&self, route: &model::Route) -> Result<Box<[Overrides]>, FilterError> {
         let all = |cluster: &[FilterOverride]| {
             if route.filters.is_empty() && cluster.is_empty() {
-                return self.own.clone();
+                return Ok(self.own.clone());
             }
             line_up(&[&self.table.filters, &self.host.filters, &route.filters, cluster])
         };
@@ -46,18 +57,18 @@ impl<'a> HostFilters<'a> {
                 ClusterSpecifier::Weighted(weighted) => {
                     weighted.clusters.iter().map(|cluster| all(&cluster.filters)).collect()
                 }
-                ClusterSpecifier::Name(_) | ClusterSpecifier::Header(_) => Box::from([all(&[])]),
+                ClusterSpecifier::Name(_) | ClusterSpecifier::Header(_) => Ok(Box::from([all(&[])?])),
             },
-            RouteAction::Redirect(_) | RouteAction::Direct(_) => Box::from([all(&[])]),
+            RouteAction::Redirect(_) | RouteAction::Direct(_) => Ok(Box::from([all(&[])?])),
         }
     }
 }
 
 /// The levels, the least specific first, by filter.
-fn line_up(levels: &[&[FilterOverride]]) -> Overrides {
+fn line_up(levels: &[&[FilterOverride]]) -> Result<Overrides, FilterError> {
     let mut found: Vec<Override> = Vec::new();
     for said in levels.iter().copied().flatten() {
-        let config = said.config.clone();
+        let config = said.config.as_ref().map(route_settings).transpose()?;
         match found.iter_mut().find(|known| known.name == said.name) {
             Some(known) => {
                 known.disabled = said.disabled;
@@ -70,5 +81,5 @@ fn line_up(levels: &[&[FilterOverride]]) -> Overrides {
             }),
         }
     }
-    found.into()
+    Ok(found.into())
 }

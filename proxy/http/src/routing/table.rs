@@ -21,6 +21,7 @@ use super::matcher::{self, RequestView};
 use super::mutation::{Levels, Mutations};
 use super::stats::{RouteStats, VirtualClusters};
 use super::{redirect, rewrite, weighted};
+use crate::filter::FilterError;
 
 /// Why a route table was refused.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,16 @@ pub enum RouteTableError {
         route: usize,
         /// What is wrong.
         source: DirectBodyError,
+    },
+    /// What is said of a filter.
+    #[error("route table {table:?}, virtual host {virtual_host:?}: {source}")]
+    Filter {
+        /// The table's name.
+        table: String,
+        /// The virtual host's name.
+        virtual_host: String,
+        /// What is wrong.
+        source: FilterError,
     },
 }
 
@@ -247,7 +258,12 @@ impl Host {
         clusters: &ClusterManager,
         registry: &Registry,
     ) -> Result<Self, RouteTableError> {
-        let filters = HostFilters::new(table, config);
+        let wrong = |source| RouteTableError::Filter {
+            table: table.name.to_string(),
+            virtual_host: config.name.to_string(),
+            source,
+        };
+        let filters = HostFilters::new(table, config).map_err(wrong)?;
         let mut routes = Vec::with_capacity(config.routes.len());
         for (number, route) in config.routes.iter().enumerate() {
             let action =
@@ -263,7 +279,7 @@ impl Host {
                 config: route.clone(),
                 action,
                 changes: changes(table, config, route),
-                filters: filters.of(route),
+                filters: filters.of(route).map_err(wrong)?,
                 stats: route.stat_prefix.as_ref().map(|prefix| RouteStats::build(registry, config, prefix)),
             });
         }

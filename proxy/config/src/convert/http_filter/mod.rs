@@ -3,6 +3,8 @@
 //! A filter has a file here with one function for its own message and, where routes can change it, one for theirs;
 //! [`kind`] and [`route_config`] know it by the type of its message, as Envoy does. What runs is in `outrider-http`.
 
+mod api_key_auth;
+mod basic_auth;
 mod cors;
 mod fault;
 mod grpc_stats;
@@ -121,7 +123,9 @@ fn one(cx: &Cx, path: &Path<'_>, message: &pb::HttpFilter, is_last: bool) -> Opt
 }
 
 /// The types of filters that a control plane may send.
-const TYPES: [&str; 9] = [
+const TYPES: [&str; 11] = [
+    "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth",
+    "envoy.extensions.filters.http.basic_auth.v3.BasicAuth",
     "envoy.extensions.filters.http.cors.v3.Cors",
     "envoy.extensions.filters.http.fault.v3.HTTPFault",
     "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
@@ -136,7 +140,15 @@ const TYPES: [&str; 9] = [
 /// The filter whose settings `any` carries.
 pub(super) fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<HttpFilterKind> {
     use outrider_proto::any::is;
-    Found::Known(if is::<ext::cors::v3::Cors>(any) {
+    Found::Known(if is::<ext::api_key_auth::v3::ApiKeyAuth>(any) {
+        unpack(cx, path, any)
+            .and_then(|message| api_key_auth::filter(cx, path, &message))
+            .map(|filter| HttpFilterKind::ApiKeyAuth(Arc::new(filter)))
+    } else if is::<ext::basic_auth::v3::BasicAuth>(any) {
+        unpack(cx, path, any)
+            .and_then(|message| basic_auth::filter(cx, path, &message))
+            .map(|filter| HttpFilterKind::BasicAuth(Arc::new(filter)))
+    } else if is::<ext::cors::v3::Cors>(any) {
         unpack(cx, path, any).map(|ext::cors::v3::Cors {}| HttpFilterKind::Cors)
     } else if is::<ext::fault::v3::HttpFault>(any) {
         unpack(cx, path, any).map(|message| HttpFilterKind::Fault(Arc::new(fault::fault(cx, path, &message))))
@@ -172,7 +184,15 @@ pub(super) fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<HttpFilterKind>
 /// The settings for a route that `any` carries.
 fn route_config(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<RouteFilterConfig> {
     use outrider_proto::any::is;
-    Found::Known(if is::<ext::cors::v3::CorsPolicy>(any) {
+    Found::Known(if is::<ext::api_key_auth::v3::ApiKeyAuthPerRoute>(any) {
+        unpack(cx, path, any)
+            .and_then(|message| api_key_auth::per_route(cx, path, &message))
+            .map(|settings| RouteFilterConfig::ApiKeyAuth(Arc::new(settings)))
+    } else if is::<ext::basic_auth::v3::BasicAuthPerRoute>(any) {
+        unpack(cx, path, any)
+            .and_then(|message| basic_auth::per_route(cx, path, &message))
+            .map(RouteFilterConfig::BasicAuth)
+    } else if is::<ext::cors::v3::CorsPolicy>(any) {
         unpack(cx, path, any)
             .map(|message| RouteFilterConfig::Cors(Arc::new(cors::policy(cx, path, &message))))
     } else if is::<ext::fault::v3::HttpFault>(any) {

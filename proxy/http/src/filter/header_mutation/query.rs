@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use outrider_config::model::AppendAction;
 
+use crate::filter::places::decoded;
+
 /// Parameters by name, each with its values in order; they are written in the order of their names (Envoy:
 /// `QueryParamsMulti`).
 #[derive(Debug, Default)]
@@ -26,6 +28,11 @@ impl Query {
     /// Removes all values of `name`.
     pub(in crate::filter) fn remove(&mut self, name: &str) {
         self.0.remove(name);
+    }
+
+    /// Removes all values of the parameters whose decoded name is `name`.
+    pub(in crate::filter) fn remove_decoded(&mut self, name: &str) {
+        self.0.retain(|known, _| *decoded(known) != *name.as_bytes());
     }
 
     /// Sets or appends `value`, which is percent-encoded for it; what was there before stays as the client wrote it.
