@@ -2,6 +2,7 @@
 #![expect(clippy::too_many_lines, reason = "a group is a table of cases, best read in one piece")]
 
 mod admin;
+mod credentials;
 mod failures;
 mod filters;
 mod forwarding;
@@ -79,6 +80,8 @@ pub(crate) fn all() -> Vec<Group> {
         filters::health_check(),
         health::outliers(),
         limits::local(),
+        credentials::basic(),
+        credentials::keys(),
         jwt::tokens(),
         jwt::ways(),
         jwt::requirements(),

@@ -36,12 +36,6 @@ pub(super) fn filter(cx: &Cx, path: &Path<'_>, message: &pb::BasicAuth) -> Optio
         "" => AUTHORIZATION,
         name => request_header(cx, &path.field("authentication_header"), name)?,
     };
-    if *allow_missing && !*emit_dynamic_metadata {
-        cx.error(
-            &path.field("allow_missing"),
-            "emit_dynamic_metadata is needed with it, so that others can tell who is known",
-        );
-    }
     Some(BasicAuth {
         users: found?,
         header,

@@ -2,6 +2,7 @@
 
 mod balancing;
 mod clusters;
+mod credentials;
 mod dynamic;
 mod filters;
 mod first;
