@@ -123,9 +123,10 @@ impl Users {
         let found = self.0.get(user);
         let digest = digest::digest(&SHA1_FOR_LEGACY_USE_ONLY, password);
         let mut hash = [0; HASH];
-        STANDARD.encode_slice(digest.as_ref(), &mut hash).ok()?;
+        STANDARD.encode_slice(digest, &mut hash).ok()?;
         // Whoever is not there takes as long as whoever is.
-        let right = verify_slices_are_equal(&hash, found.map_or(&NOBODY, |found| &found.hash)).is_ok();
+        let expected: &[u8; HASH] = found.map_or(&NOBODY, |found| &found.hash);
+        let right = verify_slices_are_equal(&hash, expected).is_ok();
         found.filter(|_| right)
     }
 
@@ -197,7 +198,9 @@ impl ApiKeys {
 }
 
 fn sha256(key: &[u8]) -> Option<[u8; 32]> {
-    digest::digest(&SHA256, key).as_ref().try_into().ok()
+    let digest = digest::digest(&SHA256, key);
+    let bytes: &[u8] = digest.as_ref();
+    bytes.try_into().ok()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
+use http::header::HOST;
 use outrider_core::credentials::{ApiKeys, Client};
 use outrider_proto::Path;
 use outrider_proto::pb::envoy::extensions::filters::http::api_key_auth::v3 as pb;
@@ -88,7 +89,13 @@ fn source(cx: &Cx, path: &Path<'_>, message: &pb::KeySource) -> Option<KeySource
     }
     if !header.is_empty() {
         inert!(cx, path, FIRST; query, cookie);
-        return request_header(cx, &path.field("header"), header).map(KeySource::Header);
+        let path = path.field("header");
+        let name = request_header(cx, &path, header)?;
+        if name == HOST {
+            cx.refuse(&path, "the host cannot be hidden, so it is no place for a key; use another header");
+            return None;
+        }
+        return Some(KeySource::Header(name));
     }
     if !query.is_empty() {
         inert!(cx, path, FIRST; cookie);

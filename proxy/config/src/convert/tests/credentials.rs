@@ -99,6 +99,9 @@ fn keys_that_cannot_be_used_are_refused_and_not_shown() {
     );
     assert_eq!(of("credentials: [{key: a}]"), format!("{AT}.credentials[0].client: a name is needed"));
     assert_eq!(of("key_sources: [{}]"), format!("{AT}.key_sources[0]: give one of header, query and cookie"));
+    assert!(
+        of("key_sources: [{header: Host}]").starts_with(&format!("{AT}.key_sources[0].header: the host "))
+    );
     let long = "a".repeat(1025);
     assert_eq!(
         of(&format!("key_sources: [{{query: {long}}}]")),
