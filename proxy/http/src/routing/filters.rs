@@ -83,3 +83,32 @@ fn line_up(levels: &[&[FilterOverride]]) -> Result<Overrides, FilterError> {
     }
     Ok(found.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use outrider_config::model::{BasicUsers, DataSource, DataSourceKind};
+
+    use super::*;
+
+    fn users_of(path: &str) -> FilterOverride {
+        let kind = DataSourceKind::File(path.into());
+        let source = DataSource { kind, field: "some.users".into() };
+        let config = Some(RouteFilterConfig::BasicAuth(BasicUsers::Source(source)));
+        FilterOverride { name: FilterName::new("basic"), disabled: false, config }
+    }
+
+    #[test]
+    fn users_in_files_are_read_when_a_table_is_built() {
+        let file = std::env::temp_dir().join(format!("outrider-users-{}", std::process::id()));
+        std::fs::write(&file, "user1:{SHA}tESsBmE/yNY3lb6a0L6vVQEZNqw=\n").expect("a file");
+        let found = line_up(&[&[users_of(&file.to_string_lossy())]]);
+        std::fs::remove_file(&file).expect("the file");
+        let found = found.expect("users");
+        let [RouteFilterConfig::BasicAuth(BasicUsers::Here(users))] = &found[0].levels[..] else {
+            panic!("{found:?}")
+        };
+        assert!(users.check(b"user1", b"test1").is_some());
+        let error = line_up(&[&[users_of(&file.to_string_lossy())]]).expect_err("no file");
+        assert!(error.to_string().starts_with("some.users: file "), "{error}");
+    }
+}
