@@ -87,13 +87,14 @@ impl ApiKeyAuth {
     }
 }
 
-/// Decides about a request, and changes it as its client's are changed. What a route does not say, `own` says.
+/// Decides about a request, and changes it as its client's are changed. What a route does not say, `own` says, but for what is forwarded.
 fn judge(own: &Settings, route: Option<&ApiKeyAuthRoute>, parts: &mut Parts) -> Result<(), Denial> {
     let said = route.map(|route| &route.settings);
     let sources = said.map(|said| &said.sources).filter(|sources| !sources.is_empty());
     let sources = sources.unwrap_or(&own.sources);
     let keys = said.and_then(|said| said.keys.as_ref()).or(own.keys.as_ref());
-    let forwarding = said.and_then(|said| said.forwarding.as_ref()).or(own.forwarding.as_ref());
+    // As Envoy has it: a route that says anything says this as well.
+    let forwarding = said.map_or(own.forwarding.as_ref(), |said| said.forwarding.as_ref());
     if sources.is_empty() {
         return Err(Denial::NoSources);
     }

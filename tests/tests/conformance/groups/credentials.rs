@@ -15,7 +15,7 @@ const TO_A: &str = "- match: { prefix: / }\n  route: { cluster: a }\n";
 
 /// A connection manager with the filter `auth`; how a request ended is in its log.
 fn manager(name: &str, kind: &str, settings: &str, routes: &str) -> String {
-    let log = "%REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% user=%DYNAMIC_METADATA(auth:username)%";
+    let log = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% user=%DYNAMIC_METADATA(auth:username)%";
     format!(
         "stat_prefix: {name}\nhttp_filters:\n- name: auth\n  typed_config: {{ \"@type\": {kind}, {settings} }}\n\
          - name: router\n  typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}\n{}\
