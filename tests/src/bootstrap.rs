@@ -17,6 +17,7 @@ pub const LOG_LINE: &str = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS% \
 pub struct Bootstrap {
     listeners: String,
     clusters: String,
+    secrets: String,
     top: String,
     names: Vec<String>,
 }
@@ -89,6 +90,13 @@ impl Bootstrap {
         self.cluster(name, &format!("{body}{more}"))
     }
 
+    /// Adds a static secret; `body` is all but its name.
+    #[must_use]
+    pub fn secret(mut self, name: &str, body: &str) -> Self {
+        let _ = write!(self.secrets, "  - name: {name}\n{}", indent(4, body));
+        self
+    }
+
     /// Adds something at the top level.
     #[must_use]
     pub fn top(mut self, yaml: &str) -> Self {
@@ -111,6 +119,9 @@ impl Bootstrap {
         }
         if !self.clusters.is_empty() {
             let _ = write!(text, "  clusters:\n{}", self.clusters);
+        }
+        if !self.secrets.is_empty() {
+            let _ = write!(text, "  secrets:\n{}", self.secrets);
         }
         fill(&text, places)
     }

@@ -14,6 +14,7 @@ pub mod matcher;
 pub mod matching;
 pub mod metadata;
 pub mod metadata_matcher;
+pub mod oauth2;
 pub mod rate_limit;
 pub mod rbac;
 pub mod reply;

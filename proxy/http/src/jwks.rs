@@ -5,25 +5,22 @@
 //! the next fetch; however many wait, there is one fetch at a time. Keys that are fetched in the background
 //! (`async_fetch`) stay in force until newer ones come, also when they cannot be had; others end with `cache_duration`.
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use http::{HeaderValue, Request, StatusCode, header};
-use http_body::Body as _;
+use http::Method;
 use outrider_config::model::RemoteJwks;
 use outrider_core::jwt::{Jwks, JwtError};
 use outrider_core::rng::{self, Rng as _};
 use outrider_core::stats::Scope;
-use outrider_upstream::{AcquireContext, Event, Incoming, PickContext, UpstreamBody, WorkerClusters};
+use outrider_upstream::{UpstreamBody, WorkerClusters};
 use tokio::sync::{Notify, watch};
 
-/// The most bytes of a set of keys.
-const LARGEST: usize = 1024 * 1024;
+use crate::fetch::{self, FetchError};
+
 /// How long before their end keys are fetched again in the background. Envoy: `RefetchBeforeExpiredSec`.
 const EARLY: Duration = Duration::from_secs(5);
 /// How much longer than a fetch may take a request waits for it.
@@ -146,7 +143,7 @@ impl JwksSource {
     async fn fetch(&self, clusters: &WorkerClusters) -> bool {
         let (inner, config) = (&self.0, &self.0.config);
         let tried = tokio::time::timeout(config.timeout, again_and_again(config, clusters)).await;
-        match tried.unwrap_or(Err(FetchError::Timeout)) {
+        match tried.unwrap_or(Err(FetchError::Timeout.into())) {
             Ok(keys) => {
                 let until = config.background.is_none().then(|| Instant::now() + config.cache);
                 let round = *inner.rounds.borrow() + 1;
@@ -165,33 +162,25 @@ impl JwksSource {
 
 /// Keys cannot be had.
 #[derive(Debug, thiserror::Error)]
-enum FetchError {
-    #[error("there is no such cluster")]
-    NoCluster,
-    #[error("{0}")]
-    Upstream(String),
-    #[error("no answer in time")]
-    Timeout,
-    #[error("status {0}")]
-    Status(StatusCode),
-    #[error("more than {LARGEST} bytes")]
-    TooLarge,
+enum KeysError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     #[error("{0}")]
     Keys(JwtError),
 }
 
-impl FetchError {
+impl KeysError {
     /// Whether another attempt may do better (Envoy: `5xx,gateway-error,connect-failure,reset`).
     fn may_pass(&self) -> bool {
         match self {
-            Self::Upstream(_) | Self::Timeout => true,
-            Self::Status(status) => status.is_server_error(),
-            Self::NoCluster | Self::TooLarge | Self::Keys(_) => false,
+            Self::Fetch(FetchError::Upstream(_) | FetchError::Cut(_) | FetchError::Timeout) => true,
+            Self::Fetch(FetchError::Status(status)) => status.is_server_error(),
+            Self::Fetch(FetchError::NoCluster | FetchError::TooLarge) | Self::Keys(_) => false,
         }
     }
 }
 
-async fn until(due: Option<Instant>) {
+pub(crate) async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
@@ -199,13 +188,13 @@ async fn until(due: Option<Instant>) {
 }
 
 /// Asks until there is an answer, or another try is of no use.
-async fn again_and_again(config: &RemoteJwks, clusters: &WorkerClusters) -> Result<Jwks, FetchError> {
-    let once = async || Jwks::parse(&ask(config, clusters).await?).map_err(FetchError::Keys);
+async fn again_and_again(config: &RemoteJwks, clusters: &WorkerClusters) -> Result<Jwks, KeysError> {
+    let once = async || Jwks::parse(&ask(config, clusters).await?).map_err(KeysError::Keys);
     let Some(retries) = config.retries else { return once().await };
     let (mut left, mut limit) = (retries.count, retries.base);
     loop {
         let answer = tokio::time::timeout(retries.most, once()).await;
-        match answer.unwrap_or(Err(FetchError::Timeout)) {
+        match answer.unwrap_or(Err(FetchError::Timeout.into())) {
             Err(error) if left > 0 && error.may_pass() => {
                 tracing::debug!(uri = %config.uri, left, "keys of tokens are asked for again: {error}");
             }
@@ -219,54 +208,5 @@ async fn again_and_again(config: &RemoteJwks, clusters: &WorkerClusters) -> Resu
 }
 
 async fn ask(config: &RemoteJwks, clusters: &WorkerClusters) -> Result<Vec<u8>, FetchError> {
-    let upstream = |error: &dyn std::fmt::Display| FetchError::Upstream(error.to_string());
-    let cluster = clusters.by_name(&config.cluster).ok_or(FetchError::NoCluster)?;
-    let host = cluster.pick(&PickContext::default()).map_err(|error| upstream(&error))?;
-    let authority = config.uri.authority().map_or("", http::uri::Authority::as_str);
-    let path = config.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    let named = HeaderValue::from_str(authority).map_err(|error| upstream(&error))?;
-    // There are servers that turn away who does not say what he is.
-    let request = Request::get(path).header(header::HOST, named).header(header::USER_AGENT, "outrider");
-    let request = request.body(UpstreamBody::Empty);
-    let request = request.map_err(|error| upstream(&error))?;
-    let context =
-        AcquireContext { downstream_protocol: None, high_priority: false, sni_from: Some(authority) };
-    let mut lease = match cluster.acquire(&host, &context).await {
-        Ok(lease) => lease,
-        Err(error) => {
-            host.count_response(None);
-            cluster.shared.report(&host, Event::ConnectFailed);
-            return Err(upstream(&error));
-        }
-    };
-    cluster.shared.report(&host, Event::Connected);
-    let response = match lease.send(request).await {
-        Ok(response) => response,
-        Err(error) => {
-            host.count_response(None);
-            cluster.shared.report(&host, Event::ConnectFailed);
-            return Err(upstream(&error));
-        }
-    };
-    let status = response.status();
-    cluster.shared.report(&host, Event::Response(status.as_u16()));
-    host.count_response(Some(status.as_u16()));
-    let mut guard = lease.into_guard();
-    let text = read(response.into_body()).await?;
-    guard.finished();
-    if status == StatusCode::OK { Ok(text) } else { Err(FetchError::Status(status)) }
-}
-
-async fn read(mut body: Incoming) -> Result<Vec<u8>, FetchError> {
-    let mut text = Vec::new();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|error| FetchError::Upstream(error.to_string()))?;
-        if let Some(data) = frame.data_ref() {
-            if text.len() + data.len() > LARGEST {
-                return Err(FetchError::TooLarge);
-            }
-            text.extend_from_slice(data);
-        }
-    }
-    Ok(text)
+    fetch::ask(clusters, (&*config.cluster, &config.uri), Method::GET, [], UpstreamBody::Empty).await
 }

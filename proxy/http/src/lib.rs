@@ -6,15 +6,18 @@
 
 pub mod body;
 mod codec;
+pub mod fetch;
 mod filter;
 pub mod hcm;
 mod headers;
 pub mod jwks;
 mod local_reply;
+pub mod oauth2;
 pub mod on_demand;
 mod reply_mapper;
 pub mod router;
 pub mod routing;
+pub mod secrets;
 pub mod stats;
 pub mod stream;
 mod upgrade;

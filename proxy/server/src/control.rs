@@ -9,7 +9,7 @@ use outrider_config::convert::Ledger;
 use outrider_config::model;
 use outrider_core::matcher::StringMatcher;
 use outrider_core::stats::Registry;
-use outrider_http::jwks::JwksSource;
+use outrider_http::fetch::Fetcher;
 use outrider_http::on_demand::{self, Ask};
 use outrider_net::listener::GlobalConnections;
 use outrider_telemetry::access_log::LogFiles;
@@ -82,8 +82,8 @@ pub(crate) struct Later {
     pub(crate) listeners: Mutex<Vec<Arc<model::Listener>>>,
     /// Where the questions of requests arrive.
     pub(crate) asks: Mutex<Option<mpsc::Receiver<Ask>>>,
-    /// Where the sources of keys of tokens arrive, one for each provider of a listener that was built.
-    pub(crate) key_sources: Mutex<Option<mpsc::UnboundedReceiver<JwksSource>>>,
+    /// Where what filters of listeners that were built want fetched arrives.
+    pub(crate) fetchers: Mutex<Option<mpsc::UnboundedReceiver<Fetcher>>>,
 }
 
 fn needs_more(cluster: &model::Cluster) -> bool {
@@ -190,7 +190,7 @@ impl Control {
         let (routes, secrets) = (RouteTables::default(), Secrets::default());
         let global = GlobalConnections::new(loaded.model.max_downstream_connections.clone());
         let (asker, asks) = on_demand::channel();
-        let (keys, key_sources) = mpsc::unbounded_channel();
+        let (fetchers, fetched) = mpsc::unbounded_channel();
         let builder = Builder {
             clusters: clusters.clone(),
             registry: registry.clone(),
@@ -200,10 +200,10 @@ impl Control {
             routes: routes.clone(),
             secrets: secrets.clone(),
             asker,
-            keys,
+            fetchers,
         };
         later.asks = Mutex::new(Some(asks));
-        later.key_sources = Mutex::new(Some(key_sources));
+        later.fetchers = Mutex::new(Some(fetched));
         let listeners = Listeners::new(builder, &registry, options.drain_time, options.drain_gradually);
         let build = |listener: &Arc<model::Listener>| {
             listeners.build(listener).with_context(|| format!("listener {:?}", listener.name))

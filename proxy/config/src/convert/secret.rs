@@ -29,11 +29,7 @@ pub(crate) fn secret(cx: &Cx, path: &Path<'_>, message: &pb::Secret) -> Option<S
             SecretKind::TicketKeys(ticket_keys(cx, &path.field("session_ticket_keys"), message))
         }
         Some(Type::GenericSecret(message)) => {
-            let path = path.field("generic_secret");
-            let pb::GenericSecret { secret, secrets } = message;
-            refuse!(cx, path, UNSUPPORTED; secrets);
-            let source = secret.as_ref().and_then(|message| data_source(cx, &path.field("secret"), message));
-            SecretKind::Generic(source?)
+            SecretKind::Generic(generic(cx, &path.field("generic_secret"), message)?)
         }
         None => {
             cx.error(
@@ -55,6 +51,27 @@ pub(crate) fn secret(cx: &Cx, path: &Path<'_>, message: &pb::Secret) -> Option<S
         );
     }
     Some(Secret { name: Arc::from(name.as_str()), kind })
+}
+
+/// A secret of no kind in particular; `None`, and an error, when it is not usable.
+fn generic(cx: &Cx, path: &Path<'_>, message: &pb::GenericSecret) -> Option<DataSource> {
+    let pb::GenericSecret { secret, secrets } = message;
+    refuse!(cx, path, "filters take a single secret; write it as secret"; secrets);
+    let at = path.field("secret");
+    let Some(message) = secret else {
+        if secrets.is_empty() {
+            cx.error(&at, "a secret is needed");
+        }
+        return None;
+    };
+    if message.watched_directory.is_some() {
+        cx.refuse(
+            &at.field("watched_directory"),
+            "files of secrets are read when the secret comes, not watched; remove it and send the secret anew",
+        );
+        return None;
+    }
+    data_source(cx, &at, message)
 }
 
 /// Notes that a directory is named whose files are not watched.
@@ -144,6 +161,18 @@ pub(crate) fn named_ticket_keys(
 ) -> Option<SecretRef<Vec<DataSource>>> {
     named(cx, path, message, "ticket keys", |secret| match &secret.kind {
         SecretKind::TicketKeys(keys) => Some(keys.clone()),
+        _ => None,
+    })
+}
+
+/// The generic secret that `message` names.
+pub(crate) fn named_generic(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &pb::SdsSecretConfig,
+) -> Option<SecretRef<DataSource>> {
+    named(cx, path, message, "generic secret", |secret| match &secret.kind {
+        SecretKind::Generic(source) => Some(source.clone()),
         _ => None,
     })
 }

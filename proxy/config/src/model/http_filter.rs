@@ -8,8 +8,8 @@ use outrider_core::format::Format;
 use outrider_core::matcher::{RuntimeFraction, StringMatcher};
 
 use super::{
-    ApiKeyAuth, ApiKeyAuthRoute, AppendAction, BasicAuth, BasicUsers, ConfigSource, Discovered, Fault,
-    GrpcStats, HeaderAdd, HealthCheckFilter, JwtAuthn, LocalRateLimit, Rbac,
+    ApiKeyAuth, ApiKeyAuthRoute, AppendAction, BasicAuth, BasicUsers, ConfigSource, CredentialInjector,
+    Discovered, Fault, GrpcStats, HeaderAdd, HealthCheckFilter, JwtAuthn, LocalRateLimit, Rbac,
 };
 
 /// A filter's name. Every name is kept once as long as anybody has it, so that two are compared by their address.
@@ -65,6 +65,8 @@ pub enum HttpFilterKind {
     BasicAuth(Arc<BasicAuth>),
     /// `envoy.filters.http.cors`; all its settings are those of routes.
     Cors,
+    /// `envoy.filters.http.credential_injector`
+    CredentialInjector(Arc<CredentialInjector>),
     /// `envoy.filters.http.fault`
     Fault(Arc<Fault>),
     /// `envoy.filters.http.grpc_stats`

@@ -12,9 +12,10 @@ use outrider_core::stats::Scope;
 
 use super::{Filter, FilterError, RequestCx, ResponseCx, State, Step, Verdict};
 use crate::body::{DownstreamBody, ResponseBody};
+use crate::fetch::Fetcher;
 use crate::hcm::routing::Routing;
-use crate::jwks::JwksSource;
 use crate::routing::Selected;
+use crate::secrets::SecretSlot;
 use crate::stream::Stream;
 
 /// The filters of a connection manager in front of its router. Shared by all workers.
@@ -67,9 +68,14 @@ impl Chain {
         filters.iter().map(entry).collect::<Result<_, FilterError>>().map(Self)
     }
 
-    /// Where keys of tokens are fetched from.
-    pub(crate) fn key_sources(&self) -> impl Iterator<Item = &JwksSource> {
-        self.0.iter().flat_map(|entry| entry.filter.key_sources())
+    /// What is fetched for its filters.
+    pub(crate) fn fetchers(&self) -> impl Iterator<Item = Fetcher> {
+        self.0.iter().flat_map(|entry| entry.filter.fetchers())
+    }
+
+    /// The places of secrets that its filters need.
+    pub(crate) fn secret_slots(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
+        self.0.iter().filter_map(|entry| entry.filter.secret_slot())
     }
 
     /// The places whose filters work on `route`: each as the most specific level says that speaks of it, else as the

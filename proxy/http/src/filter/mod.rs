@@ -36,6 +36,7 @@ mod body;
 mod chain;
 mod context;
 mod cors;
+mod credential_injector;
 mod fault;
 mod grpc_stats;
 mod header_mutation;
@@ -49,6 +50,7 @@ mod rbac;
 mod uri;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::StatusCode;
 use outrider_config::model::{BasicUsers, HttpFilter, HttpFilterKind, RouteFilterConfig};
@@ -57,8 +59,9 @@ use outrider_core::jwt::JwtError;
 use outrider_core::stats::Scope;
 use outrider_core::{LocalReply, ResponseFlags};
 
-use crate::jwks::JwksSource;
+use crate::fetch::Fetcher;
 use crate::routing::DirectBodyError;
+use crate::secrets::SecretSlot;
 
 pub(crate) use body::Mapped;
 pub(crate) use chain::{Chain, PinnedChain, Run, request, response};
@@ -107,6 +110,7 @@ pub(crate) enum Filter {
     ApiKeyAuth(api_key_auth::ApiKeyAuth),
     BasicAuth(basic_auth::BasicAuth),
     Cors(cors::Cors),
+    CredentialInjector(credential_injector::CredentialInjector),
     Fault(fault::Fault),
     GrpcStats(grpc_stats::GrpcStats),
     HeaderMutation(header_mutation::HeaderMutation),
@@ -143,6 +147,9 @@ impl Filter {
                 Self::BasicAuth(basic_auth::BasicAuth::build(config.clone(), scope)?)
             }
             HttpFilterKind::Cors => Self::Cors(cors::Cors::new(scope)),
+            HttpFilterKind::CredentialInjector(config) => {
+                Self::CredentialInjector(credential_injector::CredentialInjector::build(config, scope)?)
+            }
             HttpFilterKind::Fault(fault) => {
                 Self::Fault(fault::Fault::new(config.name.text(), fault.clone(), scope))
             }
@@ -165,13 +172,23 @@ impl Filter {
         })
     }
 
-    /// Where keys of tokens are fetched from.
-    fn key_sources(&self) -> impl Iterator<Item = &JwksSource> {
-        let jwt = match self {
-            Self::JwtAuthn(filter) => Some(filter.sources()),
+    /// What is fetched for it.
+    fn fetchers(&self) -> Vec<Fetcher> {
+        match self {
+            Self::CredentialInjector(filter) => {
+                filter.token().cloned().map(Fetcher::Token).into_iter().collect()
+            }
+            Self::JwtAuthn(filter) => filter.sources().cloned().map(Fetcher::Keys).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The place of the secret that it needs.
+    fn secret_slot(&self) -> Option<&Arc<SecretSlot>> {
+        match self {
+            Self::CredentialInjector(filter) => Some(filter.slot()),
             _ => None,
-        };
-        jwt.into_iter().flatten()
+        }
     }
 
     /// A request's head comes by.
@@ -180,6 +197,7 @@ impl Filter {
             Self::ApiKeyAuth(filter) => filter.request(cx),
             Self::BasicAuth(filter) => filter.request(cx),
             Self::Cors(filter) => filter.request(cx),
+            Self::CredentialInjector(filter) => filter.request(cx),
             Self::Fault(filter) => filter.request(cx),
             Self::GrpcStats(filter) => filter.request(cx),
             Self::HeaderMutation(filter) => filter.request(cx),
@@ -206,6 +224,7 @@ impl Filter {
             Self::LocalRateLimit(_) => local_rate_limit::response(cx),
             Self::ApiKeyAuth(_)
             | Self::BasicAuth(_)
+            | Self::CredentialInjector(_)
             | Self::JwtAuthn(_)
             | Self::OnDemand(_)
             | Self::Rbac(_)

@@ -127,9 +127,15 @@ impl HcmShared {
         }))
     }
 
-    /// Where keys of tokens are fetched from: each wants to be [run](crate::jwks::JwksSource::run).
-    pub fn key_sources(&self) -> impl Iterator<Item = &crate::jwks::JwksSource> {
-        self.filters.key_sources()
+    /// What is fetched for its filters: each wants to be [run](crate::fetch::Fetcher::run).
+    pub fn fetchers(&self) -> impl Iterator<Item = crate::fetch::Fetcher> {
+        self.filters.fetchers()
+    }
+
+    /// The places of secrets that its filters need: those that [want](crate::secrets::SecretSlot::wanted) one are to be
+    /// filled, and filled again when it changes.
+    pub fn secret_slots(&self) -> impl Iterator<Item = &Arc<crate::secrets::SecretSlot>> {
+        self.filters.secret_slots()
     }
 
     /// The longest request head, bytes.

@@ -287,6 +287,7 @@ impl Controller {
                     Kind::Endpoint => self.give_up_endpoints(stream, &resource.name),
                     Kind::Route => self.give_up_routes(stream, &resource.name),
                     Kind::Extension => self.give_up_extension(stream, &resource.name, false),
+                    Kind::Secret => self.give_up_secret(stream, &resource.name),
                     _ => {}
                 }
             }
@@ -345,7 +346,9 @@ impl Controller {
             Kind::Runtime => self.lose_runtime_layer(stream, name),
             Kind::ScopedRoute => drop(self.publish_scopes(stream, std::slice::from_ref(name))),
             Kind::Extension => self.lose_extension(stream, name),
-            // Tables and secrets stay in force until nobody uses them.
+            // Who has it keeps it; a filter that waits for it goes on without.
+            Kind::Secret => self.give_up_secret(stream, name),
+            // Tables stay in force until nobody uses them.
             _ => {}
         }
     }
@@ -369,7 +372,8 @@ impl Controller {
             (Kind::Runtime, Some(name)) => self.give_up_runtime_layer(stream, name),
             (Kind::ScopedRoute, None) => self.give_up_scopes(stream),
             (Kind::Extension, Some(name)) => self.give_up_extension(stream, name, true),
-            // What waits for a secret goes on waiting: it cannot serve without.
+            // TLS that waits for a secret goes on waiting: it cannot serve without.
+            (Kind::Secret, Some(name)) => self.give_up_secret(stream, name),
             _ => {}
         }
     }

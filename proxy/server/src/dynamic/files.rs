@@ -5,7 +5,7 @@ use outrider_config::model::{
     Bootstrap, ConfigSource, ConfigSourceKind, Discovery, NetworkFilter, Routes, ScopedRoutes, Scopes,
 };
 
-use super::listeners::dynamic_secrets;
+use super::listeners::{dynamic_secrets, filter_secrets};
 
 /// Checks that the files which the bootstrap names as sources are there, as Envoy does; what they hold is seen later.
 ///
@@ -31,7 +31,8 @@ pub(crate) fn check_files(bootstrap: &Bootstrap) -> anyhow::Result<()> {
                 Routes::Scoped(_) | Routes::Inline(_) => {}
             }
         }
-        sources.extend(dynamic_secrets(listener).iter().map(|secret| secret.source.clone()));
+        let secrets = dynamic_secrets(listener).into_iter().chain(filter_secrets(listener));
+        sources.extend(secrets.map(|secret| secret.source.clone()));
     }
     for source in sources {
         if let ConfigSourceKind::Path { path, .. } = &source.kind

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use outrider_config::model::{self, ConfigSource, DynamicSecret, NetworkFilter, Routes};
+use outrider_config::model::{self, ConfigSource, DynamicSecret, HttpFilterKind, NetworkFilter, Routes};
 use outrider_http::routing::RouteTable;
 use outrider_net::listener::WorkerSockets;
 use outrider_xds::{Kind, Refusal, Resource};
@@ -36,22 +36,27 @@ enum Waiting {
     Secrets(Arc<model::Listener>),
     /// For filters that come by themselves.
     Filters,
-    /// For its route tables. Its addresses are taken if it is new.
+    /// For its route tables, and secrets of filters. Its addresses are taken if it is new.
     Routes(Arc<BuiltListener>, Option<Vec<WorkerSockets>>, Needs),
 }
 
-/// The route tables, and the scopes of such, that a listener needs.
+/// The route tables, the scopes of such, and the secrets of HTTP filters that a listener needs.
 #[derive(Default, Clone)]
 struct Needs {
     tables: Vec<RouteKey>,
     scopes: Vec<ScopesKey>,
+    secrets: Vec<Arc<DynamicSecret>>,
 }
 
 impl WaitingListeners {
     /// Whether a listener waits for what it needs; those that wait for secrets do not count `without_secrets`.
     pub(super) fn is_warming(&self, without_secrets: bool) -> bool {
-        let counts = |waiting: &Waiting| !(without_secrets && matches!(waiting, Waiting::Secrets(_)));
-        self.waiting.values().any(counts)
+        let for_secrets = |waiting: &Waiting| match waiting {
+            Waiting::Secrets(_) => true,
+            Waiting::Filters => false,
+            Waiting::Routes(_, _, needs) => !needs.secrets.is_empty(),
+        };
+        self.waiting.values().any(|waiting| !(without_secrets && for_secrets(waiting)))
     }
 }
 
@@ -158,6 +163,7 @@ impl Controller {
         let needs = route_needs(config);
         needs.tables.iter().for_each(|key| self.want_routes(key));
         needs.scopes.iter().for_each(|key| self.want_scopes(key));
+        needs.secrets.iter().for_each(|secret| self.want_secret(secret));
         // What was reserved before goes first: it may have the same addresses.
         self.listeners.waiting.remove(&config.name);
         if self.is_there(&needs) {
@@ -218,6 +224,7 @@ impl Controller {
     fn is_there(&mut self, needs: &Needs) -> bool {
         needs.tables.iter().all(|key| self.control.routes.is_settled(key))
             && needs.scopes.iter().all(|key| self.scopes_ready(key))
+            && needs.secrets.iter().all(|secret| self.control.secrets.is_settled(secret))
     }
 
     /// A listener cannot be put in force after the control plane was told that it is good. If it is sent again it is
@@ -357,6 +364,8 @@ impl Controller {
         let secret = self.decoder.secret(resource)?;
         outrider_net::tls::check_secret(&secret)
             .map_err(|error| vec![Refusal::new(&*resource.name, "", error.to_string())])?;
+        outrider_http::secrets::check(&secret)
+            .map_err(|error| vec![Refusal::new(&*resource.name, "", error.to_string())])?;
         // Its body holds keys: it is not kept.
         let version = Version { body: Bytes::new(), ..version_of(resource) };
         self.control.records.warming(Kind::Secret, &resource.name, version);
@@ -377,6 +386,12 @@ impl Controller {
             self.secrets_here.insert(place.clone(), print);
         }
         Ok(())
+    }
+
+    /// A secret is late, or no good: filters that wait for it go on without, and turn requests away that need it.
+    pub(super) fn give_up_secret(&self, stream: StreamId, name: &Arc<str>) {
+        let of = self.wanted_secrets.iter().filter(|(from, wanted)| *from == stream && wanted.name == *name);
+        of.for_each(|(_, wanted)| self.control.secrets.give_up(wanted));
     }
 
     /// A listener that waits for its tables has its secrets already: it is not to begin with one that is outdated.
@@ -419,8 +434,18 @@ fn route_needs(config: &model::Listener) -> Needs {
             Routes::Scoped(scoped) => needs.scopes.extend(ScopesKey::of(scoped)),
             Routes::Inline(_) => {}
         }
+        for filter in &manager.filters {
+            if let HttpFilterKind::CredentialInjector(injector) = &filter.kind {
+                needs.secrets.extend(injector.dynamic_secret().cloned());
+            }
+        }
     }
     needs
+}
+
+/// The secrets of the HTTP filters of `config`, as far as they come from elsewhere.
+pub(crate) fn filter_secrets(config: &model::Listener) -> Vec<Arc<DynamicSecret>> {
+    route_needs(config).secrets
 }
 
 pub(crate) fn dynamic_secrets(config: &model::Listener) -> Vec<Arc<DynamicSecret>> {
@@ -429,7 +454,8 @@ pub(crate) fn dynamic_secrets(config: &model::Listener) -> Vec<Arc<DynamicSecret
     contexts.flat_map(|tls| tls.dynamic_secrets().into_iter().cloned()).collect()
 }
 
+/// Whether `config` needs more than the secrets of its TLS contexts.
 pub(crate) fn needs_routes(config: &model::Listener) -> bool {
-    let Needs { tables, scopes } = route_needs(config);
-    !tables.is_empty() || !scopes.is_empty() || has_extensions(config)
+    let Needs { tables, scopes, secrets } = route_needs(config);
+    !tables.is_empty() || !scopes.is_empty() || !secrets.is_empty() || has_extensions(config)
 }

@@ -6,7 +6,7 @@ use arc_swap::ArcSwapOption;
 use outrider_config::model;
 use outrider_core::stats::Registry;
 use outrider_http::HcmShared;
-use outrider_http::jwks::JwksSource;
+use outrider_http::fetch::Fetcher;
 use outrider_http::on_demand::Asker;
 use outrider_http::routing::{RoutePlace, RouteSlot, Scope, ScopeSlot, ScopeTable};
 use outrider_net::drain::DrainController;
@@ -73,8 +73,8 @@ pub struct Builder {
     pub secrets: Secrets,
     /// How requests ask for what comes on demand.
     pub asker: Asker,
-    /// Takes the sources of keys to what fetches them.
-    pub keys: mpsc::UnboundedSender<JwksSource>,
+    /// Takes what filters want fetched to what fetches it.
+    pub fetchers: mpsc::UnboundedSender<Fetcher>,
 }
 
 impl Builder {
@@ -167,10 +167,11 @@ impl Builder {
                     HcmShared::build(config, &self.registry, &self.log_files, &scope, routes, &self.node)?;
                 // It is empty: nobody else has it yet.
                 let _ = shared.asker.set(self.asker.clone());
-                for source in shared.key_sources() {
+                for fetcher in shared.fetchers() {
                     // Nobody takes them where configuration is only checked.
-                    let _ = self.keys.send(source.clone());
+                    let _ = self.fetchers.send(fetcher);
                 }
+                shared.secret_slots().for_each(|slot| self.secrets.follow(slot));
                 BuiltFilter::Http(shared)
             }
             model::NetworkFilter::Discovered(_) | model::NetworkFilter::Missing => BuiltFilter::Missing,

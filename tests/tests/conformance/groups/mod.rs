@@ -10,6 +10,7 @@ mod grpc;
 mod h2;
 mod hashing;
 mod health;
+mod injected;
 mod internal;
 mod jwt;
 mod limits;
@@ -82,6 +83,7 @@ pub(crate) fn all() -> Vec<Group> {
         limits::local(),
         credentials::basic(),
         credentials::keys(),
+        injected::generic_secrets(),
         jwt::tokens(),
         jwt::ways(),
         jwt::requirements(),

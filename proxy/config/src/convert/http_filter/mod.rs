@@ -6,6 +6,7 @@
 mod api_key_auth;
 mod basic_auth;
 mod cors;
+mod credential_injector;
 mod fault;
 mod grpc_stats;
 mod header_mutation;
@@ -123,10 +124,11 @@ fn one(cx: &Cx, path: &Path<'_>, message: &pb::HttpFilter, is_last: bool) -> Opt
 }
 
 /// The types of filters that a control plane may send.
-const TYPES: [&str; 11] = [
+const TYPES: [&str; 12] = [
     "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth",
     "envoy.extensions.filters.http.basic_auth.v3.BasicAuth",
     "envoy.extensions.filters.http.cors.v3.Cors",
+    "envoy.extensions.filters.http.credential_injector.v3.CredentialInjector",
     "envoy.extensions.filters.http.fault.v3.HTTPFault",
     "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
     "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
@@ -150,6 +152,10 @@ pub(super) fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<HttpFilterKind>
             .map(|filter| HttpFilterKind::BasicAuth(Arc::new(filter)))
     } else if is::<ext::cors::v3::Cors>(any) {
         unpack(cx, path, any).map(|ext::cors::v3::Cors {}| HttpFilterKind::Cors)
+    } else if is::<ext::credential_injector::v3::CredentialInjector>(any) {
+        unpack(cx, path, any)
+            .and_then(|message| credential_injector::filter(cx, path, &message))
+            .map(|filter| HttpFilterKind::CredentialInjector(Arc::new(filter)))
     } else if is::<ext::fault::v3::HttpFault>(any) {
         unpack(cx, path, any).map(|message| HttpFilterKind::Fault(Arc::new(fault::fault(cx, path, &message))))
     } else if is::<ext::grpc_stats::v3::FilterConfig>(any) {

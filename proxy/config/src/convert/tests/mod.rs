@@ -2,6 +2,7 @@
 
 mod balancing;
 mod clusters;
+mod credential_injector;
 mod credentials;
 mod dynamic;
 mod filters;
