@@ -232,6 +232,8 @@ pub struct FilterState(Vec<(Arc<str>, FilterObject)>);
 pub enum FilterObject {
     /// The messages of a gRPC call.
     GrpcMessages(Rc<GrpcMessages>),
+    /// What an authorization service said that nobody heeds, as protobuf's JSON has it (`ShadowDecision`).
+    ShadowDecision(Rc<str>),
 }
 
 /// The messages of a gRPC call, as they have come.

@@ -18,6 +18,7 @@ mod reply_mapper;
 pub mod router;
 pub mod routing;
 pub mod secrets;
+mod service;
 pub mod stats;
 pub mod stream;
 mod upgrade;

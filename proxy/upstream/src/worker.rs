@@ -104,6 +104,12 @@ impl WorkerClusters {
         self.get(&self.manager.slot(name)?)
     }
 
+    /// The place of the cluster named `name`, if a cluster or a reference made one; looks the name up under a lock, so that who asks
+    /// keeps it.
+    pub fn slot(&self, name: &str) -> Option<Arc<ClusterSlot>> {
+        self.manager.slot(name)
+    }
+
     #[cold]
     fn renew(&self, slot: &Arc<ClusterSlot>, shared: Arc<ClusterShared>) -> Rc<WorkerCluster> {
         let mut by_id = self.by_id.borrow_mut();

@@ -76,7 +76,7 @@ fn action(cx: &Cx, path: &Path<'_>, message: &pb::HeaderValueOption) -> AppendAc
 }
 
 /// A value with command operators.
-fn format_value(cx: &Cx, path: &Path<'_>, text: &str) -> Option<HeaderAddValue> {
+pub(crate) fn format_value(cx: &Cx, path: &Path<'_>, text: &str) -> Option<HeaderAddValue> {
     let format = format(cx, path, text)?;
     Some(match format.as_literal() {
         Some(text) => HeaderAddValue::Literal(header_value(cx, path, text)),

@@ -8,8 +8,9 @@ use outrider_core::format::Format;
 use outrider_core::matcher::{RuntimeFraction, StringMatcher};
 
 use super::{
-    ApiKeyAuth, ApiKeyAuthRoute, AppendAction, BasicAuth, BasicUsers, ConfigSource, CredentialInjector,
-    Discovered, Fault, GrpcStats, HeaderAdd, HealthCheckFilter, JwtAuthn, LocalRateLimit, Rbac,
+    ApiKeyAuth, ApiKeyAuthRoute, AppendAction, AuthzRoute, BasicAuth, BasicUsers, ConfigSource,
+    CredentialInjector, Discovered, ExtAuthz, Fault, GrpcStats, HeaderAdd, HealthCheckFilter, JwtAuthn,
+    LocalRateLimit, Rbac,
 };
 
 /// A filter's name. Every name is kept once as long as anybody has it, so that two are compared by their address.
@@ -67,6 +68,8 @@ pub enum HttpFilterKind {
     Cors,
     /// `envoy.filters.http.credential_injector`
     CredentialInjector(Arc<CredentialInjector>),
+    /// `envoy.filters.http.ext_authz`
+    ExtAuthz(Arc<ExtAuthz>),
     /// `envoy.filters.http.fault`
     Fault(Arc<Fault>),
     /// `envoy.filters.http.grpc_stats`
@@ -110,6 +113,8 @@ pub enum RouteFilterConfig {
     BasicAuth(BasicUsers),
     /// For [`HttpFilterKind::Cors`].
     Cors(Arc<CorsPolicy>),
+    /// For [`HttpFilterKind::ExtAuthz`].
+    ExtAuthz(Arc<AuthzRoute>),
     /// For [`HttpFilterKind::Fault`], in place of the filter's own.
     Fault(Arc<Fault>),
     /// For [`HttpFilterKind::HeaderMutation`].

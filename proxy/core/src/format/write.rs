@@ -128,7 +128,12 @@ pub(super) fn write_json(op: &Op, cx: &FormatContext<'_>, out: &mut Vec<u8>) -> 
 }
 
 fn filter_object(object: &FilterObject, form: &FilterStateForm, out: &mut Vec<u8>) -> bool {
-    let FilterObject::GrpcMessages(messages) = object;
+    let messages = match object {
+        FilterObject::GrpcMessages(messages) => messages,
+        FilterObject::ShadowDecision(json) => {
+            return matches!(form, FilterStateForm::Typed) && text(json, out);
+        }
+    };
     let (request, response) = (messages.request.get(), messages.response.get());
     match form {
         // As protobuf's JSON has it: numbers of 64 bits are text, and 0 is left out.

@@ -1,5 +1,6 @@
 //! What filters get to see, and what they answer.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use outrider_config::model::{FilterName, RouteFilterConfig};
 use outrider_core::LocalReply;
 
 use super::State;
+use super::ahead::Ahead;
 use crate::body::{BodyError, DownstreamBody, ResponseBody};
 use crate::hcm::routing::Routing;
 use crate::routing::Selected;
@@ -127,6 +129,32 @@ impl RequestCx<'_> {
     /// Reads the request's body to its end, and drops it.
     pub(crate) async fn drain_body(&mut self) {
         while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut *self.body).poll_frame(cx)).await {}
+    }
+
+    /// Reads the request's body until it ends, or `enough` says so of the bytes that there are. It stays where it is: who reads it
+    /// next gets all of it.
+    ///
+    /// # Errors
+    /// The client broke off.
+    pub(crate) async fn read_ahead(
+        &mut self,
+        enough: impl Fn(usize) -> bool,
+    ) -> Result<Vec<Bytes>, BodyError> {
+        let (mut frames, mut data, mut length, mut ended) = (VecDeque::new(), Vec::new(), 0, false);
+        while !enough(length) {
+            let Some(frame) = poll_fn(|cx| Pin::new(&mut *self.body).poll_frame(cx)).await else {
+                ended = true;
+                break;
+            };
+            let frame = frame?;
+            if let Some(bytes) = frame.data_ref() {
+                length += bytes.len();
+                data.push(bytes.clone());
+            }
+            frames.push_back(frame);
+        }
+        self.body.wrap(|rest| Ahead::new(frames, ended, rest));
+        Ok(data)
     }
 
     /// Puts a body around the request's: what the filters behind this one and the upstream see.

@@ -30,6 +30,7 @@
 //!      get is noted only where `outrider_core::metadata::is_read`; what reads it says `note_reader` when it is converted.
 //! 4. Its conformance cases beside the real Envoy: a group in `tests/tests/conformance/groups`.
 
+mod ahead;
 mod api_key_auth;
 mod basic_auth;
 mod body;
@@ -37,6 +38,7 @@ mod chain;
 mod context;
 mod cors;
 mod credential_injector;
+mod ext_authz;
 mod fault;
 mod grpc_stats;
 mod header_mutation;
@@ -111,6 +113,7 @@ pub(crate) enum Filter {
     BasicAuth(basic_auth::BasicAuth),
     Cors(cors::Cors),
     CredentialInjector(credential_injector::CredentialInjector),
+    ExtAuthz(Box<ext_authz::ExtAuthz>),
     Fault(fault::Fault),
     GrpcStats(grpc_stats::GrpcStats),
     HeaderMutation(header_mutation::HeaderMutation),
@@ -127,6 +130,7 @@ pub(crate) enum Filter {
 #[derive(Debug)]
 pub(crate) enum State {
     Cors(cors::Latched),
+    ExtAuthz(Box<[ext_authz::Change]>),
     Fault(Box<fault::Faulted>),
     GrpcStats(Rc<grpc_stats::Call>),
     HealthCheck,
@@ -150,6 +154,11 @@ impl Filter {
             HttpFilterKind::CredentialInjector(config) => {
                 Self::CredentialInjector(credential_injector::CredentialInjector::build(config, scope)?)
             }
+            HttpFilterKind::ExtAuthz(settings) => Self::ExtAuthz(Box::new(ext_authz::ExtAuthz::new(
+                config.name.text(),
+                settings.clone(),
+                scope,
+            ))),
             HttpFilterKind::Fault(fault) => {
                 Self::Fault(fault::Fault::new(config.name.text(), fault.clone(), scope))
             }
@@ -198,6 +207,7 @@ impl Filter {
             Self::BasicAuth(filter) => filter.request(cx),
             Self::Cors(filter) => filter.request(cx),
             Self::CredentialInjector(filter) => filter.request(cx),
+            Self::ExtAuthz(filter) => filter.request(cx),
             Self::Fault(filter) => filter.request(cx),
             Self::GrpcStats(filter) => filter.request(cx),
             Self::HeaderMutation(filter) => filter.request(cx),
@@ -217,6 +227,7 @@ impl Filter {
     fn response(&self, cx: ResponseCx<'_>) {
         match self {
             Self::Cors(_) => cors::response(cx),
+            Self::ExtAuthz(_) => ext_authz::response(cx),
             Self::Fault(_) => fault::response(cx),
             Self::GrpcStats(_) => grpc_stats::response(cx),
             Self::HeaderMutation(filter) => filter.response(cx),

@@ -69,7 +69,7 @@ fn element(tls: &TlsInfo, details: ClientCertDetails) -> String {
 }
 
 /// `der` as PEM with the characters encoded that a quoted value must not have.
-fn url_encoded_pem(der: &[u8]) -> String {
+pub(crate) fn url_encoded_pem(der: &[u8]) -> String {
     let mut out = String::from("-----BEGIN%20CERTIFICATE-----%0A");
     for line in STANDARD.encode(der).as_bytes().chunks(64) {
         for byte in line {

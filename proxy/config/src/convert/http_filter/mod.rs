@@ -7,6 +7,7 @@ mod api_key_auth;
 mod basic_auth;
 mod cors;
 mod credential_injector;
+mod ext_authz;
 mod fault;
 mod grpc_stats;
 mod header_mutation;
@@ -124,11 +125,12 @@ fn one(cx: &Cx, path: &Path<'_>, message: &pb::HttpFilter, is_last: bool) -> Opt
 }
 
 /// The types of filters that a control plane may send.
-const TYPES: [&str; 12] = [
+const TYPES: [&str; 13] = [
     "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth",
     "envoy.extensions.filters.http.basic_auth.v3.BasicAuth",
     "envoy.extensions.filters.http.cors.v3.Cors",
     "envoy.extensions.filters.http.credential_injector.v3.CredentialInjector",
+    "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
     "envoy.extensions.filters.http.fault.v3.HTTPFault",
     "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
     "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
@@ -156,6 +158,10 @@ pub(super) fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<HttpFilterKind>
         unpack(cx, path, any)
             .and_then(|message| credential_injector::filter(cx, path, &message))
             .map(|filter| HttpFilterKind::CredentialInjector(Arc::new(filter)))
+    } else if is::<ext::ext_authz::v3::ExtAuthz>(any) {
+        unpack(cx, path, any)
+            .and_then(|message| ext_authz::filter(cx, path, &message))
+            .map(|filter| HttpFilterKind::ExtAuthz(Arc::new(filter)))
     } else if is::<ext::fault::v3::HttpFault>(any) {
         unpack(cx, path, any).map(|message| HttpFilterKind::Fault(Arc::new(fault::fault(cx, path, &message))))
     } else if is::<ext::grpc_stats::v3::FilterConfig>(any) {
@@ -201,6 +207,10 @@ fn route_config(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<RouteFilterConfig>
     } else if is::<ext::cors::v3::CorsPolicy>(any) {
         unpack(cx, path, any)
             .map(|message| RouteFilterConfig::Cors(Arc::new(cors::policy(cx, path, &message))))
+    } else if is::<ext::ext_authz::v3::ExtAuthzPerRoute>(any) {
+        unpack(cx, path, any)
+            .and_then(|message| ext_authz::per_route(cx, path, &message))
+            .map(|route| RouteFilterConfig::ExtAuthz(Arc::new(route)))
     } else if is::<ext::fault::v3::HttpFault>(any) {
         unpack(cx, path, any)
             .map(|message| RouteFilterConfig::Fault(Arc::new(fault::fault(cx, path, &message))))

@@ -49,6 +49,11 @@ impl Query {
         self.0.entry(name.to_owned()).or_default().push(encoded(value));
     }
 
+    /// Sets `value`, which is taken as it is, in place of all that there were.
+    pub(in crate::filter) fn overwrite(&mut self, name: &str, value: &str) {
+        self.0.insert(name.to_owned(), vec![value.to_owned()]);
+    }
+
     /// `path` with these parameters in place of its own.
     pub(in crate::filter) fn path(&self, path: &str) -> String {
         let mut out = path.split('?').next().unwrap_or_default().to_owned();
