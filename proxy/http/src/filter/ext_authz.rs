@@ -9,6 +9,7 @@ mod ask;
 mod attributes;
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
 
@@ -20,8 +21,8 @@ use outrider_core::reply::details;
 use outrider_core::stats::Scope;
 use outrider_core::stream::FilterObject;
 use outrider_core::{LocalReply, MetadataValue, ResponseFlags, rng};
-use outrider_upstream::ClusterSlot;
 use outrider_upstream::stats::ResponseKind;
+use outrider_upstream::{ClusterSlot, WorkerCluster};
 
 use self::answer::{Answer, Said};
 use super::named::Named;
@@ -112,6 +113,12 @@ impl Plan {
     }
 }
 
+/// The cluster of a request's route.
+struct Counted {
+    cluster: Rc<WorkerCluster>,
+    stats: Arc<ClusterAuthzStats>,
+}
+
 /// A body that is sent with the question.
 struct Sent {
     /// As much of it as may be sent.
@@ -194,8 +201,11 @@ impl ExtAuthz {
 
     fn conclude(&self, cx: &mut RequestCx<'_>, mut answer: Answer, begin: Instant) -> Verdict {
         let settings = &*self.settings;
+        // The cluster that counts is the one before anything is changed.
+        let counted = self.of_cluster(cx);
+        let counted = counted.as_ref();
         if answer.odd_actions && settings.validate_mutations {
-            return self.invalid(cx);
+            return self.invalid(counted);
         }
         if !answer.metadata.is_empty() {
             if !settings.ingest_metadata {
@@ -210,28 +220,26 @@ impl ExtAuthz {
             }
         }
         match answer.said {
-            Said::Ok => self.allow(cx, answer),
-            Said::Denied => self.deny(cx, answer),
-            Said::Error => self.fail(cx, answer),
+            Said::Ok => self.allow(cx, counted, answer),
+            Said::Denied => self.deny(cx, counted, answer),
+            Said::Error => self.fail(cx, counted, answer),
         }
     }
 
-    fn allow(&self, cx: &mut RequestCx<'_>, answer: Answer) -> Verdict {
+    fn allow(&self, cx: &mut RequestCx<'_>, counted: Option<&Counted>, answer: Answer) -> Verdict {
         let settings = &*self.settings;
-        // The cluster that counts is the one before anything is changed.
-        let counts = self.of_cluster(cx);
         if settings.clear_route_cache && answer.changes_request() {
             cx.clear_route();
         }
         if apply::request(settings, cx.stream, cx.parts, &answer).is_err() {
-            return self.invalid(cx);
+            return self.invalid(counted);
         }
         if !answer.response.iter().all(Change::is_valid) {
-            return self.invalid(cx);
+            return self.invalid(counted);
         }
         if answer.changes_request() && apply::is_too_large(&cx.stream.hcm.shared.config, cx.parts) {
             self.stats.request_header_limits_reached().inc();
-            return self.invalid(cx);
+            return self.invalid(counted);
         }
         if settings.shadow {
             self.note(cx, "OK", StatusCode::OK, &[]);
@@ -239,24 +247,25 @@ impl ExtAuthz {
         if !answer.response.is_empty() {
             cx.keep(State::ExtAuthz(answer.response.into()));
         }
-        if let Some(counts) = counts {
-            counts.ok().inc();
+        if let Some(counted) = counted {
+            counted.stats.ok().inc();
         }
         self.stats.ok().inc();
         Verdict::GoOn
     }
 
-    fn deny(&self, cx: &mut RequestCx<'_>, answer: Answer) -> Verdict {
+    fn deny(&self, cx: &mut RequestCx<'_>, counted: Option<&Counted>, answer: Answer) -> Verdict {
         let status = answer.status.unwrap_or(StatusCode::FORBIDDEN);
         self.stats.denied().inc();
-        if let Some(counts) = self.of_cluster(cx) {
-            counts.denied().inc();
+        if let Some(counted) = counted {
+            counted.stats.denied().inc();
             if self.settings.charge_cluster && !self.settings.shadow {
-                self.charge(cx, status);
+                let kind = ResponseKind { internal: Some(true), ..ResponseKind::default() };
+                counted.cluster.shared.stats().count_response(status.as_u16(), kind);
             }
         }
         if !answer.local.iter().all(Change::is_valid) {
-            return self.invalid(cx);
+            return self.invalid(counted);
         }
         if self.settings.shadow {
             self.note(cx, "DENIED", status, &answer.local);
@@ -265,11 +274,10 @@ impl ExtAuthz {
         Verdict::Reply(self.answered(status, "ext_authz_denied", answer))
     }
 
-    fn fail(&self, cx: &mut RequestCx<'_>, answer: Answer) -> Verdict {
+    fn fail(&self, cx: &mut RequestCx<'_>, counted: Option<&Counted>, answer: Answer) -> Verdict {
         let settings = &*self.settings;
-        let counts = self.of_cluster(cx);
-        if let Some(counts) = &counts {
-            counts.error().inc();
+        if let Some(counted) = counted {
+            counted.stats.error().inc();
         }
         self.stats.error().inc();
         let status = answer.status.unwrap_or(settings.status_on_error);
@@ -278,8 +286,8 @@ impl ExtAuthz {
         }
         if settings.failure_mode_allow {
             self.stats.failure_mode_allowed().inc();
-            if let Some(counts) = &counts {
-                counts.failure_mode_allowed().inc();
+            if let Some(counted) = counted {
+                counted.stats.failure_mode_allowed().inc();
             }
             if settings.failure_mode_header {
                 cx.parts.headers.append(FAILURE_MODE_ALLOWED, TRUE);
@@ -290,7 +298,7 @@ impl ExtAuthz {
             return Verdict::GoOn;
         }
         if !answer.local.iter().all(Change::is_valid) {
-            return self.invalid(cx);
+            return self.invalid(counted);
         }
         Verdict::Reply(self.answered(status, "ext_authz_error", answer))
     }
@@ -314,16 +322,16 @@ impl ExtAuthz {
     }
 
     /// The service's answer cannot be carried out.
-    fn invalid(&self, cx: &mut RequestCx<'_>) -> Verdict {
-        if let Some(counts) = self.of_cluster(cx) {
-            counts.invalid().inc();
+    fn invalid(&self, counted: Option<&Counted>) -> Verdict {
+        if let Some(counted) = counted {
+            counted.stats.invalid().inc();
         }
         self.stats.invalid().inc();
         Verdict::Reply(self.refusal(StatusCode::INTERNAL_SERVER_ERROR, "ext_authz_invalid"))
     }
 
-    /// What is counted for the cluster of the route, if there is one.
-    fn of_cluster(&self, cx: &mut RequestCx<'_>) -> Option<Arc<ClusterAuthzStats>> {
+    /// The cluster of the route, if there is one, and what is counted for it.
+    fn of_cluster(&self, cx: &mut RequestCx<'_>) -> Option<Counted> {
         let stream = cx.stream;
         let (parts, route) = cx.head_and_route();
         let route = route?;
@@ -332,19 +340,8 @@ impl ExtAuthz {
             let scope = cluster.shared.stats().scope().child(&prefix(&self.settings));
             ClusterAuthzStats::new(scope)
         };
-        self.cluster_stats.get(&cluster.shared.config.name, make)
-    }
-
-    /// Counts a refusal as a response of the cluster of the route.
-    fn charge(&self, cx: &mut RequestCx<'_>, status: StatusCode) {
-        let stream = cx.stream;
-        let (parts, route) = cx.head_and_route();
-        let Some(route) = route else { return };
-        let cluster = route.forward().and_then(|forward| find_cluster(stream, route, forward, parts));
-        if let Some(cluster) = cluster {
-            let kind = ResponseKind { internal: Some(true), ..ResponseKind::default() };
-            cluster.shared.stats().count_response(status.as_u16(), kind);
-        }
+        let stats = self.cluster_stats.get(&cluster.shared.config.name, make)?;
+        Some(Counted { cluster, stats })
     }
 
     /// Keeps the decision for whoever looks at it.

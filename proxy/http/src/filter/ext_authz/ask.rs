@@ -3,9 +3,7 @@
 use std::rc::Rc;
 use std::sync::OnceLock;
 
-use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use outrider_config::model::{AuthzGrpc, AuthzHttp, AuthzPath, AuthzService, HeaderMutation};
 use outrider_proto::pb::envoy::service::auth::v3 as pb;
@@ -16,6 +14,7 @@ use super::attributes::{self, PARTIAL_BODY};
 use super::{ExtAuthz, Plan, Sent};
 use crate::filter::RequestCx;
 use crate::filter::header_mutation::change_fields;
+use crate::headers::append_joined;
 use crate::headers::names::{KEEP_ALIVE, PROXY_CONNECTION};
 use crate::router::{GRPC_TIMEOUT, RequestContext};
 use crate::service::{self, ServiceError};
@@ -77,16 +76,17 @@ impl ExtAuthz {
         sent: Option<Sent>,
     ) -> Result<Request<UpstreamBody>, ServiceError> {
         let stream: &Stream = cx.stream;
+        let raw = self.settings.raw_headers;
         let mut headers = HeaderMap::new();
         let (mut method, mut path) = (Method::GET, None);
         attributes::each_header(&self.settings, stream, cx.parts, |name, value| match name {
             ":method" => method = cx.parts.method.clone(),
             ":path" => path = std::str::from_utf8(value).ok().map(str::to_owned),
-            ":authority" => put(&mut headers, &HOST, value),
+            ":authority" => put(&mut headers, HOST, value, raw),
             name if name.starts_with(':') => {}
             name => {
                 if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
-                    put(&mut headers, &name, value);
+                    put(&mut headers, name, value, raw);
                 }
             }
         });
@@ -121,12 +121,21 @@ impl ExtAuthz {
     }
 }
 
-/// Adds a header; of a name that may be there once, the first stays.
-fn put(headers: &mut HeaderMap, name: &HeaderName, value: &[u8]) {
-    let Ok(mut value) = HeaderValue::from_bytes(value) else { return };
-    value.set_sensitive(*name == AUTHORIZATION);
-    if *name != HOST || !headers.contains_key(name) {
-        headers.append(name, value);
+/// Adds a header as it is, or as text, of which one name has one.
+fn put(headers: &mut HeaderMap, name: HeaderName, value: &[u8], raw: bool) {
+    let text = if raw { None } else { Some(attributes::sanitized(value)) };
+    match text {
+        Some(text) if headers.contains_key(&name) => append_joined(headers, name, ",", text.as_bytes()),
+        Some(text) => {
+            if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
+                headers.insert(name, value);
+            }
+        }
+        None => {
+            if let Ok(value) = HeaderValue::from_bytes(value) {
+                headers.append(name, value);
+            }
+        }
     }
 }
 

@@ -212,7 +212,7 @@ fn value(of: &MetadataValue) -> Value {
 }
 
 /// `bytes` as text, with `!` for each byte that is none (Envoy: `sanitizeUtf8String`).
-fn sanitized(bytes: &[u8]) -> String {
+pub(super) fn sanitized(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         out.push_str(chunk.valid());
