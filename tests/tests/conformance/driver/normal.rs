@@ -5,11 +5,16 @@ use std::{
     hash::{Hash, Hasher},
 };
 
+use outrider_proto::pb::envoy::service::auth::v3::CheckRequest;
+use outrider_proto::prost::Message as _;
 use outrider_tests::record::{Ending, Seen};
 use serde_json::Value;
 
 /// Bodies up to this length are shown whole.
 const SHOWN: usize = 600;
+
+/// Questions to an authorization service are shown by their fields.
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
 /// Bytes as a line.
 pub(crate) fn show(bytes: &[u8]) -> String {
@@ -78,6 +83,9 @@ pub(crate) fn seen_lines(ordinal: usize, seen: &Seen, blur: bool) -> Vec<String>
     }
     lines.extend(field_lines(&format!("{label} header"), &headers));
     lines.push(format!("{label} body {} {}", seen.framing, show(&seen.body)));
+    if seen.path.ends_with(CHECK) {
+        lines.extend(check_lines(&label, &seen.body));
+    }
     lines.extend(field_lines(&format!("{label} trailer"), &seen.trailers));
     if let Some(tls) = &seen.tls {
         lines.push(format!(
@@ -88,6 +96,41 @@ pub(crate) fn seen_lines(ordinal: usize, seen: &Seen, blur: bool) -> Vec<String>
             tls.peer.join(",")
         ));
     }
+    lines
+}
+
+/// The fields of a question to an authorization service. Its time and its number vary.
+fn check_lines(label: &str, body: &[u8]) -> Vec<String> {
+    let label = format!("{label} check");
+    let message = body.get(5..).map(CheckRequest::decode);
+    let Some(Ok(CheckRequest { attributes: Some(told) })) = message else {
+        return vec![format!("{label} is none")];
+    };
+    let mut lines = Vec::new();
+    for (side, peer) in [("source", &told.source), ("destination", &told.destination)] {
+        lines.push(format!("{label} {side} {peer:?}"));
+    }
+    let request = told.request.unwrap_or_default();
+    lines.push(format!("{label} time {}", request.time.is_some()));
+    let mut http = request.http.unwrap_or_default();
+    lines.push(format!("{label} id {}", !http.id.is_empty()));
+    let mut headers: Vec<_> = std::mem::take(&mut http.headers).into_iter().collect();
+    headers.sort();
+    let mut raw = http.header_map.take().map(|map| map.headers).unwrap_or_default();
+    raw.sort_by(|a, b| a.key.cmp(&b.key));
+    let raw = raw.into_iter().map(|header| (header.key, format!("{:?}", header.raw_value)));
+    for (name, value) in headers.into_iter().chain(raw) {
+        let value = if name == "x-request-id" { "<id>" } else { &value };
+        lines.push(format!("{label} header {name}: {value}"));
+    }
+    http.id.clear();
+    lines.push(format!("{label} http {http:?}"));
+    let mut extensions: Vec<_> = told.context_extensions.into_iter().collect();
+    extensions.sort();
+    lines.push(format!("{label} extensions {extensions:?}"));
+    lines.push(format!("{label} metadata {:?}", told.metadata_context));
+    lines.push(format!("{label} route metadata {:?}", told.route_metadata_context));
+    lines.push(format!("{label} session {:?}", told.tls_session));
     lines
 }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::too_many_lines, reason = "a group is a table of cases, best read in one piece")]
 
 mod admin;
+mod authz;
 mod credentials;
 mod failures;
 mod filters;
@@ -88,6 +89,8 @@ pub(crate) fn all() -> Vec<Group> {
         jwt::ways(),
         jwt::requirements(),
         jwt::remote(),
+        authz::grpc(),
+        authz::http(),
         rbac::conditions(),
         rbac::actions(),
         rbac::trees(),

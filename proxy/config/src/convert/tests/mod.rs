@@ -6,6 +6,7 @@ mod credential_injector;
 mod credentials;
 mod dynamic;
 mod filters;
+mod ext_authz;
 mod first;
 mod identity;
 mod jwt;
