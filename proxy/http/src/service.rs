@@ -140,6 +140,12 @@ pub(crate) fn framed(message: &impl outrider_proto::prost::Message) -> Vec<u8> {
 }
 
 impl Answer {
+    /// An answer without trailers.
+    #[cfg(test)]
+    pub(crate) const fn of(head: response::Parts, body: Vec<u8>) -> Self {
+        Self { head, body, trailers: None }
+    }
+
     /// The one message of a gRPC call that went well.
     ///
     /// # Errors
