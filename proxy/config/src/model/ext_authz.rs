@@ -9,7 +9,7 @@ use outrider_core::matcher::{RuntimeFraction, StringMatcher};
 use outrider_core::metadata_matcher::MetadataMatcher;
 use regex::Regex;
 
-use super::{GrpcService, HeaderAdd, RuntimeFlag};
+use super::{GrpcService, HeaderAdd, JwksRetries, RuntimeFlag};
 
 /// `envoy.filters.http.ext_authz`
 #[derive(Debug, Clone)]
@@ -123,6 +123,8 @@ pub struct AuthzHttp {
     pub timeout: Option<Duration>,
     /// What is asked for.
     pub path: AuthzPath,
+    /// How it is asked again, as keys are fetched again; `None`: it is not.
+    pub retries: Option<JwksRetries>,
     /// Set on the request.
     pub add: Box<[HeaderAdd]>,
     /// Headers of an answer that allows that are set on the request.

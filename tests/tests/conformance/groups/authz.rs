@@ -449,7 +449,12 @@ pub(crate) fn http() -> Group {
         asks("a part that is all", "part", post("/p", "12345"), Reply::text("x")),
         asks("a route without bodies", "whole", post("/without", "1234567"), Reply::text("x")),
         asks("a route with more", "whole", post("/more", "1234567"), Reply::text("x")),
-        asks("an upgrade has no body", "whole", get("/p").upgrade("websocket", "x"), Reply::status(403)),
+        asks(
+            "an upgrade that is not allowed",
+            "whole",
+            get("/p").upgrade("websocket", "x"),
+            Reply::status(403),
+        ),
         asks("a body as text", "text", post("/p", "body"), plain()),
         asks("a body as bytes", "bytes", post("/p", "body"), plain()),
         asks("nobody, open", "open", some(), Reply::text("passed")),

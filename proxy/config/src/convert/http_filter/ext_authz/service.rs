@@ -14,11 +14,15 @@ use super::list;
 use crate::convert::cx::{Cx, UNSUPPORTED, refuse};
 use crate::convert::grpc_service;
 use crate::convert::header::format_value;
-use crate::convert::scalar::{header_name, timeout};
-use crate::model::{AddTarget, AppendAction, AuthzGrpc, AuthzHttp, AuthzPath, GrpcTarget, HeaderAdd};
+use crate::convert::scalar::{duration, header_name, timeout, u32_of};
+use crate::model::{
+    AddTarget, AppendAction, AuthzGrpc, AuthzHttp, AuthzPath, GrpcTarget, HeaderAdd, JwksRetries,
+};
 
 /// How long a service has by default.
 const TIMEOUT: Duration = Duration::from_millis(200);
+/// The limit of the first random time between tries, by default.
+const BACK_OFF: Duration = Duration::from_secs(1);
 
 /// A service that speaks gRPC; `None`, and an error, when it is not usable.
 pub(super) fn grpc(cx: &Cx, path: &Path<'_>, message: &core_pb::GrpcService) -> Option<AuthzGrpc> {
@@ -56,7 +60,7 @@ pub(super) fn http(cx: &Cx, path: &Path<'_>, message: &pb::HttpService) -> Optio
         authorization_response,
         retry_policy,
     } = message;
-    refuse!(cx, path, UNSUPPORTED; retry_policy);
+    let retries = retry_policy.as_ref().map(|message| retries(cx, &path.field("retry_policy"), message));
     let at = path.field("server_uri");
     let Some(core_pb::HttpUri { uri, timeout: limit, http_upstream_type }) = server_uri else {
         cx.error(&at, "an address is needed");
@@ -94,6 +98,7 @@ pub(super) fn http(cx: &Cx, path: &Path<'_>, message: &pb::HttpService) -> Optio
         authority: Arc::from(authority?.as_str()),
         timeout: longest(cx, &path.field("server_uri"), limit),
         path: target(cx, path, path_prefix, path_override)?,
+        retries,
         add: add.unwrap_or_default(),
         upstream: matchers("allowed_upstream_headers", allowed_upstream_headers),
         upstream_append: matchers("allowed_upstream_headers_to_append", allowed_upstream_headers_to_append),
@@ -107,6 +112,32 @@ pub(super) fn http(cx: &Cx, path: &Path<'_>, message: &pb::HttpService) -> Optio
 /// The limit of a call at `path`: 0 is none.
 fn longest(cx: &Cx, path: &Path<'_>, message: &Option<google::Duration>) -> Option<Duration> {
     timeout(cx, path, "timeout", message, Some(TIMEOUT))
+}
+
+fn retries(cx: &Cx, path: &Path<'_>, message: &core_pb::RetryPolicy) -> JwksRetries {
+    let core_pb::RetryPolicy {
+        retry_back_off,
+        num_retries,
+        retry_on,
+        retry_priority,
+        retry_host_predicate,
+        host_selection_retry_max_attempts,
+    } = message;
+    refuse!(cx, path, "the service is asked again after 5xx, and when there is no answer; remove it"; retry_on);
+    refuse!(cx, path, UNSUPPORTED; retry_priority, retry_host_predicate, host_selection_retry_max_attempts);
+    let at = path.field("retry_back_off");
+    let (base, most) = match retry_back_off {
+        Some(core_pb::BackoffStrategy { base_interval, max_interval }) => {
+            let base = duration(cx, &at, "base_interval", base_interval).unwrap_or(BACK_OFF);
+            let most = duration(cx, &at, "max_interval", max_interval).unwrap_or(base.saturating_mul(10));
+            (base, most)
+        }
+        None => (BACK_OFF, BACK_OFF * 10),
+    };
+    if most < base {
+        cx.error(&at.field("max_interval"), "it must not be less than base_interval");
+    }
+    JwksRetries { count: u32_of(num_retries).unwrap_or(1), base, most }
 }
 
 fn target(cx: &Cx, path: &Path<'_>, prefix: &str, fixed: &str) -> Option<AuthzPath> {
