@@ -396,6 +396,29 @@ pub(crate) fn http() -> Group {
             TO_A.to_owned(),
         ),
         (
+            "again",
+            service(
+                "retry_policy: { num_retries: 2, retry_back_off: { base_interval: 0.001s, max_interval: 5s } }",
+            ),
+            TO_A.to_owned(),
+        ),
+        (
+            "overhttp",
+            GRPC.to_owned(),
+            route(
+                "/",
+                "check_settings: { http_service: { server_uri: { uri: \"http://authz.test/x\", cluster: authz, timeout: 5s }, path_prefix: /over } }",
+            ),
+        ),
+        (
+            "overgrpc",
+            service(""),
+            route(
+                "/",
+                "check_settings: { context_extensions: { k: v }, grpc_service: { envoy_grpc: { cluster_name: grpcauthz }, timeout: 5s } }",
+            ),
+        ),
+        (
             "open",
             service("").replace("cluster: authz", "cluster: nobody") + "failure_mode_allow: true\n",
             TO_A.to_owned(),
@@ -455,6 +478,10 @@ pub(crate) fn http() -> Group {
             get("/p").upgrade("websocket", "x"),
             Reply::status(403),
         ),
+        asks("asked again", "again", some(), Reply::status(503)),
+        asks("not asked again", "again", some(), Reply::status(403)),
+        asks("HTTP for a route", "overhttp", some(), rich(401)),
+        asks("gRPC for a route", "overgrpc", some(), plain()),
         asks("a body as text", "text", post("/p", "body"), plain()),
         asks("a body as bytes", "bytes", post("/p", "body"), plain()),
         asks("nobody, open", "open", some(), Reply::text("passed")),
