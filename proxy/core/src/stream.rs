@@ -232,8 +232,13 @@ pub struct FilterState(Vec<(Arc<str>, FilterObject)>);
 pub enum FilterObject {
     /// The messages of a gRPC call.
     GrpcMessages(Rc<GrpcMessages>),
-    /// What an authorization service said that nobody heeds, as protobuf's JSON has it (`ShadowDecision`).
-    ShadowDecision(Rc<str>),
+    /// What an authorization service said that nobody heeds (`ShadowDecision`).
+    ShadowDecision {
+        /// As protobuf's JSON has it.
+        typed: Rc<str>,
+        /// The same with the fields' own names.
+        plain: Rc<str>,
+    },
 }
 
 /// The messages of a gRPC call, as they have come.

@@ -130,8 +130,12 @@ pub(super) fn write_json(op: &Op, cx: &FormatContext<'_>, out: &mut Vec<u8>) -> 
 fn filter_object(object: &FilterObject, form: &FilterStateForm, out: &mut Vec<u8>) -> bool {
     let messages = match object {
         FilterObject::GrpcMessages(messages) => messages,
-        FilterObject::ShadowDecision(json) => {
-            return matches!(form, FilterStateForm::Typed) && text(json, out);
+        FilterObject::ShadowDecision { typed, plain } => {
+            return match form {
+                FilterStateForm::Typed => text(typed, out),
+                FilterStateForm::Plain => text(plain, out),
+                FilterStateForm::Field => false,
+            };
         }
     };
     let (request, response) = (messages.request.get(), messages.response.get());

@@ -24,7 +24,7 @@ use outrider_core::{LocalReply, MetadataValue, ResponseFlags, rng};
 use outrider_upstream::stats::ResponseKind;
 use outrider_upstream::{ClusterSlot, WorkerCluster};
 
-use self::answer::{Answer, Said};
+use self::answer::{Answer, PLAIN, Said, TYPED};
 use super::named::Named;
 use super::{RequestCx, ResponseCx, State, Step, Verdict};
 use crate::router::find_cluster;
@@ -45,7 +45,7 @@ outrider_core::stat_struct! {
     struct AuthzStats {
         counters {
             ok, denied, error, disabled, failure_mode_allowed, invalid, ignored_dynamic_metadata,
-            request_header_limits_reached,
+            request_header_limits_reached, shadow_denied, shadow_error,
         }
         gauges { }
         histograms { }
@@ -259,7 +259,7 @@ impl ExtAuthz {
         self.stats.denied().inc();
         if let Some(counted) = counted {
             counted.stats.denied().inc();
-            if self.settings.charge_cluster && !self.settings.shadow {
+            if self.settings.charge_cluster {
                 let kind = ResponseKind { internal: Some(true), ..ResponseKind::default() };
                 counted.cluster.shared.stats().count_response(status.as_u16(), kind);
             }
@@ -268,6 +268,7 @@ impl ExtAuthz {
             return self.invalid(counted);
         }
         if self.settings.shadow {
+            self.stats.shadow_denied().inc();
             self.note(cx, "DENIED", status, &answer.local);
             return Verdict::GoOn;
         }
@@ -282,6 +283,7 @@ impl ExtAuthz {
         self.stats.error().inc();
         let status = answer.status.unwrap_or(settings.status_on_error);
         if settings.shadow {
+            self.stats.shadow_error().inc();
             self.note(cx, "ERROR", status, &[]);
         }
         if settings.failure_mode_allow {
@@ -346,8 +348,8 @@ impl ExtAuthz {
 
     /// Keeps the decision for whoever looks at it.
     fn note(&self, cx: &RequestCx<'_>, said: &str, status: StatusCode, headers: &[Change]) {
-        let decision = answer::decision(said, status, headers);
-        let object = FilterObject::ShadowDecision(decision.into());
+        let decision = |names| Rc::from(answer::decision(names, said, status, headers));
+        let object = FilterObject::ShadowDecision { typed: decision(TYPED), plain: decision(PLAIN) };
         cx.stream.info.borrow_mut().set_filter_state(&self.shadow_name, object);
     }
 }

@@ -25,7 +25,7 @@ const NO: i32 = 7;
 fn manager(name: &str, filter: &str, routes: &str) -> String {
     let log = format!(
         "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% \
-         cluster=%UPSTREAM_CLUSTER% a=%DYNAMIC_METADATA({NOTED}:a)% list=%DYNAMIC_METADATA({NOTED}:list)% shadow=%FILTER_STATE(authz.shadow:TYPED)%"
+         cluster=%UPSTREAM_CLUSTER% a=%DYNAMIC_METADATA({NOTED}:a)% list=%DYNAMIC_METADATA({NOTED}:list)% shadow=%FILTER_STATE(authz.shadow:TYPED)% %FILTER_STATE(authz.shadow:PLAIN)%"
     );
     format!(
         "stat_prefix: {name}\nhttp_filters:\n- name: authz\n  typed_config:\n    \"@type\": {TYPE}.ExtAuthz\n{}\
@@ -398,7 +398,7 @@ pub(crate) fn http() -> Group {
         (
             "again",
             service(
-                "retry_policy: { num_retries: 2, retry_back_off: { base_interval: 0.001s, max_interval: 5s } }",
+                "retry_policy: { retry_on: 5xx, num_retries: 2, retry_back_off: { base_interval: 0.001s, max_interval: 5s } }",
             ),
             TO_A.to_owned(),
         ),

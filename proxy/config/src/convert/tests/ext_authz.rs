@@ -84,7 +84,7 @@ fn what_cannot_be_honoured_is_refused_by_its_path() {
         (grpc("decoder_header_mutation_rules: {allow_expression: {regex: \"(\"}}"), ".decoder_header_mutation_rules.allow_expression.regex".to_owned(), "not a regular expression"),
         (http("path_prefix: check"), ".http_service.path_prefix".to_owned(), "slash"),
         (http("path_prefix: /a, path_override: /b"), ".http_service.path_override".to_owned(), "exclude one another"),
-        (http("retry_policy: {retry_on: 5xx}"), ".http_service.retry_policy.retry_on".to_owned(), "asked again after 5xx"),
+        (http("retry_policy: {retry_on: retriable-4xx}"), ".http_service.retry_policy.retry_on".to_owned(), "write 5xx"),
         (http("authorization_request: {headers_to_add: [{key: \":path\", value: x}]}"), ".http_service.authorization_request.headers_to_add[0].key".to_owned(), "may not be set"),
         (format!("{}, allowed_headers: {{patterns: [{{exact: a}}]}}", http("authorization_request: {allowed_headers: {patterns: [{exact: b}]}}")), ".allowed_headers".to_owned(), "keep one of them"),
     ] {

@@ -179,7 +179,14 @@ impl Answer {
                 [] => *name != HOST,
                 list => any(list, name) || WITH_LIST.contains(&name.as_str()),
             };
-            said.local = picked(&headers, client, AppendAction::AppendIfExistsOrAdd);
+            // Its status counts as one of its headers, as in Envoy; who makes the reply leaves it out.
+            said.local = vec![Change {
+                name: ":status".to_owned(),
+                value: head.status.as_str().as_bytes().to_vec(),
+                action: AppendAction::AppendIfExistsOrAdd,
+                joins: false,
+            }];
+            said.local.extend(picked(&headers, client, AppendAction::AppendIfExistsOrAdd));
             said.status = final_status(head.status.as_u16());
             said.body = Bytes::from(body);
             return said;
@@ -266,8 +273,13 @@ fn value(message: Value) -> MetadataValue {
     }
 }
 
-/// A decision that nobody heeds, as protobuf's JSON has `ShadowDecision`.
-pub(super) fn decision(said: &str, status: StatusCode, headers: &[Change]) -> String {
+/// The names of a decision's fields in protobuf's JSON, and as they are written.
+pub(super) const TYPED: [&str; 3] = ["checkResult", "statusCode", "responseHeaders"];
+pub(super) const PLAIN: [&str; 3] = ["check_result", "status_code", "response_headers"];
+
+/// A decision that nobody heeds, as JSON (measured on Envoy 1.40).
+pub(super) fn decision(names: [&str; 3], said: &str, status: StatusCode, headers: &[Change]) -> String {
+    let [result, code, list] = names;
     let text = |text: &str| {
         let mut out = Vec::new();
         MetadataValue::Text(text.into()).write_json(&mut out);
@@ -280,7 +292,7 @@ pub(super) fn decision(said: &str, status: StatusCode, headers: &[Change]) -> St
     let headers: Vec<String> = headers.iter().map(header).collect();
     let headers = match headers.as_slice() {
         [] => String::new(),
-        headers => format!(",\"responseHeaders\":[{}]", headers.join(",")),
+        headers => format!(",\"{list}\":[{}]", headers.join(",")),
     };
-    format!("{{\"checkResult\":\"{said}\",\"statusCode\":{}{headers}}}", status.as_u16())
+    format!("{{\"{result}\":\"{said}\",\"{code}\":{}{headers}}}", status.as_u16())
 }

@@ -60,7 +60,7 @@ pub(super) fn http(cx: &Cx, path: &Path<'_>, message: &pb::HttpService) -> Optio
         authorization_response,
         retry_policy,
     } = message;
-    let retries = retry_policy.as_ref().map(|message| retries(cx, &path.field("retry_policy"), message));
+    let retries = retry_policy.as_ref().and_then(|message| retries(cx, &path.field("retry_policy"), message));
     let at = path.field("server_uri");
     let Some(core_pb::HttpUri { uri, timeout: limit, http_upstream_type }) = server_uri else {
         cx.error(&at, "an address is needed");
@@ -114,7 +114,8 @@ fn longest(cx: &Cx, path: &Path<'_>, message: &Option<google::Duration>) -> Opti
     timeout(cx, path, "timeout", message, Some(TIMEOUT))
 }
 
-fn retries(cx: &Cx, path: &Path<'_>, message: &core_pb::RetryPolicy) -> JwksRetries {
+/// How the service is asked again; `None`: it is not.
+fn retries(cx: &Cx, path: &Path<'_>, message: &core_pb::RetryPolicy) -> Option<JwksRetries> {
     let core_pb::RetryPolicy {
         retry_back_off,
         num_retries,
@@ -123,7 +124,14 @@ fn retries(cx: &Cx, path: &Path<'_>, message: &core_pb::RetryPolicy) -> JwksRetr
         retry_host_predicate,
         host_selection_retry_max_attempts,
     } = message;
-    refuse!(cx, path, "the service is asked again after 5xx, and when there is no answer; remove it"; retry_on);
+    let conditions: Vec<&str> = retry_on.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
+    let known = ["5xx", "gateway-error", "connect-failure", "reset"];
+    if conditions.is_empty() {
+        cx.inert(path, "without retry_on nothing is asked again, in Envoy neither");
+    } else if !conditions.contains(&"5xx") || !conditions.iter().all(|word| known.contains(word)) {
+        let why = "write 5xx: the service is asked again after 5xx, and when there is no answer";
+        cx.refuse(&path.field("retry_on"), why);
+    }
     refuse!(cx, path, UNSUPPORTED; retry_priority, retry_host_predicate, host_selection_retry_max_attempts);
     let at = path.field("retry_back_off");
     let (base, most) = match retry_back_off {
@@ -137,7 +145,8 @@ fn retries(cx: &Cx, path: &Path<'_>, message: &core_pb::RetryPolicy) -> JwksRetr
     if most < base {
         cx.error(&at.field("max_interval"), "it must not be less than base_interval");
     }
-    JwksRetries { count: u32_of(num_retries).unwrap_or(1), base, most }
+    let retries = JwksRetries { count: u32_of(num_retries).unwrap_or(1), base, most };
+    (!conditions.is_empty()).then_some(retries)
 }
 
 fn target(cx: &Cx, path: &Path<'_>, prefix: &str, fixed: &str) -> Option<AuthzPath> {

@@ -130,11 +130,11 @@ fn headers_over_http_go_where_the_lists_say() {
     assert_eq!(passed.remove, ["a", "b", "c"]);
     assert_eq!(passed.metadata.get("x-meta"), Some(&MetadataValue::Text("4".into())));
     let refused = Answer::of_http(&http_service(&[]), http_answer(401));
-    assert_eq!(names(&refused.local), ["x-up", "x-more", "x-good", "x-meta", "location"]);
+    assert_eq!(names(&refused.local), [":status", "x-up", "x-more", "x-good", "x-meta", "location"]);
     assert!(refused.remove.is_empty() && refused.request.is_empty());
     assert_eq!((refused.status.map(|it| it.as_u16()), &refused.body[..]), (Some(401), &b"body"[..]));
     let listed = Answer::of_http(&http_service(&["x-good"]), http_answer(401));
-    assert_eq!(names(&listed.local), ["x-good", "location"]);
+    assert_eq!(names(&listed.local), [":status", "x-good", "location"]);
 }
 
 #[test]
@@ -146,8 +146,8 @@ fn a_decision_is_told_as_json() {
         joins: false,
     };
     assert_eq!(
-        decision("DENIED", StatusCode::FORBIDDEN, &[change]),
+        decision(TYPED, "DENIED", StatusCode::FORBIDDEN, &[change]),
         r#"{"checkResult":"DENIED","statusCode":403,"responseHeaders":[{"key":"x-a","value":"\"v\""}]}"#
     );
-    assert_eq!(decision("OK", StatusCode::OK, &[]), r#"{"checkResult":"OK","statusCode":200}"#);
+    assert_eq!(decision(PLAIN, "OK", StatusCode::OK, &[]), r#"{"check_result":"OK","status_code":200}"#);
 }
