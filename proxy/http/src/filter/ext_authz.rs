@@ -228,7 +228,7 @@ impl ExtAuthz {
 
     fn allow(&self, cx: &mut RequestCx<'_>, counted: Option<&Counted>, answer: Answer) -> Verdict {
         let settings = &*self.settings;
-        if settings.clear_route_cache && answer.changes_request() {
+        if settings.clear_route_cache && answer.changes_route() {
             cx.clear_route();
         }
         if apply::request(settings, cx.stream, cx.parts, &answer).is_err() {

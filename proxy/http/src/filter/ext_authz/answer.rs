@@ -13,7 +13,7 @@ use outrider_config::model::{AppendAction, AuthzHttp};
 use outrider_core::MetadataValue;
 use outrider_core::matcher::StringMatcher;
 use outrider_proto::pb::envoy::config::core::v3::{
-    HeaderValueOption, header_value_option::HeaderAppendAction,
+    HeaderValue as Wire, HeaderValueOption, header_value_option::HeaderAppendAction,
 };
 use outrider_proto::pb::envoy::service::auth::v3 as pb;
 use outrider_proto::pb::envoy::r#type::v3::HttpStatus;
@@ -72,6 +72,11 @@ pub(crate) struct Change {
 }
 
 impl Change {
+    fn of(header: Option<Wire>, action: AppendAction, joins: bool) -> Self {
+        let header = header.unwrap_or_default();
+        Self { name: header.key, value: header.value.into_bytes(), action, joins }
+    }
+
     /// The header, unless it is a pseudo header, and its value; `None` for what HTTP cannot carry.
     pub(super) fn field(&self) -> Option<(HeaderName, HeaderValue)> {
         let name = HeaderName::from_bytes(self.name.as_bytes()).ok()?;
@@ -104,6 +109,13 @@ impl Answer {
         }
     }
 
+    /// Whether it changes the request so that another route may match: what is added beside what is there does not count, as in Envoy.
+    pub(super) fn changes_route(&self) -> bool {
+        let adds = |change: &Change| change.action == AppendAction::AppendIfExistsOrAdd && !change.joins;
+        let only_adds = self.request.iter().all(adds);
+        !(only_adds && self.remove.is_empty() && self.query_set.is_empty() && self.query_remove.is_empty())
+    }
+
     /// Whether it changes the request.
     pub(super) fn changes_request(&self) -> bool {
         !(self.request.is_empty()
@@ -123,8 +135,8 @@ impl Answer {
             (true, Some(HttpResponse::OkResponse(ok))) => {
                 metadata = ok.dynamic_metadata.or(metadata);
                 let mut answer = Self::new(Said::Ok);
-                answer.request = changes(ok.headers, &mut answer.odd_actions);
-                answer.response = changes(ok.response_headers_to_add, &mut answer.odd_actions);
+                answer.request = request_changes(ok.headers);
+                answer.response = response_changes(ok.response_headers_to_add, &mut answer.odd_actions);
                 answer.remove = ok.headers_to_remove;
                 answer.query_set =
                     ok.query_parameters_to_set.into_iter().map(|it| (it.key, it.value)).collect();
@@ -147,7 +159,7 @@ impl Answer {
 
     fn replying(mut self, reply: pb::DeniedHttpResponse) -> Self {
         let pb::DeniedHttpResponse { status, headers, body } = reply;
-        self.local = changes(headers, &mut self.odd_actions);
+        self.local = local_headers(headers);
         self.status = status.and_then(|HttpStatus { code }| final_status(u16::try_from(code).ok()?));
         self.body = Bytes::from(body);
         self
@@ -229,13 +241,35 @@ fn names_of(headers: &HeaderMap) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// The changes of `messages`; `odd` when there is one of a kind that nobody knows, which overwrites, as in Envoy.
+/// Changes of a request. The newer field that says how is not looked at, and what is set comes before what is appended (measured on
+/// Envoy 1.40).
+#[expect(deprecated, reason = "services still write the older field, and Envoy looks at it alone")]
+fn request_changes(messages: Vec<HeaderValueOption>) -> Vec<Change> {
+    let change = |HeaderValueOption { header, append, .. }: HeaderValueOption| {
+        let joins = append.is_some_and(|append| append.value);
+        let action =
+            if joins { AppendAction::AppendIfExistsOrAdd } else { AppendAction::OverwriteIfExistsOrAdd };
+        Change::of(header, action, joins)
+    };
+    let mut found: Vec<Change> = messages.into_iter().map(change).collect();
+    found.sort_by_key(|change| change.joins);
+    found
+}
+
+/// Headers of a reply. Those that are to be appended have nothing to be appended to, and are left out (measured on Envoy 1.40).
+#[expect(deprecated, reason = "services still write the older field, and Envoy looks at it alone")]
+fn local_headers(messages: Vec<HeaderValueOption>) -> Vec<Change> {
+    let set = |message: &HeaderValueOption| !message.append.is_some_and(|append| append.value);
+    let messages = messages.into_iter().filter(set);
+    messages.map(|message| Change::of(message.header, AppendAction::AppendIfExistsOrAdd, false)).collect()
+}
+
+/// Changes of a response, in the order in which they are made; `odd` when there is one of a kind that nobody knows, which
+/// overwrites, as in Envoy.
 #[expect(deprecated, reason = "services still write the older field, and Envoy takes it")]
-fn changes(messages: Vec<HeaderValueOption>, odd: &mut bool) -> Vec<Change> {
+fn response_changes(messages: Vec<HeaderValueOption>, odd: &mut bool) -> Vec<Change> {
     let mut found = Vec::with_capacity(messages.len());
     for HeaderValueOption { header, append, append_action, keep_empty_value: _ } in messages {
-        let header = header.unwrap_or_default();
-        let joins = append.is_some();
         let action = match (append, HeaderAppendAction::try_from(append_action)) {
             (Some(append), _) if append.value => AppendAction::AppendIfExistsOrAdd,
             (Some(_), _) | (None, Ok(HeaderAppendAction::OverwriteIfExistsOrAdd)) => {
@@ -249,9 +283,14 @@ fn changes(messages: Vec<HeaderValueOption>, odd: &mut bool) -> Vec<Change> {
                 AppendAction::OverwriteIfExistsOrAdd
             }
         };
-        let value = header.value.into_bytes();
-        found.push(Change { name: header.key, value, action, joins });
+        found.push(Change::of(header, action, false));
     }
+    found.sort_by_key(|change| match change.action {
+        AppendAction::AppendIfExistsOrAdd => 0,
+        AppendAction::OverwriteIfExistsOrAdd => 1,
+        AppendAction::AddIfAbsent => 2,
+        AppendAction::OverwriteIfExists => 3,
+    });
     found
 }
 

@@ -7,7 +7,6 @@ use outrider_config::model::{AppendAction, ExtAuthz as Settings, HeaderOperation
 
 use super::answer::{Answer, Change};
 use crate::filter::header_mutation::Query;
-use crate::headers::append_joined;
 use crate::router::set_path;
 use crate::stream::{Scheme, Stream};
 
@@ -137,8 +136,12 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue, change: &C
     let present = headers.contains_key(&name);
     match change.action {
         AppendAction::AppendIfExistsOrAdd if change.joins => {
-            if present {
-                append_joined(headers, name, ",", value.as_bytes());
+            // Of several lines the first gets longer.
+            if let Some(first) = headers.get_mut(&name)
+                && let Ok(joined) =
+                    HeaderValue::from_bytes(&[first.as_bytes(), b",", value.as_bytes()].concat())
+            {
+                *first = joined;
             }
         }
         AppendAction::AppendIfExistsOrAdd => {

@@ -1,6 +1,5 @@
 //! What answers mean.
 
-use outrider_proto::pb::envoy::config::core::v3::HeaderValue as Wire;
 use outrider_proto::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use outrider_proto::pb::google::protobuf::BoolValue;
 
@@ -48,30 +47,44 @@ fn a_status_that_ends_no_request_is_none() {
     }
 }
 
-#[test]
 #[expect(deprecated, reason = "the older field is read")]
-fn the_older_field_goes_before_the_newer() {
+fn options() -> Vec<HeaderValueOption> {
     let append = |value| Some(BoolValue { value });
-    let options = vec![
-        option("a", 0),
-        option("b", 1),
+    vec![
         HeaderValueOption { append: append(true), ..option("c", 2) },
         HeaderValueOption { append: append(false), ..option("d", 0) },
-    ];
+        option("e", 3),
+        option("b", 1),
+        option("a", 0),
+    ]
+}
+
+#[test]
+fn a_request_is_changed_as_the_older_field_says() {
+    let found: Vec<_> =
+        request_changes(options()).into_iter().map(|change| (change.name, change.joins)).collect();
+    let want = [("d", false), ("e", false), ("b", false), ("a", false), ("c", true)];
+    assert_eq!(found, want.map(|(name, joins)| (name.to_owned(), joins)));
+}
+
+#[test]
+fn a_reply_has_what_is_set() {
+    assert_eq!(names(&local_headers(options())), ["d", "e", "b", "a"]);
+}
+
+#[test]
+fn a_response_is_changed_as_either_field_says() {
+    use AppendAction::{AddIfAbsent, AppendIfExistsOrAdd, OverwriteIfExists, OverwriteIfExistsOrAdd};
     let mut odd = false;
-    let actions: Vec<_> =
-        changes(options, &mut odd).into_iter().map(|change| (change.action, change.joins)).collect();
+    let found = response_changes(options(), &mut odd);
+    assert_eq!(names(&found), ["c", "a", "d", "b", "e"]);
+    let actions: Vec<_> = found.iter().map(|change| change.action).collect();
     assert_eq!(
         actions,
-        [
-            (AppendAction::AppendIfExistsOrAdd, false),
-            (AppendAction::AddIfAbsent, false),
-            (AppendAction::AppendIfExistsOrAdd, true),
-            (AppendAction::OverwriteIfExistsOrAdd, true),
-        ]
+        [AppendIfExistsOrAdd, AppendIfExistsOrAdd, OverwriteIfExistsOrAdd, AddIfAbsent, OverwriteIfExists]
     );
     assert!(!odd);
-    assert_eq!(changes(vec![option("a", 99)], &mut odd).len(), 1);
+    assert_eq!(response_changes(vec![option("a", 99)], &mut odd).len(), 1);
     assert!(odd, "a number that has no name");
 }
 
