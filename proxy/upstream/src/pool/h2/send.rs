@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 use ::h2::client::SendRequest;
 use ::h2::{Reason, RecvStream};
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use hyper::ext::Protocol;
@@ -112,7 +112,9 @@ fn prepare(headers: &mut HeaderMap, method: &Method, body: &UpstreamBody) {
     if headers.get(TE).is_some_and(|te| te != "trailers") {
         headers.remove(TE);
     }
-    let Some(length) = body.size_hint().exact() else { return };
+    // Messages of gRPC have their own lengths.
+    let grpc = headers.get(CONTENT_TYPE).is_some_and(|it| it.as_bytes().starts_with(b"application/grpc"));
+    let Some(length) = body.size_hint().exact().filter(|_| !grpc) else { return };
     let means =
         length != 0 || !matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::CONNECT);
     if means && !headers.contains_key(CONTENT_LENGTH) {
