@@ -116,7 +116,7 @@ impl BasicAuth {
                 self.stats.denied().inc();
                 let reply = LocalReply::new(StatusCode::UNAUTHORIZED, denial.details())
                     .body(Bytes::from_static(denial.text().as_bytes()));
-                let challenge = format!("Basic realm=\"{}\"", Uri::of(stream, parts).0);
+                let challenge = format!("Basic realm=\"{}\"", Uri::of(stream, parts, &parts.uri).0);
                 Step::reply(match HeaderValue::from_maybe_shared(Bytes::from(challenge)) {
                     Ok(challenge) => reply.header(WWW_AUTHENTICATE, challenge),
                     Err(_) => reply,

@@ -129,20 +129,21 @@ impl JwtAuthn {
             self.stats.allowed().inc();
             return Step::GO_ON;
         };
-        let uri = Uri::of(cx.stream, cx.parts);
+        // Tokens are taken out of it; who is refused is told what was asked for.
+        let asked = cx.parts.uri.clone();
         let now = Now::read();
         let lacking = self.keys.iter().any(|keys| keys.lack(now.monotonic));
-        let before = lacking.then(|| (cx.parts.headers.clone(), cx.parts.uri.clone()));
+        let before = lacking.then(|| (cx.parts.headers.clone(), asked.clone()));
         let (verdict, found) = self.check(&mut cx, requirement, now, &Tried::default());
         let verdict = match (verdict, before) {
             (Ok(()), _) => Ok(()),
             (Err(Stop::Refused(error)), _) => Err(error),
             (Err(Stop::Lacking(_)), None) => Err(JwtError::Fetch),
             (Err(Stop::Lacking(place)), Some(before)) => {
-                return Step::wait(cx, move |cx| self.wait(cx, requirement, uri, before, place));
+                return Step::wait(cx, move |cx| self.wait(cx, requirement, before, place));
             }
         };
-        Step::Now(self.end(&mut cx, verdict, found, &uri))
+        Step::Now(self.end(&mut cx, verdict, found, &asked))
     }
 
     fn check(
@@ -162,7 +163,6 @@ impl JwtAuthn {
         &self,
         mut cx: RequestCx<'_>,
         requirement: &JwtRequirement,
-        uri: Uri,
         before: (HeaderMap, http::Uri),
         mut place: usize,
     ) -> Verdict {
@@ -183,11 +183,17 @@ impl JwtAuthn {
                     continue;
                 }
             };
-            return self.end(&mut cx, verdict, found, &uri);
+            return self.end(&mut cx, verdict, found, &before.1);
         }
     }
 
-    fn end(&self, cx: &mut RequestCx<'_>, verdict: Result<(), JwtError>, found: Found, uri: &Uri) -> Verdict {
+    fn end(
+        &self,
+        cx: &mut RequestCx<'_>,
+        verdict: Result<(), JwtError>,
+        found: Found,
+        asked: &http::Uri,
+    ) -> Verdict {
         self.stats.jwt_cache_miss().add(found.looked_up);
         if !found.notes.is_empty() {
             let mut info = cx.stream.info.borrow_mut();
@@ -203,7 +209,7 @@ impl JwtAuthn {
                 self.stats.allowed().inc();
                 Verdict::GoOn
             }
-            Err(error) => Verdict::Reply(self.refusal(error, uri)),
+            Err(error) => Verdict::Reply(self.refusal(error, &Uri::of(cx.stream, cx.parts, asked))),
         }
     }
 

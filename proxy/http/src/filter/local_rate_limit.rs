@@ -43,7 +43,8 @@ outrider_core::stat_struct! {
 #[derive(Debug)]
 pub(crate) struct LocalRateLimit {
     settings: Arc<Settings>,
-    /// By prefix: routes have their own.
+    own: LimitStats,
+    /// Those of routes, by prefix.
     stats: Named<LimitStats>,
     scope: Scope,
 }
@@ -111,7 +112,9 @@ impl Request<'_> {
 impl LocalRateLimit {
     /// `scope` is the connection manager's; the stats lie beside it, as in Envoy.
     pub(super) fn new(settings: Arc<Settings>, scope: &Scope) -> Self {
-        Self { settings, stats: Named::default(), scope: scope.registry().scope(String::new()) }
+        let scope = scope.registry().scope(String::new());
+        let own = limit_stats(&scope, &settings.stat_prefix);
+        Self { settings, own, stats: Named::default(), scope }
     }
 
     pub(super) fn request<'a>(&'a self, mut cx: RequestCx<'a>) -> Step<'a> {
@@ -129,8 +132,14 @@ impl LocalRateLimit {
             return Step::GO_ON;
         }
         let prefix = &settings.stat_prefix;
-        let made = || LimitStats::new(self.scope.child(&format!("{prefix}.http_local_rate_limit.")));
-        let stats = self.stats.any(prefix, made);
+        let made = || limit_stats(&self.scope, prefix);
+        let of_route;
+        let stats = if Arc::ptr_eq(&settings, &self.settings) {
+            &self.own
+        } else {
+            of_route = self.stats.any(prefix, made);
+            &*of_route
+        };
         stats.enabled().inc();
         let request = Request { stream, parts, route };
         let mut described: SmallVec<[Described<'_>; 2]> = SmallVec::new();
@@ -159,6 +168,10 @@ impl LocalRateLimit {
         stats.enforced().inc();
         Step::reply(refusal(&cx, &settings, found))
     }
+}
+
+fn limit_stats(scope: &Scope, prefix: &str) -> LimitStats {
+    LimitStats::new(scope.child(&format!("{prefix}.http_local_rate_limit.")))
 }
 
 fn refusal(cx: &RequestCx<'_>, settings: &Settings, found: Option<Found>) -> LocalReply {

@@ -13,8 +13,9 @@ const LONGEST_PATH: usize = 256;
 pub(super) struct Uri(pub(super) String);
 
 impl Uri {
-    pub(super) fn of(stream: &Stream, parts: &Parts) -> Self {
-        let head = stream.view(&parts.method, &parts.uri, &parts.headers);
+    /// Of a request whose target was `asked`, whatever it is by now.
+    pub(super) fn of(stream: &Stream, parts: &Parts, asked: &http::Uri) -> Self {
+        let head = stream.view(&parts.method, asked, &parts.headers);
         let original = parts.headers.get(ORIGINAL_PATH).and_then(|path| path.to_str().ok());
         let path = original.unwrap_or(head.path);
         let end = (0..=path.len().min(LONGEST_PATH)).rev().find(|end| path.is_char_boundary(*end));
