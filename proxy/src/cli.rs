@@ -1,4 +1,4 @@
-//! The command line: that of the `envoy` binary, and `check` and `demo` beside it.
+//! The command line: that of the `envoy` binary, and a few commands beside it.
 
 use std::path::PathBuf;
 
@@ -35,6 +35,17 @@ pub(crate) enum Command {
         /// Print JSON instead of text.
         #[arg(long)]
         json: bool,
+    },
+    /// Wait until the proxy beside this process is ready: it has its certificates and its first configuration.
+    ///
+    /// Exits with 1 when that takes too long. For what must not start before the proxy: a postStart hook, a start script.
+    Wait {
+        /// Where the proxy's admin interface is.
+        #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15000")]
+        admin: String,
+        /// How long to wait, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        timeout_s: u64,
     },
     /// Start a proxy on a bundled bootstrap with two bundled upstreams, send it requests, and keep serving.
     Demo {
@@ -95,6 +106,10 @@ pub(crate) struct Flags {
     /// Ask a growing share of clients to go, or all at once.
     #[arg(long, value_enum, default_value_t = DrainStrategy::Gradual)]
     drain_strategy: DrainStrategy,
+    /// When told to end (SIGTERM): ask inbound clients to go, but serve outbound traffic until the application beside this
+    /// proxy has no TCP sockets left, at most --drain-time-s.
+    #[arg(long)]
+    outlive_application: bool,
     /// Name of the service's cluster (`node.cluster`).
     #[arg(long, value_name = "NAME")]
     service_cluster: Option<String>,
@@ -226,6 +241,7 @@ impl Flags {
             ignore_unknown_dynamic_fields: self.ignore_unknown_dynamic_fields,
             drain_time: std::time::Duration::from_secs(self.drain_time_s),
             drain_gradually: matches!(self.drain_strategy, DrainStrategy::Gradual),
+            outlive_application: self.outlive_application,
             service_cluster: self.service_cluster,
             service_node: self.service_node,
             service_zone: self.service_zone,

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use outrider_server::{check, demo, serve};
+use outrider_server::{check, demo, serve, wait};
 
 use crate::cli::{Cli, Command};
 
@@ -26,6 +26,9 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Some(Command::Check { file, json }) => check::run(&file, json, &mut std::io::stdout().lock()),
         Some(Command::Demo { once, port }) => demo::run(once, port, memory::HOOKS),
+        Some(Command::Wait { admin, timeout_s }) => {
+            wait::run(&admin, std::time::Duration::from_secs(timeout_s))
+        }
         None if cli.flags.version => {
             writeln!(std::io::stdout(), "outrider  version: {}", outrider_server::version::long())
                 .map(|()| true)

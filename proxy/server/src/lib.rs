@@ -1,14 +1,16 @@
 //! The composition root: from a command line to a serving process.
 //!
 //! One way: [`bootstrap`] reads and judges the configuration, [`control`] builds from it what all workers share,
-//! `worker` runs it on each worker, [`lifecycle`] ends it.
+//! `worker` runs it on each worker, [`lifecycle`] begins it and `ending` ends it.
 
 pub mod admin;
+mod application;
 pub mod bootstrap;
 pub mod check;
 pub mod control;
 pub mod demo;
 pub mod dynamic;
+mod ending;
 mod keep;
 pub mod lifecycle;
 pub mod listeners;
@@ -17,4 +19,5 @@ pub mod options;
 pub mod runtime;
 pub mod serve;
 pub mod version;
+pub mod wait;
 mod worker;

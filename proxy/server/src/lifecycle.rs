@@ -1,4 +1,4 @@
-//! Start, drain, end.
+//! From the start until the process is told to go.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use outrider_config::model;
 use outrider_core::stat_struct;
-use outrider_net::drain::DrainController;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admin;
-use crate::control::{Control, StopListening};
+use crate::control::Control;
 use crate::dynamic::Controller;
+use crate::ending;
 use crate::keep;
 use crate::listeners::Command;
 use crate::options::Mode;
@@ -87,7 +87,7 @@ pub async fn serve(control: Arc<Control>) -> anyhow::Result<()> {
     );
     (control.memory.started)();
     until_told(&control, &mut signals).await;
-    drain(&control, &mut signals).await;
+    ending::end(&control, &mut signals).await;
     workers.into_iter().for_each(Worker::stop);
     control.log_files.sync();
     tracing::info!("exiting");
@@ -121,32 +121,6 @@ async fn until_told(control: &Control, signals: &mut Signals) {
     }
 }
 
-/// Tells every connection to finish, stops accepting, and waits for what runs: up to the drain time.
-async fn drain(control: &Control, signals: &mut Signals) {
-    let state = &control.state;
-    state.draining.store(true, Relaxed);
-    control.listeners.each_drain(|_| true, |drain| drain.end(control.options.drain_time));
-    state.stop_listening.send_replace(StopListening { inbound: true, others: true });
-    let deadline = tokio::time::Instant::now() + control.options.drain_time;
-    let open = || control.listeners.connections();
-    tracing::info!("draining: {} connections may finish within {:?}", open(), control.options.drain_time);
-    let mut tick = tokio::time::interval(Duration::from_millis(5));
-    while open() > 0 {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = tokio::time::sleep_until(deadline) => {
-                tracing::warn!("the drain time is over: {} connections are cut off", open());
-                break;
-            }
-            () = signals.terminate() => {
-                tracing::warn!("told again to go: {} connections are cut off", open());
-                break;
-            }
-        }
-    }
-    control.listeners.each_drain(|_| true, DrainController::terminate);
-}
-
 /// Begins to drain the listeners (`inbound_only`: those of inbound traffic).
 pub(crate) fn start_drain(control: &Control, inbound_only: bool, gradual: bool) {
     let which =
@@ -154,7 +128,8 @@ pub(crate) fn start_drain(control: &Control, inbound_only: bool, gradual: bool) 
     control.listeners.each_drain(which, |drain| drain.start(control.options.drain_time, gradual));
 }
 
-struct Signals {
+/// The signals that the process takes.
+pub(crate) struct Signals {
     term: Signal,
     int: Signal,
     usr1: Signal,
@@ -184,7 +159,8 @@ impl Signals {
         }
     }
 
-    async fn terminate(&mut self) {
+    /// Waits until the process is told to end.
+    pub(crate) async fn terminate(&mut self) {
         while self.next().await != Told::Terminate {}
     }
 }
@@ -218,7 +194,7 @@ pub(crate) fn refresh_gauges(control: &Control) {
     server.memory_allocated().set(memory.anonymous);
     server.memory_heap_size().set(memory.data);
     server.memory_physical_size().set(memory.resident);
-    server.total_connections().set(control.listeners.connections());
+    server.total_connections().set(control.listeners.connections(|_| true));
     server.state().set(match control.state.name() {
         "LIVE" => 0,
         "DRAINING" => 1,

@@ -28,6 +28,8 @@ pub struct Options {
     pub drain_time: Duration,
     /// A growing share of clients is asked to go, instead of all at once.
     pub drain_gradually: bool,
+    /// What is outbound is served until the application beside us has ended, which is at most `drain_time`.
+    pub outlive_application: bool,
     /// `node.cluster`
     pub service_cluster: Option<String>,
     /// `node.id`
@@ -65,6 +67,7 @@ impl Default for Options {
             ignore_unknown_dynamic_fields: false,
             drain_time: Duration::from_secs(600),
             drain_gradually: true,
+            outlive_application: false,
             service_cluster: None,
             service_node: None,
             service_zone: None,

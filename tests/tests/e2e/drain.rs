@@ -124,3 +124,27 @@ async fn an_idle_connection_that_is_asked_to_go_costs_nothing() -> Result<()> {
     assert!(ticks(pid)? - before < 10, "{} ticks in a second", ticks(pid)? - before);
     Ok(())
 }
+
+#[tokio::test]
+async fn whoever_waits_for_it_goes_on_when_it_is_ready_and_is_told_when_it_is_not() -> Result<()> {
+    let stage = Stage::new(&simple()).await?;
+    let outrider = outrider_tests::binary::outrider()?;
+    let wait = async |port: u16, seconds: &str| {
+        let admin = format!("127.0.0.1:{port}");
+        let args = ["wait", "--admin", &admin, "--timeout-s", seconds];
+        tokio::process::Command::new(&outrider).args(args).output().await
+    };
+    let ready = wait(stage.proxy.admin_port(), "20").await?;
+    assert!(ready.status.success(), "{ready:?}");
+    assert_eq!(stage.proxy.admin_post("/healthcheck/fail").await?.status, 200);
+    let unready = wait(stage.proxy.admin_port(), "0").await?;
+    assert_eq!(unready.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&unready.stderr).into_owned();
+    assert!(said.contains("is not ready") && said.contains("503 DRAINING"), "{said}");
+    // Port 1 is nobody's.
+    let nobody = wait(1, "0").await?;
+    assert_eq!(nobody.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&nobody.stderr).into_owned();
+    assert!(said.contains("no proxy answers at 127.0.0.1:1"), "{said}");
+    Ok(())
+}

@@ -4,6 +4,7 @@
 //!
 //! It needs root, `ip`, `unshare` and `nft`; without them it says so and passes.
 
+mod life;
 mod mesh;
 mod pod;
 mod scene;
@@ -84,6 +85,8 @@ fn run(program: &str, args: &[&str]) -> Result<()> {
 async fn inside() -> Result<()> {
     mesh::play().await.context("two sidecars and their control plane")?;
     say("mutual TLS between two sidecars")?;
+    life::play().await.context("the end of a sidecar")?;
+    say("a sidecar outlives its application")?;
     scene::start_servers().await?;
     let ours = scene::play(Kind::Outrider, 0).await.context("Outrider")?;
     for (step, (got, wanted)) in ours.iter().zip(scene::wanted()).enumerate() {

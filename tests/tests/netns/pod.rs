@@ -13,6 +13,7 @@ use outrider_tests::wait;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
 use crate::run;
 
@@ -30,6 +31,8 @@ pub(crate) struct Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
+        // The wire would go with the namespace, but some time later.
+        let _ = run("ip", &["link", "delete", "here"]);
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -38,6 +41,16 @@ impl Drop for Pod {
 impl Pod {
     /// Makes one, in which all that arrives is redirected to a sidecar.
     pub(crate) async fn start() -> Result<Self> {
+        let pod = Self::bare().await?;
+        pod.run("nft", &["add", "table", "ip", "nat"])?;
+        pod.run("nft", &["add chain ip nat arriving { type nat hook prerouting priority -100 ; }"])?;
+        let rule = format!("add rule ip nat arriving tcp dport != {ADMIN} redirect to :15006");
+        pod.run("nft", &[&rule])?;
+        Ok(pod)
+    }
+
+    /// Makes one without any rules.
+    pub(crate) async fn bare() -> Result<Self> {
         let mut command = Command::new("unshare");
         command.args(["--net", "--", "sleep", "3600"]).stdin(Stdio::null());
         let pod = Self { child: command.spawn()? };
@@ -53,10 +66,6 @@ impl Pod {
         pod.run("ip", &["link", "set", "lo", "up"])?;
         pod.run("ip", &["address", "add", &format!("{POD}/24"), "dev", "there"])?;
         pod.run("ip", &["link", "set", "there", "up"])?;
-        pod.run("nft", &["add", "table", "ip", "nat"])?;
-        pod.run("nft", &["add chain ip nat arriving { type nat hook prerouting priority -100 ; }"])?;
-        let rule = format!("add rule ip nat arriving tcp dport != {ADMIN} redirect to :15006");
-        pod.run("nft", &[&rule])?;
         Ok(pod)
     }
 
@@ -71,6 +80,11 @@ impl Pod {
 
     /// A proxy in it.
     pub(crate) fn proxy(&self, bootstrap: &str) -> Result<Proxy> {
+        self.proxy_with(bootstrap, &[])
+    }
+
+    /// A proxy in it, with further flags.
+    pub(crate) fn proxy_with(&self, bootstrap: &str, more: &[&str]) -> Result<Proxy> {
         let dir = binary::scratch("pod")?;
         let file = dir.join("bootstrap.yaml");
         std::fs::write(&file, bootstrap)?;
@@ -78,7 +92,8 @@ impl Pod {
         let outrider = binary::outrider()?.to_string_lossy().into_owned();
         let args =
             ["-t", &pid, "-n", "--", &outrider, "-c", &file, "--concurrency", "1", "--disable-hot-restart"];
-        Proxy::command("nsenter".as_ref(), &args.map(str::to_owned), ADMIN, dir)
+        let args: Vec<_> = args.iter().chain(more).map(|&arg| arg.to_owned()).collect();
+        Proxy::command("nsenter".as_ref(), &args, ADMIN, dir)
     }
 
     /// A socket in it.
@@ -94,20 +109,20 @@ impl Pod {
         Ok(TcpListener::from_std(bound)?)
     }
 
-    /// The Pod's application: it answers with who asks, as its sidecar told it.
-    pub(crate) fn application(&self, port: u16) -> Result<()> {
+    /// The Pod's application: it answers with who asks, as its sidecar told it. It listens until the task is aborted.
+    pub(crate) fn application(&self, port: u16) -> Result<JoinHandle<()>> {
         let listener = self.listen(port)?;
-        tokio::spawn(async move {
+        Ok(tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 // A client that is gone shows in what it read.
                 tokio::spawn(async { drop(answer(stream).await) });
             }
-        });
-        Ok(())
+        }))
     }
 }
 
-async fn answer(mut stream: TcpStream) -> Result<()> {
+/// Answers requests on a connection.
+pub(crate) async fn answer(mut stream: TcpStream) -> Result<()> {
     loop {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {

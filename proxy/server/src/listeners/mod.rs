@@ -290,13 +290,14 @@ impl Listeners {
         self.lock().active.iter().find(|active| **active.listener.name() == *name).cloned()
     }
 
-    /// Connections open, those of removed listeners with them.
-    pub fn connections(&self) -> u64 {
+    /// Connections open of listeners that `which` takes, those of removed listeners with them.
+    pub fn connections(&self, which: impl Fn(&model::Listener) -> bool) -> u64 {
         let inner = self.lock();
         // An update shares its count with what it replaced: only removed listeners have one of their own.
         let removed = inner.retired.iter().filter(|retired| retired.what == What::Listener);
-        let active = inner.active.iter().map(|active| active.listener.shared.active());
-        active.chain(removed.map(|retired| retired.listener.shared.active())).sum()
+        let all = inner.active.iter().map(|active| &active.listener);
+        let all = all.chain(removed.map(|retired| &retired.listener));
+        all.filter(|listener| which(listener.shared.config())).map(|listener| listener.shared.active()).sum()
     }
 
     /// Calls `tell` with the drain of every chain whose listener `which` takes, those that finish already with them.

@@ -1,0 +1,125 @@
+//! The end of a process: what runs may finish, and the application may outlive its clients.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use outrider_config::model::{Listener, TrafficDirection};
+use outrider_net::drain::DrainController;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use crate::application::{self, Open};
+use crate::control::{Control, StopListening};
+use crate::lifecycle::Signals;
+
+/// How often the kernel is asked for the application's sockets.
+const LOOK: Duration = Duration::from_millis(100);
+/// The application has ended when it had no socket for so many looks in a row: between two connections it has none either.
+const LOOKS: u32 = 10;
+
+/// Ends all that is served, within the drain time. Returns when no connection is left.
+pub(crate) async fn end(control: &Control, signals: &mut Signals) {
+    control.state.draining.store(true, Relaxed);
+    let deadline = Instant::now() + control.options.drain_time;
+    if control.options.outlive_application && !outlive(control, signals, deadline).await {
+        return cut_off(control);
+    }
+    drain(control, signals, deadline).await;
+}
+
+/// Asks inbound clients to go elsewhere, and serves until the application has ended: it may need others for that. False when
+/// that was cut short.
+async fn outlive(control: &Control, signals: &mut Signals, deadline: Instant) -> bool {
+    let left = || deadline.saturating_duration_since(Instant::now());
+    control.listeners.each_drain(inbound, |drain| drain.start(left(), false));
+    let mut ticks = interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut quiet, mut told) = (0, None);
+    while quiet < LOOKS {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = sleep_until(deadline) => {
+                tracing::warn!("the drain time is over, and the application still has {}", text(told));
+                return true;
+            }
+            () = signals.terminate() => {
+                tracing::warn!("told again to go, while the application still has {}", text(told));
+                return false;
+            }
+            () = control.state.quit.notified() => return true,
+        }
+        control.listeners.sweep();
+        match application::open() {
+            Ok(None) => quiet += 1,
+            Ok(Some(Open { sockets: 0, .. })) => {
+                // It accepts no more, and may wait for its clients: for us. From 1 on ours were told.
+                if quiet == 0 {
+                    control.listeners.each_drain(inbound, |drain| drain.end(left()));
+                }
+                quiet = if control.listeners.connections(inbound) == 0 { quiet + 1 } else { 1 };
+            }
+            Ok(open) => {
+                quiet = 0;
+                if told.is_none() {
+                    tracing::info!(
+                        "inbound clients are asked to go; outbound traffic is served while the application has {}",
+                        text(open)
+                    );
+                }
+                told = open;
+            }
+            Err(error) => {
+                tracing::error!(
+                    "the application's sockets cannot be seen, so it is not waited for: {error:#}"
+                );
+                return true;
+            }
+        }
+    }
+    tracing::info!("the application has no sockets any more");
+    true
+}
+
+fn inbound(listener: &Listener) -> bool {
+    listener.direction == TrafficDirection::Inbound
+}
+
+fn text(open: Option<Open>) -> String {
+    match open {
+        None => "no socket that was seen".into(),
+        Some(Open { sockets, one: (local, None), .. }) => {
+            format!("{sockets} sockets, one of which listens on {local}")
+        }
+        Some(Open { sockets, one: (local, Some(peer)), .. }) => {
+            format!("{sockets} sockets, one of which is from {local} to {peer}")
+        }
+    }
+}
+
+/// Tells every connection to finish, stops accepting, and waits for what runs.
+async fn drain(control: &Control, signals: &mut Signals, deadline: Instant) {
+    let left = deadline.saturating_duration_since(Instant::now());
+    control.listeners.each_drain(|_| true, |drain| drain.end(left));
+    control.state.stop_listening.send_replace(StopListening { inbound: true, others: true });
+    let open = || control.listeners.connections(|_| true);
+    tracing::info!("draining: {} connections may finish within {left:?}", open());
+    let mut tick = interval(Duration::from_millis(5));
+    while open() > 0 {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = sleep_until(deadline) => {
+                tracing::warn!("the drain time is over: {} connections are cut off", open());
+                break;
+            }
+            () = signals.terminate() => {
+                tracing::warn!("told again to go: {} connections are cut off", open());
+                break;
+            }
+        }
+    }
+    cut_off(control);
+}
+
+fn cut_off(control: &Control) {
+    control.state.stop_listening.send_replace(StopListening { inbound: true, others: true });
+    control.listeners.each_drain(|_| true, DrainController::terminate);
+}
