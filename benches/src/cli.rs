@@ -66,8 +66,8 @@ pub(crate) struct LoadArgs {
     /// Programs and CPUs.
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Run only these scenarios (comma-separated): h1, h2, h2-h2, grpc, mesh, tcp-small, tcp-bulk, idle-conns,
-    /// idle-rss, clusters.
+    /// Run only these scenarios (comma-separated): h1, h2, h2-h2, grpc, mesh, tcp-small, tcp-bulk, tls-handshake,
+    /// tls-handshake-rsa, rbac-ids, rbac-paths, rbac-headers, jwt, jwt-cache, idle-conns, idle-rss, clusters.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub(crate) only: Vec<String>,
     /// Run only these proxies (comma-separated): outrider, envoy, haproxy.

@@ -1,12 +1,13 @@
 //! The load generators: how each is run, and what its output says.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
+use crate::certs::Certs;
 use crate::process::{Process, Spawn, tail};
 use crate::tools::Tools;
 use crate::upstream::spawn_helper;
@@ -28,6 +29,39 @@ pub(crate) struct Load {
     pub(crate) p99_us: f64,
 }
 
+/// What HTTP/1.1 clients ask for, and who they are.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    /// The path.
+    pub(crate) path: String,
+    /// Header lines beside `host`: `name: value`.
+    pub(crate) headers: Vec<String>,
+    /// Who asks; in clear where nobody does.
+    pub(crate) papers: Option<Papers>,
+}
+
+impl Default for Ask {
+    fn default() -> Self {
+        Self { path: "/".to_owned(), headers: Vec::new(), papers: None }
+    }
+}
+
+/// Who a TLS client is, and whom it trusts.
+#[derive(Debug, Clone)]
+pub(crate) struct Papers {
+    /// The directory of [`Certs`].
+    pub(crate) dir: PathBuf,
+    /// The leaf that is shown, e.g. `client`; none where there is none.
+    pub(crate) leaf: Option<String>,
+}
+
+impl Papers {
+    /// One of the leaves, or none.
+    pub(crate) fn new(certs: &Certs, leaf: Option<&str>) -> Self {
+        Self { dir: certs.dir().to_owned(), leaf: leaf.map(str::to_owned) }
+    }
+}
+
 /// One kind of load on one port.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Driver {
@@ -41,16 +75,21 @@ pub(crate) enum Driver {
     Ping,
     /// Reading as fast as possible from 4 TCP connections.
     Pull,
+    /// HTTP/1.1 over mutual TLS, 32 connections at a time.
+    Tls {
+        /// A connection is for all requests; else for one, after a full handshake.
+        keep: bool,
+    },
 }
 
 /// Connections of wrk and of the TCP round trips.
 pub(crate) const CONNECTIONS: u32 = 32;
 
 impl Driver {
-    /// Runs the load for some seconds against a loopback port.
-    pub(crate) fn run(self, tools: &Tools, port: u16, seconds: u64, dir: &Path) -> Result<Load> {
+    /// Runs the load for some seconds against a loopback port. `ask` is for wrk and the TLS client: the others know.
+    pub(crate) fn run(self, tools: &Tools, port: u16, seconds: u64, dir: &Path, ask: &Ask) -> Result<Load> {
         let load = match self {
-            Driver::Wrk => wrk(tools, port, seconds, dir)?,
+            Driver::Wrk => wrk(tools, port, seconds, dir, ask)?,
             Driver::H2load => h2load(tools, port, seconds, dir, &[])?,
             Driver::GrpcH2load => {
                 let body = dir.join("grpc-request.bin");
@@ -64,8 +103,19 @@ impl Driver {
                     &["-d", &body, "-H", "content-type: application/grpc", "-H", "te: trailers"],
                 )?
             }
-            Driver::Ping => helper("ping", tools, port, seconds, dir, CONNECTIONS)?,
-            Driver::Pull => helper("pull", tools, port, seconds, dir, 4)?,
+            Driver::Ping => helper("ping", tools, port, seconds, dir, CONNECTIONS, &[])?,
+            Driver::Pull => helper("pull", tools, port, seconds, dir, 4, &[])?,
+            Driver::Tls { keep } => {
+                let Some(Papers { dir: certs, leaf: Some(leaf) }) = &ask.papers else {
+                    bail!("no certificate for the TLS client");
+                };
+                let certs = certs.display().to_string();
+                let mut extra = vec!["--certs", &certs, "--leaf", leaf, "--path", &ask.path];
+                if keep {
+                    extra.push("--keep");
+                }
+                helper("tls", tools, port, seconds, dir, CONNECTIONS, &extra)?
+            }
         };
         if load.requests == 0 && load.bytes == 0 {
             bail!("the load generator got no answer");
@@ -83,14 +133,11 @@ pub(crate) fn grpc_frame(message: &[u8]) -> Vec<u8> {
     frame
 }
 
-fn wrk(tools: &Tools, port: u16, seconds: u64, dir: &Path) -> Result<Load> {
-    let args = vec![
-        "-t1".to_owned(),
-        format!("-c{CONNECTIONS}"),
-        format!("-d{seconds}s"),
-        "--latency".to_owned(),
-        format!("http://127.0.0.1:{port}/"),
-    ];
+fn wrk(tools: &Tools, port: u16, seconds: u64, dir: &Path, ask: &Ask) -> Result<Load> {
+    let mut args =
+        vec!["-t1".to_owned(), format!("-c{CONNECTIONS}"), format!("-d{seconds}s"), "--latency".to_owned()];
+    args.extend(ask.headers.iter().flat_map(|line| ["-H".to_owned(), line.clone()]));
+    args.push(format!("http://127.0.0.1:{port}{}", ask.path));
     let text = run("wrk", &tools.wrk, args, tools, seconds, dir)?;
     parse_wrk(&text).ok_or_else(|| anyhow!("cannot read wrk's output:\n{text}"))
 }
@@ -127,9 +174,18 @@ struct HelperReport {
     p99_us: f64,
 }
 
-fn helper(name: &str, tools: &Tools, port: u16, seconds: u64, dir: &Path, connections: u32) -> Result<Load> {
+fn helper(
+    name: &str,
+    tools: &Tools,
+    port: u16,
+    seconds: u64,
+    dir: &Path,
+    connections: u32,
+    extra: &[&str],
+) -> Result<Load> {
     let (port, length, count) = (port.to_string(), seconds.to_string(), connections.to_string());
-    let args = ["--port", &port, "--seconds", &length, "--connections", &count];
+    let mut args: Vec<&str> = vec!["--port", &port, "--seconds", &length, "--connections", &count];
+    args.extend_from_slice(extra);
     let process = spawn_helper(name, &args, &tools.load_cpus, dir, true)?;
     let (status, text) = process.finish(Duration::from_secs(seconds + 20))?;
     if !status.success() {

@@ -12,7 +12,8 @@ use crate::callgrind::Profile;
 use crate::cli::LoadArgs;
 use crate::proxies::{Kind, Proxy};
 use crate::say;
-use crate::scenario::{Scenario, Stage};
+use crate::scenario::Scenario;
+use crate::stage::Stage;
 use crate::tools::{Tools, find};
 
 /// Lines of each list.

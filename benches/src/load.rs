@@ -9,7 +9,8 @@ use crate::cli::LoadArgs;
 use crate::proxies::{Kind, Proxy};
 use crate::report::{Report, Run};
 use crate::say;
-use crate::scenario::{Scenario, Stage};
+use crate::scenario::Scenario;
+use crate::stage::Stage;
 use crate::tools::Tools;
 
 /// Seconds per measured load with `--quick`.
@@ -33,7 +34,7 @@ pub(crate) fn run(args: &LoadArgs) -> Result<()> {
     let mut report = Report::new(&tools, rounds, seconds);
     for round in 0..rounds {
         for &scenario in &scenarios {
-            for proxy in rotated(&tools.proxies, round) {
+            for proxy in rotated(&tools.proxies, round).filter(|proxy| scenario.runs_on(proxy.kind)) {
                 let outcome = stage.run(scenario, proxy);
                 progress(round, scenario, proxy.kind, &outcome);
                 let metrics = outcome.map_err(|error| format!("{error:#}"));
@@ -87,8 +88,8 @@ fn progress(round: usize, scenario: Scenario, kind: Kind, outcome: &Result<crate
     match outcome {
         Ok(metrics) => {
             let value = metrics.get(figure.key).copied().unwrap_or(f64::NAN);
-            say!("round {} {:<10} {:<8} {value:>10.2} {}", round + 1, scenario.name(), kind, figure.unit);
+            say!("round {} {:<17} {:<8} {value:>10.2} {}", round + 1, scenario.name(), kind, figure.unit);
         }
-        Err(error) => say!("round {} {:<10} {:<8} FAILED: {error:#}", round + 1, scenario.name(), kind),
+        Err(error) => say!("round {} {:<17} {:<8} FAILED: {error:#}", round + 1, scenario.name(), kind),
     }
 }

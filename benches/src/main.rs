@@ -20,7 +20,9 @@ mod push;
 mod report;
 mod scenario;
 mod soak;
+mod stage;
 mod svg;
+mod tls;
 mod tools;
 mod upstream;
 

@@ -7,26 +7,71 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::drivers::grpc_frame;
+use crate::drivers::{Ask, Papers, grpc_frame};
 use crate::helpers::block_on;
+use crate::tls::{Asker, head};
 use crate::upstream::BODY;
 
 /// How long one request may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// An HTTP/1.1 GET is answered 200 with the upstream's body.
-pub(crate) fn http1(port: u16) -> Result<()> {
-    let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    socket.set_read_timeout(Some(DEADLINE))?;
-    socket.write_all(b"GET / HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")?;
-    let mut answer = Vec::new();
-    socket.read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
+pub(crate) fn http1(port: u16, ask: &Ask) -> Result<()> {
+    let answer = once(port, ask)?;
     if !answer.starts_with("HTTP/1.1 200") || !answer.ends_with(BODY) {
         bail!("expected a 200 with the upstream's body, got: {answer}");
     }
     Ok(())
+}
+
+/// An HTTP/1.1 GET is answered with this status.
+pub(crate) fn refused(port: u16, ask: &Ask, status: u16) -> Result<()> {
+    let answer = once(port, ask)?;
+    if !answer.starts_with(&format!("HTTP/1.1 {status} ")) {
+        bail!("expected that {} is refused with {status}, got: {answer}", ask.path);
+    }
+    Ok(())
+}
+
+/// A client that shows no certificate is not answered.
+pub(crate) fn demands_certificate(port: u16, ask: &Ask) -> Result<()> {
+    let papers = ask.papers.clone().map(|papers| Papers { leaf: None, ..papers });
+    // That it fails is what is wanted: when depends on when the alert arrives.
+    let answer = once(port, &Ask { papers, ..ask.clone() }).unwrap_or_default();
+    if !answer.is_empty() {
+        bail!("a client without a certificate was answered: {answer}");
+    }
+    Ok(())
+}
+
+/// All that is answered to one HTTP/1.1 request on a connection of its own.
+fn once(port: u16, ask: &Ask) -> Result<String> {
+    let request = head(ask, "connection: close\r\n");
+    let mut answer = Vec::new();
+    if ask.papers.is_none() {
+        let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        socket.set_read_timeout(Some(DEADLINE))?;
+        socket.write_all(request.as_bytes())?;
+        socket.read_to_end(&mut answer)?;
+    } else {
+        let asker = Asker::new(port, ask)?;
+        let work = async {
+            let mut stream = asker.connect(Ipv4Addr::LOCALHOST).await?;
+            stream.write_all(request.as_bytes()).await?;
+            stream.flush().await?;
+            // It may end without an alert, which is an error to who cares about truncation.
+            if let Err(error) = stream.read_to_end(&mut answer).await
+                && answer.is_empty()
+            {
+                return Err(anyhow::Error::from(error));
+            }
+            anyhow::Ok(())
+        };
+        block_on(async { tokio::time::timeout(DEADLINE, work).await.context("no answer in time")? })?;
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// A prior-knowledge h2 GET is answered 200 with the upstream's body.

@@ -12,7 +12,8 @@ use crate::cli::LoadArgs;
 use crate::process::{Process, Spawn, tail};
 use crate::proxies::Kind;
 use crate::say;
-use crate::scenario::{Running, Scenario, Stage};
+use crate::scenario::Scenario;
+use crate::stage::{Running, Stage};
 use crate::tools::Tools;
 
 /// Lines of each report.

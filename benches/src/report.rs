@@ -38,13 +38,19 @@ struct Goal {
     at_most: f64,
 }
 
-const GOALS: [Goal; 8] = [
+const GOALS: [Goal; 14] = [
     Goal { scenario: Scenario::H1, peer: Some(Kind::Haproxy), at_most: 1.0 },
     Goal { scenario: Scenario::H2, peer: Some(Kind::Haproxy), at_most: 1.0 },
     Goal { scenario: Scenario::H2ToH2, peer: Some(Kind::Haproxy), at_most: 1.0 },
     Goal { scenario: Scenario::Mesh, peer: Some(Kind::Haproxy), at_most: 1.0 },
     Goal { scenario: Scenario::TcpSmall, peer: Some(Kind::Envoy), at_most: 0.9 },
     Goal { scenario: Scenario::TcpBulk, peer: Some(Kind::Envoy), at_most: 0.6 },
+    Goal { scenario: Scenario::TlsHandshake, peer: Some(Kind::Envoy), at_most: 1.0 },
+    Goal { scenario: Scenario::TlsHandshake, peer: Some(Kind::Haproxy), at_most: 1.0 },
+    Goal { scenario: Scenario::RbacIds, peer: None, at_most: 2.0 },
+    Goal { scenario: Scenario::RbacPaths, peer: None, at_most: 2.0 },
+    Goal { scenario: Scenario::RbacHeaders, peer: None, at_most: 2.0 },
+    Goal { scenario: Scenario::Jwt, peer: Some(Kind::Envoy), at_most: 1.0 },
     Goal { scenario: Scenario::IdleRss, peer: None, at_most: 12.0 },
     Goal { scenario: Scenario::IdleConns, peer: None, at_most: 8.0 },
 ];
@@ -105,7 +111,7 @@ impl Report {
         let mut out = String::new();
         let _ = writeln!(
             out,
-            "{:<24} {:<9} {:>10} {:<15} {:>8} {:>8} {:>12} {:>9} {:>9} {:>8}",
+            "{:<24} {:<9} {:>10} {:<16} {:>8} {:>8} {:>12} {:>9} {:>9} {:>8}",
             "scenario",
             "proxy",
             "figure",
@@ -131,7 +137,7 @@ impl Report {
             };
             let _ = write!(
                 out,
-                "{:<24} {:<9} {:>10} {:<15} {:>8} {:>8} {:>12} {:>9} {:>9} {:>8}",
+                "{:<24} {:<9} {:>10} {:<16} {:>8} {:>8} {:>12} {:>9} {:>9} {:>8}",
                 scenario.title(),
                 proxy,
                 number(get(scenario.figure().key), 2),
@@ -148,6 +154,12 @@ impl Report {
             }
             if let Some(cpu) = get("start_cpu_ms") {
                 let _ = write!(out, "  {cpu:.0} ms CPU");
+            }
+            if let Some(without) = get("cpu_us_without") {
+                let _ = write!(out, "  {} instead of {without:.2}", number(get("cpu_us_per_request"), 2));
+            }
+            if let Some(handshakes) = get("handshakes_per_cpu_s") {
+                let _ = write!(out, "  {handshakes:.0} handshakes per CPU s");
             }
             let failures: Vec<&str> = self
                 .runs
@@ -234,13 +246,18 @@ impl Report {
 
     /// The plots: file name and content.
     pub(crate) fn plots(&self) -> Vec<(&'static str, String)> {
-        use Scenario::{Clusters, Grpc, H1, H2, H2ToH2, IdleConns, IdleRss, Mesh, TcpBulk, TcpSmall};
+        use Scenario::{
+            Clusters, Grpc, H1, H2, H2ToH2, IdleConns, IdleRss, Jwt, JwtCache, Mesh, RbacHeaders, RbacIds,
+            RbacPaths, TcpBulk, TcpSmall, TlsHandshake, TlsHandshakeRsa,
+        };
         let requests = [H1, H2, H2ToH2, Grpc, Mesh, TcpSmall];
+        let filters = [RbacIds, RbacPaths, RbacHeaders, Jwt, JwtCache];
         let with = |scenarios: &[Scenario], key: &'static str, unit: &'static str| -> Vec<Panel> {
             scenarios.iter().filter_map(|&s| self.panel(s, key, unit)).collect()
         };
         let mut cpu = with(&requests, "cpu_us_per_request", "us per request");
         cpu.extend(with(&[TcpBulk], "cpu_ms_per_gb", "ms per GB"));
+        let handshakes = with(&[TlsHandshake, TlsHandshakeRsa], "handshakes_per_cpu_s", "per CPU second");
         let mut memory = with(&[IdleRss], "rss_mb", "MB resident");
         memory.extend(with(&[IdleConns], "kb_per_conn", "kB per connection"));
         memory.extend(with(&[H1, Clusters], "rss_mb", "MB resident"));
@@ -250,6 +267,12 @@ impl Report {
         start.extend(with(&[Clusters], "start_cpu_ms", "ms CPU"));
         [
             ("cpu.svg", "CPU time of the proxy (less is better)", cpu),
+            ("handshakes.svg", "Mutual TLS 1.3 handshakes (more is better)", handshakes),
+            (
+                "filters.svg",
+                "CPU time that a filter adds (less is better)",
+                with(&filters, "cpu_us_added", "us per request"),
+            ),
             ("memory.svg", "Memory (less is better)", memory),
             ("throughput.svg", "Throughput of one worker (more is better)", throughput),
             ("p50.svg", "Median latency at full load (less is better)", with(&requests, "p50_us", "us")),
@@ -319,6 +342,23 @@ mod tests {
             Run { scenario: Scenario::H1, proxy: Kind::Envoy, round: 0, metrics: Err("no answer".into()) };
         let report = Report { runs: vec![failed], head: Value::Null };
         assert!(report.table().contains("FAILED in 1 rounds: no answer"), "{}", report.table());
+    }
+
+    #[test]
+    fn what_a_filter_adds_is_the_figure() {
+        let of = |proxy, added: f64| {
+            let metrics = Metrics::from([
+                ("cpu_us_added", added),
+                ("cpu_us_per_request", 20.0 + added),
+                ("cpu_us_without", 20.0),
+            ]);
+            Run { scenario: Scenario::Jwt, proxy, round: 0, metrics: Ok(metrics) }
+        };
+        let runs = vec![of(Kind::Outrider, 30.0), of(Kind::Envoy, 60.0)];
+        let report = Report { runs, head: Value::Null };
+        assert_eq!(report.ratio(Scenario::Jwt, Kind::Outrider, Kind::Envoy), Some(0.5));
+        assert!(report.table().contains("50.00 instead of 20.00"), "{}", report.table());
+        assert!(report.goals().contains("reached"), "{}", report.goals());
     }
 
     #[test]

@@ -1,32 +1,10 @@
-//! The scenarios: what is set up for each, what load it gets and what is measured.
+//! The scenarios: their names, the load that each gets and the figure that it is about.
 
 use std::collections::BTreeMap;
-use std::io::BufRead;
-use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
-
-use crate::certs::Certs;
-use crate::config::{Edge, Plan, Shape};
+use crate::config::filters::{By, Filter};
 use crate::drivers::Driver;
-use crate::preflight;
-use crate::process::{Process, free_port};
-use crate::proxies::Proxy;
-use crate::tools::Tools;
-use crate::upstream::{HelperServer, Nginx, spawn_helper};
-
-/// How long connections do nothing before the memory that they hold is read.
-const ASLEEP: Duration = Duration::from_secs(12);
-/// Connections of the idle scenario.
-const IDLE_CONNECTIONS: u32 = 2_000;
-/// Clusters of the start scenario.
-const CLUSTERS: usize = 5_000;
-/// Seconds of load before the measured load.
-const WARM_UP: u64 = 1;
-/// How long memory may settle before it is read.
-const SETTLE: Duration = Duration::from_millis(700);
+use crate::proxies::Kind;
 
 /// Figures of one scenario on one proxy in one round, by key (see [`Figure`] and README.md).
 pub(crate) type Metrics = BTreeMap<&'static str, f64>;
@@ -48,6 +26,20 @@ pub(crate) enum Scenario {
     TcpSmall,
     /// A stream of bytes from the upstream to the client.
     TcpBulk,
+    /// Full handshakes of mutual TLS 1.3, one request each; the server has an ECDSA P-256 key.
+    TlsHandshake,
+    /// The same where the server has an RSA key of 2,048 bits.
+    TlsHandshakeRsa,
+    /// A thousand policies that each let one client in, by its SPIFFE id.
+    RbacIds,
+    /// A thousand policies that each let everybody in to one path.
+    RbacPaths,
+    /// A thousand policies that each let in who sends one value of a header.
+    RbacHeaders,
+    /// Tokens that are signed by ES256.
+    Jwt,
+    /// The same with `jwt_cache_config`.
+    JwtCache,
     /// Connections that idle.
     IdleConns,
     /// Memory right after start.
@@ -67,7 +59,7 @@ pub(crate) struct Figure {
 
 impl Scenario {
     /// All, in the order in which they run and are printed.
-    pub(crate) const ALL: [Scenario; 10] = [
+    pub(crate) const ALL: [Scenario; 17] = [
         Scenario::H1,
         Scenario::H2,
         Scenario::H2ToH2,
@@ -75,6 +67,13 @@ impl Scenario {
         Scenario::Mesh,
         Scenario::TcpSmall,
         Scenario::TcpBulk,
+        Scenario::TlsHandshake,
+        Scenario::TlsHandshakeRsa,
+        Scenario::RbacIds,
+        Scenario::RbacPaths,
+        Scenario::RbacHeaders,
+        Scenario::Jwt,
+        Scenario::JwtCache,
         Scenario::IdleConns,
         Scenario::IdleRss,
         Scenario::Clusters,
@@ -90,6 +89,13 @@ impl Scenario {
             Scenario::Mesh => "mesh",
             Scenario::TcpSmall => "tcp-small",
             Scenario::TcpBulk => "tcp-bulk",
+            Scenario::TlsHandshake => "tls-handshake",
+            Scenario::TlsHandshakeRsa => "tls-handshake-rsa",
+            Scenario::RbacIds => "rbac-ids",
+            Scenario::RbacPaths => "rbac-paths",
+            Scenario::RbacHeaders => "rbac-headers",
+            Scenario::Jwt => "jwt",
+            Scenario::JwtCache => "jwt-cache",
             Scenario::IdleConns => "idle-conns",
             Scenario::IdleRss => "idle-rss",
             Scenario::Clusters => "clusters",
@@ -106,6 +112,13 @@ impl Scenario {
             Scenario::Mesh => "mesh, both hops",
             Scenario::TcpSmall => "TCP 64 B round trip",
             Scenario::TcpBulk => "TCP bulk",
+            Scenario::TlsHandshake => "mutual TLS 1.3 handshake",
+            Scenario::TlsHandshakeRsa => "TLS handshake, RSA key",
+            Scenario::RbacIds => "RBAC, 1,000 SPIFFE ids",
+            Scenario::RbacPaths => "RBAC, 1,000 paths",
+            Scenario::RbacHeaders => "RBAC, 1,000 headers",
+            Scenario::Jwt => "JWT, ES256",
+            Scenario::JwtCache => "JWT, ES256, token cache",
             Scenario::IdleConns => "2,000 idle connections",
             Scenario::IdleRss => "idle after start",
             Scenario::Clusters => "start, 5,000 clusters",
@@ -124,262 +137,47 @@ impl Scenario {
             Scenario::IdleConns => Figure { key: "kb_per_conn", unit: "kB/connection" },
             Scenario::IdleRss => Figure { key: "rss_mb", unit: "MB RSS" },
             Scenario::Clusters => Figure { key: "ready_ms", unit: "ms to ready" },
+            Scenario::TlsHandshake | Scenario::TlsHandshakeRsa => {
+                Figure { key: "cpu_us_per_request", unit: "us CPU/handshake" }
+            }
+            _ if self.filter().is_some() => Figure { key: "cpu_us_added", unit: "us CPU added" },
             _ => Figure { key: "cpu_us_per_request", unit: "us CPU/request" },
         }
     }
 
-    /// The load generator, where the scenario is one of load.
-    fn driver(self) -> Option<Driver> {
+    /// The filter whose cost is measured, where the scenario is about one: the same load with it and without it.
+    pub(crate) fn filter(self) -> Option<Filter> {
         match self {
-            Scenario::H1 | Scenario::Mesh => Some(Driver::Wrk),
+            Scenario::RbacIds => Some(Filter::Rbac(By::Ids)),
+            Scenario::RbacPaths => Some(Filter::Rbac(By::Paths)),
+            Scenario::RbacHeaders => Some(Filter::Rbac(By::Headers)),
+            Scenario::Jwt => Some(Filter::Jwt { cache: false }),
+            Scenario::JwtCache => Some(Filter::Jwt { cache: true }),
+            _ => None,
+        }
+    }
+
+    /// Whether the proxy has what the scenario is about: HAProxy has neither filter.
+    pub(crate) fn runs_on(self, kind: Kind) -> bool {
+        self.filter().is_none() || kind != Kind::Haproxy
+    }
+
+    /// The load generator, where the scenario is one of load.
+    pub(crate) fn driver(self) -> Option<Driver> {
+        match self {
+            Scenario::H1
+            | Scenario::Mesh
+            | Scenario::RbacPaths
+            | Scenario::RbacHeaders
+            | Scenario::Jwt
+            | Scenario::JwtCache => Some(Driver::Wrk),
+            Scenario::TlsHandshake | Scenario::TlsHandshakeRsa => Some(Driver::Tls { keep: false }),
+            Scenario::RbacIds => Some(Driver::Tls { keep: true }),
             Scenario::H2 | Scenario::H2ToH2 => Some(Driver::H2load),
             Scenario::Grpc => Some(Driver::GrpcH2load),
             Scenario::TcpSmall => Some(Driver::Ping),
             Scenario::TcpBulk => Some(Driver::Pull),
             Scenario::IdleConns | Scenario::IdleRss | Scenario::Clusters => None,
         }
-    }
-}
-
-/// What all scenarios share.
-#[derive(Debug)]
-pub(crate) struct Stage<'a> {
-    tools: &'a Tools,
-    certs: Certs,
-    nginx: Nginx,
-    echo: HelperServer,
-    source: HelperServer,
-    grpc: HelperServer,
-    seconds: u64,
-    dir: std::path::PathBuf,
-}
-
-/// A proxy set up for a scenario (two of them for the mesh).
-#[derive(Debug)]
-pub(crate) struct Running {
-    /// The processes, the one that clients connect to first.
-    pub(crate) processes: Vec<Process>,
-    /// The port that clients connect to.
-    pub(crate) port: u16,
-}
-
-impl Running {
-    fn cpu(&self) -> Result<Duration> {
-        self.processes.iter().map(Process::cpu).sum()
-    }
-
-    /// Resident and anonymous memory of all processes, kB.
-    fn memory(&self) -> Result<(f64, f64)> {
-        let (mut rss, mut anon) = (0, 0);
-        for process in &self.processes {
-            let memory = process.memory()?;
-            rss += memory.rss;
-            anon += memory.anon;
-        }
-        Ok((rss as f64, anon as f64))
-    }
-}
-
-impl<'a> Stage<'a> {
-    /// Starts the upstreams and makes the certificates. `seconds` is the length of the measured load.
-    pub(crate) fn new(tools: &'a Tools, seconds: u64) -> Result<Self> {
-        let dir = tools.work_dir()?;
-        let cpus = &tools.load_cpus;
-        Ok(Self {
-            certs: Certs::create(&dir.join("certs"))?,
-            nginx: Nginx::start(&tools.nginx, cpus, &dir.join("nginx"))?,
-            echo: HelperServer::start("echo", cpus, &dir)?,
-            source: HelperServer::start("source", cpus, &dir)?,
-            grpc: HelperServer::start("grpc", cpus, &dir)?,
-            tools,
-            seconds,
-            dir,
-        })
-    }
-
-    /// Runs one scenario on one proxy and returns its figures; fails when an answer was wrong or a request failed.
-    pub(crate) fn run(&self, scenario: Scenario, proxy: &Proxy) -> Result<Metrics> {
-        match scenario {
-            Scenario::IdleConns => self.idle_connections(proxy),
-            Scenario::IdleRss => self.idle_memory(proxy),
-            Scenario::Clusters => self.many_clusters(proxy),
-            _ => self.load(scenario, proxy),
-        }
-    }
-
-    /// Starts a proxy for a scenario and sees that it answers as it should.
-    pub(crate) fn set_up(&self, scenario: Scenario, proxy: &Proxy) -> Result<Running> {
-        let nginx = self.nginx.http1;
-        let running = match scenario {
-            Scenario::H2 => self.start(proxy, "h2", Shape::ToHttp1 { h2_down: true }, nginx, 0)?,
-            Scenario::H2ToH2 => self.start(proxy, "h2-h2", Shape::ToHttp2, self.nginx.http2, 0)?,
-            Scenario::Grpc => self.start(proxy, "grpc", Shape::ToHttp2, self.grpc.port, 0)?,
-            Scenario::Mesh => {
-                let inbound = self.start(proxy, "mesh-in", Shape::MeshInbound, nginx, 0)?;
-                let mut outbound = self.start(proxy, "mesh-out", Shape::MeshOutbound, inbound.port, 0)?;
-                outbound.processes.extend(inbound.processes);
-                outbound
-            }
-            Scenario::TcpSmall => {
-                self.start(proxy, "tcp-small", Shape::Tcp { bulk: false }, self.echo.port, 0)?
-            }
-            Scenario::TcpBulk => {
-                self.start(proxy, "tcp-bulk", Shape::Tcp { bulk: true }, self.source.port, 0)?
-            }
-            Scenario::Clusters => {
-                self.start(proxy, "clusters", Shape::ToHttp1 { h2_down: false }, nginx, CLUSTERS)?
-            }
-            Scenario::H1 | Scenario::IdleConns | Scenario::IdleRss => {
-                self.start(proxy, scenario.name(), Shape::ToHttp1 { h2_down: false }, nginx, 0)?
-            }
-        };
-        match scenario {
-            Scenario::H2 | Scenario::H2ToH2 => preflight::http2(running.port)?,
-            Scenario::Grpc => preflight::grpc(running.port)?,
-            Scenario::TcpSmall => preflight::echo(running.port)?,
-            Scenario::TcpBulk => preflight::source(running.port)?,
-            // Memory at rest is read before the first request.
-            Scenario::IdleRss => {}
-            _ => preflight::http1(running.port)?,
-        }
-        Ok(running)
-    }
-
-    fn start(
-        &self,
-        proxy: &Proxy,
-        label: &str,
-        shape: Shape,
-        upstream: u16,
-        extra: usize,
-    ) -> Result<Running> {
-        let listen = free_port()?;
-        let plan = Plan {
-            admin: free_port()?,
-            edges: vec![Edge { listen, upstream, shape }],
-            extra_clusters: extra,
-            certs: &self.certs,
-        };
-        let process = proxy.start(&plan, &self.tools.proxy_cpu, &self.dir, label)?;
-        Ok(Running { processes: vec![process], port: listen })
-    }
-
-    /// Runs the scenario's load for some seconds.
-    pub(crate) fn drive(&self, scenario: Scenario, port: u16, seconds: u64) -> Result<crate::drivers::Load> {
-        let driver = scenario.driver().ok_or_else(|| anyhow!("{} has no load", scenario.name()))?;
-        driver.run(self.tools, port, seconds, &self.dir)
-    }
-
-    /// How long the measured load lasts, in seconds.
-    pub(crate) fn seconds(&self) -> u64 {
-        self.seconds
-    }
-
-    /// Where configurations and logs are.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    fn load(&self, scenario: Scenario, proxy: &Proxy) -> Result<Metrics> {
-        let mut running = self.set_up(scenario, proxy)?;
-        self.drive(scenario, running.port, WARM_UP)?;
-        let (cpu, clock) = (running.cpu()?, Instant::now());
-        let load = self.drive(scenario, running.port, self.seconds)?;
-        let (wall, cpu) = (clock.elapsed(), running.cpu()? - cpu);
-        for process in &mut running.processes {
-            process.check_alive()?;
-        }
-        if load.errors > 0 {
-            bail!("{} of {} requests failed", load.errors, load.requests + load.errors);
-        }
-        let (rss, anon) = running.memory()?;
-        let mut metrics = Metrics::from([
-            ("rss_mb", rss / 1024.0),
-            ("anon_mb", anon / 1024.0),
-            ("cpu_share", cpu.as_secs_f64() / wall.as_secs_f64()),
-        ]);
-        if scenario == Scenario::TcpBulk {
-            let gigabytes = load.bytes as f64 / 1e9;
-            metrics.insert("cpu_ms_per_gb", cpu.as_secs_f64() * 1e3 / gigabytes);
-            metrics.insert("gb_per_s", gigabytes / load.seconds);
-        } else {
-            metrics.insert("cpu_us_per_request", cpu.as_secs_f64() * 1e6 / load.requests as f64);
-            metrics.insert("requests_per_s", load.requests as f64 / load.seconds);
-            metrics.insert("requests", load.requests as f64);
-            metrics.insert("p50_us", load.p50_us);
-            metrics.insert("p99_us", load.p99_us);
-        }
-        Ok(metrics)
-    }
-
-    fn idle_connections(&self, proxy: &Proxy) -> Result<Metrics> {
-        let running = self.set_up(Scenario::IdleConns, proxy)?;
-        // What the first requests make the process allocate once is not the connections' share.
-        for _ in 0..50 {
-            preflight::http1(running.port)?;
-        }
-        thread::sleep(SETTLE);
-        let (before, anon_before) = running.memory()?;
-        let (port, count) = (running.port.to_string(), IDLE_CONNECTIONS.to_string());
-        let args = ["--port", &port, "--connections", &count];
-        let mut client = spawn_helper("idle", &args, &self.tools.load_cpus, &self.dir, true)?;
-        let mut said = String::new();
-        if let Some(out) = client.take_stdout() {
-            std::io::BufReader::new(out).read_line(&mut said)?;
-        }
-        if said.trim() != "ready" {
-            thread::sleep(Duration::from_millis(100));
-            client.check_alive()?;
-            bail!("the idle client said {said:?}");
-        }
-        thread::sleep(SETTLE);
-        let (fresh, _) = running.memory()?;
-        // An idle connection is one that does nothing for a while: proxies may put it to sleep.
-        thread::sleep(ASLEEP);
-        let (after, anon_after) = running.memory()?;
-        drop(client.take_stdin());
-        let (status, _) = client.finish(Duration::from_secs(10))?;
-        if !status.success() {
-            bail!(
-                "idle connections were closed: {}",
-                crate::process::tail(&self.dir.join("helper-idle.log"))
-            );
-        }
-        let connections = f64::from(IDLE_CONNECTIONS);
-        Ok(Metrics::from([
-            ("rss_mb", after / 1024.0),
-            ("rss_before_mb", before / 1024.0),
-            ("kb_per_conn", (after - before) / connections),
-            ("fresh_kb_per_conn", (fresh - before) / connections),
-            ("anon_kb_per_conn", (anon_after - anon_before) / connections),
-        ]))
-    }
-
-    fn idle_memory(&self, proxy: &Proxy) -> Result<Metrics> {
-        let clock = Instant::now();
-        let running = self.set_up(Scenario::IdleRss, proxy)?;
-        let ready = clock.elapsed();
-        thread::sleep(SETTLE);
-        let (rss, anon) = running.memory()?;
-        preflight::http1(running.port)?;
-        Ok(Metrics::from([
-            ("rss_mb", rss / 1024.0),
-            ("anon_mb", anon / 1024.0),
-            ("ready_ms", ready.as_secs_f64() * 1e3),
-        ]))
-    }
-
-    fn many_clusters(&self, proxy: &Proxy) -> Result<Metrics> {
-        let clock = Instant::now();
-        let running = self.set_up(Scenario::Clusters, proxy)?;
-        let (ready, cpu) = (clock.elapsed(), running.cpu()?);
-        thread::sleep(SETTLE);
-        let (rss, anon) = running.memory()?;
-        Ok(Metrics::from([
-            ("ready_ms", ready.as_secs_f64() * 1e3),
-            ("start_cpu_ms", cpu.as_secs_f64() * 1e3),
-            ("rss_mb", rss / 1024.0),
-            ("anon_mb", anon / 1024.0),
-        ]))
     }
 }

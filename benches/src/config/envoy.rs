@@ -4,8 +4,9 @@
 
 use std::fmt::Write;
 
-use super::{Edge, Plan, Shape};
+use super::{Edge, Plan, Shape, filters};
 use crate::certs::{CLIENT_NAME, Certs, SERVER_NAME};
+use crate::upstream::BODY;
 
 /// The bootstrap for a plan.
 pub(crate) fn bootstrap(plan: &Plan<'_>) -> String {
@@ -53,6 +54,16 @@ fn listener(out: &mut String, index: usize, edge: &Edge, certs: &Certs) {
         );
         return;
     }
+    let action = match edge.shape {
+        Shape::Handshake { .. } => {
+            format!("direct_response: {{status: 200, body: {{inline_string: \"{BODY}\"}}}}")
+        }
+        _ => format!("route: {{cluster: upstream_{index}}}"),
+    };
+    let filter = match edge.shape {
+        Shape::Guarded { filter: Some(filter), .. } => filters::entry(filter, certs),
+        _ => String::new(),
+    };
     let _ = write!(
         out,
         r#"      - name: envoy.filters.network.http_connection_manager
@@ -67,14 +78,22 @@ fn listener(out: &mut String, index: usize, edge: &Edge, certs: &Certs) {
               domains: ["*"]
               routes:
               - match: {{prefix: "/"}}
-                route: {{cluster: upstream_{index}}}
+                {action}
           http_filters:
-          - name: envoy.filters.http.router
+{filter}          - name: envoy.filters.http.router
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
 "#
     );
-    if edge.shape == Shape::MeshInbound {
+    // Protocols, own certificate, the name that the client's must have.
+    let tls = match edge.shape {
+        Shape::MeshInbound => Some(("h2, http/1.1", "server", Some(CLIENT_NAME))),
+        Shape::Handshake { rsa: false } => Some(("http/1.1", "server", Some(CLIENT_NAME))),
+        Shape::Handshake { rsa: true } => Some(("http/1.1", "server-rsa", Some(CLIENT_NAME))),
+        Shape::Guarded { tls: true, .. } => Some(("http/1.1", "server", None)),
+        _ => None,
+    };
+    if let Some((protocols, own, peer)) = tls {
         let _ = write!(
             out,
             r#"      transport_socket:
@@ -83,9 +102,9 @@ fn listener(out: &mut String, index: usize, edge: &Edge, certs: &Certs) {
           "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
           require_client_certificate: true
           common_tls_context:
-            alpn_protocols: [h2, http/1.1]
+            alpn_protocols: [{protocols}]
 {}"#,
-            tls_context(certs, "server", CLIENT_NAME)
+            tls_context(certs, own, peer)
         );
     }
 }
@@ -127,25 +146,32 @@ fn cluster(out: &mut String, index: usize, edge: &Edge, certs: &Certs) {
         common_tls_context:
           alpn_protocols: [h2]
 {}"#,
-            tls_context(certs, "client", SERVER_NAME).replace("            ", "          ")
+            tls_context(certs, "client", Some(SERVER_NAME)).replace("            ", "          ")
         );
     }
 }
 
 /// Own certificate and what is asked of the peer's, indented for a listener.
-fn tls_context(certs: &Certs, own: &str, peer: &str) -> String {
-    format!(
+fn tls_context(certs: &Certs, own: &str, peer: Option<&str>) -> String {
+    let mut out = format!(
         r#"            tls_certificates:
             - certificate_chain: {{filename: "{chain}"}}
               private_key: {{filename: "{key}"}}
             validation_context:
               trusted_ca: {{filename: "{ca}"}}
-              match_typed_subject_alt_names:
-              - san_type: DNS
-                matcher: {{exact: "{peer}"}}
 "#,
         chain = certs.path(&format!("{own}.pem")),
         key = certs.path(&format!("{own}.key")),
         ca = certs.path("ca.pem"),
-    )
+    );
+    if let Some(peer) = peer {
+        let _ = write!(
+            out,
+            r#"              match_typed_subject_alt_names:
+              - san_type: DNS
+                matcher: {{exact: "{peer}"}}
+"#
+        );
+    }
+    out
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::{Edge, Plan, Shape};
 use crate::certs::{CLIENT_NAME, Certs, SERVER_NAME};
+use crate::upstream::BODY;
 
 /// The configuration file for a plan.
 pub(crate) fn config(plan: &Plan<'_>) -> String {
@@ -32,7 +33,14 @@ fn edge_config(out: &mut String, index: usize, edge: &Edge, certs: &Certs) {
         Shape::MeshInbound => {
             format!(" ssl crt {} ca-file {ca} verify required alpn h2", certs.path("server.both.pem"))
         }
-        Shape::ToHttp1 { h2_down: false } | Shape::MeshOutbound | Shape::Tcp { .. } => String::new(),
+        Shape::Handshake { rsa } => {
+            let own = if rsa { "server-rsa.both.pem" } else { "server.both.pem" };
+            format!(" ssl crt {} ca-file {ca} verify required alpn http/1.1", certs.path(own))
+        }
+        Shape::ToHttp1 { h2_down: false }
+        | Shape::MeshOutbound
+        | Shape::Guarded { .. }
+        | Shape::Tcp { .. } => String::new(),
     };
     let server = match edge.shape {
         Shape::ToHttp2 => " proto h2".to_owned(),
@@ -48,15 +56,20 @@ fn edge_config(out: &mut String, index: usize, edge: &Edge, certs: &Certs) {
         Shape::Tcp { bulk: false } => "  mode tcp\n",
         _ => "",
     };
-    let identity = if edge.shape == Shape::MeshInbound {
+    let identity = if matches!(edge.shape, Shape::MeshInbound | Shape::Handshake { .. }) {
         // The same check of the peer's name that the bootstrap asks for.
         format!("  http-request deny unless {{ ssl_c_s_dn(cn) -m str {CLIENT_NAME} }}\n")
     } else {
         String::new()
     };
+    let answer = if matches!(edge.shape, Shape::Handshake { .. }) {
+        format!("  http-request return status 200 content-type text/plain string \"{BODY}\"\n")
+    } else {
+        String::new()
+    };
     let _ = write!(
         out,
-        "frontend listener_{index}\n{mode}  bind 127.0.0.1:{listen}{bind}\n{identity}  default_backend upstream_{index}\n\
+        "frontend listener_{index}\n{mode}  bind 127.0.0.1:{listen}{bind}\n{identity}{answer}  default_backend upstream_{index}\n\
          backend upstream_{index}\n{mode}  server s 127.0.0.1:{upstream}{server}\n",
         listen = edge.listen,
         upstream = edge.upstream,

@@ -1,8 +1,10 @@
 //! The configurations of the proxies, made from one description so that all do the same work.
 
 pub(crate) mod envoy;
+pub(crate) mod filters;
 pub(crate) mod haproxy;
 
+use self::filters::Filter;
 use crate::certs::Certs;
 
 /// What one listener does with what it accepts.
@@ -20,6 +22,18 @@ pub(crate) enum Shape {
     MeshOutbound,
     /// h2 over mutual TLS in, plain HTTP/1.1 out: a sidecar's inbound half.
     MeshInbound,
+    /// HTTP/1.1 over mutual TLS in, answered by the proxy itself: as little as can be besides the handshake.
+    Handshake {
+        /// The server's key is one of RSA.
+        rsa: bool,
+    },
+    /// HTTP/1.1 in, a filter, HTTP/1.1 out; or the same without the filter, to be compared with it. Not for HAProxy.
+    Guarded {
+        /// Clients come by mutual TLS; every certificate of the CA is taken.
+        tls: bool,
+        /// The filter before the router.
+        filter: Option<Filter>,
+    },
     /// Bytes in, bytes out.
     Tcp {
         /// Much of them: HAProxy is told to splice, which it does not do by itself.
@@ -47,6 +61,6 @@ pub(crate) struct Plan<'a> {
     pub(crate) edges: Vec<Edge>,
     /// Further clusters to which nothing routes.
     pub(crate) extra_clusters: usize,
-    /// The certificates of the mesh shapes.
+    /// Certificates of the shapes that speak TLS, and the key set.
     pub(crate) certs: &'a Certs,
 }

@@ -3,8 +3,10 @@
 
 mod clients;
 mod servers;
+mod tls;
 
 use std::future::Future;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -24,6 +26,8 @@ pub(crate) enum Helper {
     Ping(Client),
     /// Reads and discards.
     Pull(Client),
+    /// HTTP/1.1 over mutual TLS 1.3 with full handshakes.
+    Tls(TlsClient),
     /// Opens connections, does one HTTP/1.1 request on each and holds them until stdin ends.
     Idle(Client),
 }
@@ -50,6 +54,26 @@ pub(crate) struct Client {
     seconds: u64,
 }
 
+/// Arguments of the TLS client.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TlsClient {
+    /// Where to, how many connections at a time, how long.
+    #[command(flatten)]
+    client: Client,
+    /// The directory of certificates and keys.
+    #[arg(long)]
+    certs: PathBuf,
+    /// The name of the leaf to show.
+    #[arg(long)]
+    leaf: String,
+    /// The path to ask for.
+    #[arg(long)]
+    path: String,
+    /// Ask over and over on each connection, instead of once.
+    #[arg(long)]
+    keep: bool,
+}
+
 /// Runs one helper to its end.
 pub(crate) fn run(helper: Helper) -> Result<()> {
     match helper {
@@ -60,6 +84,7 @@ pub(crate) fn run(helper: Helper) -> Result<()> {
         Helper::Grpc(server) => block_on(async move { grpc(servers::listen(server.port)?).await }),
         Helper::Ping(client) => block_on(clients::ping(client)),
         Helper::Pull(client) => block_on(clients::pull(client)),
+        Helper::Tls(client) => block_on(tls::run(client)),
         Helper::Idle(client) => clients::idle(client),
     }
 }
