@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion};
+use http::HeaderValue;
 use outrider_core::matcher::{
     HeadView, HeaderCheck, HeaderMatcher, HeaderRef, StringMatch, StringMatcher, full_regex,
 };
@@ -54,6 +55,10 @@ fn method(name: &str) -> Condition {
     }))
 }
 
+fn tenant(i: usize) -> String {
+    format!("tenant-{i}")
+}
+
 /// Policy number `i`, by what it asks for.
 fn policy(kind: &str, i: usize) -> Policy {
     let regex = |text: String| StringMatch::Regex(Box::new(full_regex(&text).expect("an expression")));
@@ -71,6 +76,15 @@ fn policy(kind: &str, i: usize) -> Policy {
             let path = StringMatch::Prefix(format!("/service-{i}/").into());
             (Condition::all(vec![method("GET"), Condition::Path(text(path))]), Condition::Any)
         }
+        "header" => {
+            let tenant = HeaderMatcher {
+                name: HeaderRef::parse("x-tenant").expect("a header's name"),
+                check: HeaderCheck::Value(StringMatcher::exact(tenant(i))),
+                invert: false,
+                treat_missing_as_empty: false,
+            };
+            (Condition::Any, Condition::Header(Box::new(tenant)))
+        }
         // Nothing that an index could be made of.
         _ => {
             let path = StringMatch::Suffix(format!("/service-{i}").into());
@@ -83,9 +97,11 @@ fn policy(kind: &str, i: usize) -> Policy {
 pub(crate) fn benchmarks(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("rbac");
     let stream = StreamInfo::new(connection(), None);
-    let headers = request_headers();
-    for kind in ["name", "name by expression", "path", "always"] {
+    let mut headers = request_headers();
+    for kind in ["name", "name by expression", "path", "header", "always"] {
         for count in [10, 1000] {
+            let value = HeaderValue::from_str(&tenant(count - 1)).expect("a header's value");
+            headers.insert("x-tenant", value);
             let rules = Rules::new(Action::Allow, (0..count).map(|i| policy(kind, i)).collect());
             let last = count - 1;
             let path =
