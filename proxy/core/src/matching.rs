@@ -136,6 +136,19 @@ impl<T> Tree<T> {
         found.or_else(|| self.otherwise.as_ref()?.find(facts))
     }
 
+    /// Whether it asks for anything of a request's head.
+    pub fn reads_head(&self) -> bool {
+        let asks = match &self.branches {
+            Branches::None => false,
+            Branches::List(list) => {
+                list.iter().any(|(predicate, then)| predicate.reads_head() || then.reads_head())
+            }
+            Branches::Exact(input, map) => input.reads_head() || map.values().any(OnMatch::reads_head),
+            Branches::Prefix(input, map) => input.reads_head() || map.values().any(OnMatch::reads_head),
+        };
+        asks || self.otherwise.as_ref().is_some_and(|then| then.reads_head())
+    }
+
     /// Calls `f` with each leaf.
     pub fn each(&self, f: &mut impl FnMut(&T)) {
         match &self.branches {
@@ -159,6 +172,13 @@ impl<T> OnMatch<T> {
         found.filter(|_| !self.keep_matching)
     }
 
+    fn reads_head(&self) -> bool {
+        match &self.then {
+            Then::Action(_) => false,
+            Then::Tree(tree) => tree.reads_head(),
+        }
+    }
+
     fn each(&self, f: &mut impl FnMut(&T)) {
         match &self.then {
             Then::Action(leaf) => f(leaf),
@@ -168,6 +188,14 @@ impl<T> OnMatch<T> {
 }
 
 impl Predicate {
+    fn reads_head(&self) -> bool {
+        match self {
+            Self::Single(input, _) => input.reads_head(),
+            Self::OneOf(predicates) | Self::All(predicates) => predicates.iter().any(Self::reads_head),
+            Self::Not(one) => one.reads_head(),
+        }
+    }
+
     /// Whether it holds for `facts`.
     pub fn matches(&self, facts: &Facts<'_>) -> bool {
         match self {
@@ -211,6 +239,10 @@ impl Text {
 }
 
 impl Input {
+    const fn reads_head(&self) -> bool {
+        matches!(self, Self::Header(_) | Self::Query(_))
+    }
+
     /// The value; `None` for none. `room` holds what has to be written for it.
     fn value<'a>(&self, facts: &Facts<'a>, room: &'a mut Text) -> Option<Cow<'a, str>> {
         let certificate = || facts.conn.tls.as_ref()?.peer.as_deref();

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 pub use outrider_upstream::BodyError;
 use outrider_upstream::PendingTunnel;
 
-use crate::stream::{Stream, StreamGuard};
+use crate::stream::{Abort, Stream, StreamGuard};
 
 /// A request's body as it comes from the client. Counts bytes and notes when the request is complete.
 #[derive(Debug)]
@@ -74,6 +74,9 @@ impl Body for DownstreamBody {
             Source::Filter(body) => return body.as_mut().poll_frame(cx),
             Source::Gone => return Poll::Ready(None),
         };
+        if this.stream.aborted() == Some(Abort::Refused) {
+            return Poll::Ready(Some(Err(BodyError::new("the request is refused by now"))));
+        }
         let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
         match frame {
             Some(Ok(frame))

@@ -24,4 +24,5 @@ pub mod stream;
 mod upgrade;
 
 pub use filter::FilterError;
+pub use hcm::review::{Change, review};
 pub use hcm::{HcmError, HcmShared, HcmWorker};

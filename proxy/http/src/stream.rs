@@ -2,6 +2,7 @@
 
 mod end;
 mod limits;
+mod passed;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -17,6 +18,7 @@ use outrider_core::rng::{self, Rng};
 
 use crate::hcm::HcmWorker;
 use crate::hcm::conn::Conn;
+use passed::{Passed, PassedHead};
 
 /// `http` or `https`, as `:scheme` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +89,8 @@ pub(crate) enum Abort {
     Duration,
     /// The request's body is not as HTTP has it.
     Malformed,
+    /// A policy that changed refuses it.
+    Refused,
 }
 
 /// How far a stream came.
@@ -144,6 +148,9 @@ pub struct Stream {
     /// The request id, when the response is to carry it.
     pub(crate) request_id: RefCell<Option<HeaderValue>>,
     head: RefCell<Option<Box<KeptHead>>>,
+    /// How far it came past the policies, and its head as they saw it.
+    passed: Cell<Passed>,
+    passed_head: RefCell<Option<PassedHead>>,
     response: RefCell<Option<Box<KeptResponse>>>,
     abort: Cell<Option<Abort>>,
     /// Its time was over before the response's head: the answer is the proxy's own.
@@ -208,6 +215,8 @@ impl Stream {
             h2_upgrade: RefCell::default(),
             request_id: RefCell::default(),
             head: RefCell::default(),
+            passed: Cell::new(Passed::NotYet),
+            passed_head: RefCell::default(),
             response: RefCell::default(),
             abort: Cell::new(None),
             cut_short: Cell::new(false),

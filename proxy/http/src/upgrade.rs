@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::hcm::conn::Conn;
 use crate::hcm::timer::Timer;
 use crate::stats::HcmStats;
-use crate::stream::{Stream, StreamGuard};
+use crate::stream::{Abort, Stream, StreamGuard};
 
 const BUFFER: usize = 16 * 1024;
 
@@ -176,6 +176,9 @@ async fn relay(
     if ended == Relayed::UpstreamEnded {
         let _ = poll_fn(|cx| Pin::new(&mut upstream).poll_shutdown(cx)).await;
     }
-    let _ = poll_fn(|cx| Pin::new(&mut downstream).poll_shutdown(cx)).await;
+    // One that is refused hears no good-bye: it may be one that takes nothing.
+    if stream.aborted() != Some(Abort::Refused) {
+        let _ = poll_fn(|cx| Pin::new(&mut downstream).poll_shutdown(cx)).await;
+    }
     ended
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use outrider_config::model;
-use outrider_http::HcmWorker;
+use outrider_http::{Change, HcmWorker};
 use outrider_net::drain::{DrainController, DrainWatch};
 use outrider_net::handler::{ConnectionHandler, HandlerFactory};
 use outrider_net::listener::{WorkerListener, WorkerListeners};
@@ -132,7 +132,11 @@ impl Listening {
                 let accepting =
                     WorkerListener::start(built.shared.clone(), sockets, &factory, &self.siblings);
                 // What had the name before accepts no more.
-                self.running.insert(built.name().clone(), Running { built, handlers, accepting });
+                let before =
+                    self.running.insert(built.name().clone(), Running { built, handlers, accepting });
+                if before.is_some() {
+                    outrider_http::review(&Change::Managers);
+                }
             }
             Command::Replace(built) => {
                 let handlers = self.handlers(&built);
@@ -141,9 +145,12 @@ impl Listening {
                     .accepting
                     .replace(built.shared.clone(), &Factory { built: &built, handlers: &handlers });
                 (running.built, running.handlers) = (built, handlers);
+                // Policies that came with it are for the requests that run, too.
+                outrider_http::review(&Change::Managers);
             }
             Command::Remove(name) => drop(self.running.remove(&name)),
             Command::Judge(narrowed) => self.siblings.judge(narrowed),
+            Command::Review(change) => outrider_http::review(&change),
         }
     }
 

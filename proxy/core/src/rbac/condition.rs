@@ -92,6 +92,26 @@ impl Condition {
         }
     }
 
+    /// Whether the head of a request, or the route that it takes, has a say in it.
+    pub(super) fn reads_head(&self) -> bool {
+        match self {
+            Self::All(conditions) | Self::OneOf(conditions) => conditions.iter().any(Self::reads_head),
+            Self::Not(one) => one.reads_head(),
+            Self::Header(_) | Self::Path(_) | Self::Metadata(MetadataFrom::Route, _) => true,
+            Self::Any
+            | Self::DestinationIp(_)
+            | Self::DestinationPort { .. }
+            | Self::ServerName(_)
+            | Self::Metadata(MetadataFrom::Filters, _)
+            | Self::Absent
+            | Self::Authenticated(_)
+            | Self::Mtls(_)
+            | Self::SourceIp(_)
+            | Self::DirectRemoteIp(_)
+            | Self::RemoteIp(_) => false,
+        }
+    }
+
     /// Whether it holds for `facts`.
     pub fn matches(&self, facts: &Facts<'_>) -> bool {
         match self {

@@ -140,6 +140,14 @@ impl Engine {
         }
     }
 
+    /// Whether the head of a request, or the route that it takes, has a say in what it decides.
+    pub fn reads_head(&self) -> bool {
+        match self {
+            Self::Rules(rules) => rules.policies.iter().any(Policy::reads_head),
+            Self::Tree { tree, .. } => tree.reads_head(),
+        }
+    }
+
     /// The policy that `facts`, which it refused, came nearest to.
     pub fn nearest(&self, facts: &Facts<'_>) -> Option<Nearest<'_>> {
         match self {
@@ -153,6 +161,10 @@ impl Policy {
     /// Whether it matches `facts`.
     pub fn matches(&self, facts: &Facts<'_>) -> bool {
         self.permission.matches(facts) && self.principal.matches(facts)
+    }
+
+    fn reads_head(&self) -> bool {
+        self.permission.reads_head() || self.principal.reads_head()
     }
 }
 

@@ -268,3 +268,25 @@ fn the_nearest_policy_is_that_of_which_most_holds() {
     let nearest = rules.nearest(&facts).unwrap();
     assert_eq!((&**nearest.policy, &*nearest.failed), ("near", "permission: url_path exact \"/x\""));
 }
+
+#[test]
+fn what_asks_for_nothing_of_a_request_is_told_from_what_does() {
+    let (head, conn) = (|| header("a"), || Condition::SourceIp("10.0.0.0/8".parse().unwrap()));
+    let path = Condition::Path(StringMatcher::exact("/"));
+    for (condition, reads) in [
+        (Condition::Any, false),
+        (conn(), false),
+        (path.clone(), true),
+        (head(), true),
+        (Condition::Not(Box::new(head())), true),
+        (Condition::Not(Box::new(conn())), false),
+        (Condition::All([Condition::Any, conn()].into()), false),
+        (Condition::OneOf([conn(), Condition::All([conn(), path].into())].into()), true),
+    ] {
+        let policy = |permission, principal| Policy { name: "p".into(), permission, principal };
+        for policy in [policy(condition.clone(), conn()), policy(conn(), condition.clone())] {
+            let engine = Engine::Rules(Rules::new(Action::Deny, vec![policy]));
+            assert_eq!(engine.reads_head(), reads, "{condition:?}");
+        }
+    }
+}

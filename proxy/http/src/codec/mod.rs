@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::hcm::HcmWorker;
 use crate::hcm::conn::{Conn, Ending, Tick};
+use crate::hcm::review;
 use crate::hcm::timer::Timer;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -26,6 +27,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) async fn serve(hcm: Rc<HcmWorker>, downstream: Downstream) {
     let Downstream { stream: mut io, info, drain, .. } = downstream;
     let conn = Conn::new(hcm, info, drain);
+    review::enter(&conn);
     let guard = ConnGuard(conn.clone());
     let mut codec = None;
     loop {
@@ -61,6 +63,7 @@ struct ConnGuard(Rc<Conn>);
 impl Drop for ConnGuard {
     fn drop(&mut self) {
         let conn = &self.0;
+        review::leave(conn);
         let stats = &conn.hcm.shared.stats;
         match conn.h1.codec.get() {
             Some(Codec::H1) => stats.downstream_cx_http1_active().dec(),

@@ -10,7 +10,8 @@ use outrider_config::model::{FilterName, HttpFilter};
 use outrider_core::LocalReply;
 use outrider_core::stats::Scope;
 
-use super::{Filter, FilterError, RequestCx, ResponseCx, State, Step, Verdict};
+use super::rbac::Rbac;
+use super::{Filter, FilterError, RequestCx, ResponseCx, State, Step, Verdict, review};
 use crate::body::{DownstreamBody, ResponseBody};
 use crate::fetch::Fetcher;
 use crate::hcm::routing::Routing;
@@ -20,7 +21,11 @@ use crate::stream::Stream;
 
 /// The filters of a connection manager in front of its router. Shared by all workers.
 #[derive(Debug)]
-pub(crate) struct Chain(Box<[Entry]>);
+pub(crate) struct Chain {
+    entries: Box<[Entry]>,
+    /// The place of the first one that has policies.
+    policies: Option<usize>,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -40,8 +45,31 @@ impl PinnedChain {
 
     /// The filters that work for `run`, with their places.
     fn working<'a>(&'a self, run: &'a Run) -> impl DoubleEndedIterator<Item = (usize, &'a Entry)> {
-        self.0.0.iter().enumerate().filter(|(place, _)| run.working.get() & (1 << place) != 0)
+        let entries = self.0.entries.iter().enumerate();
+        entries.filter(|(place, _)| run.working.get() & (1 << place) != 0)
     }
+
+    /// Whether there are filters with policies, at work or not.
+    pub(super) fn has_policies(&self) -> bool {
+        self.0.has_policies()
+    }
+
+    /// Them, with their places, and whether each works only where a route says so.
+    pub(super) fn policies(&self) -> impl Iterator<Item = Policies<'_>> {
+        let first = self.0.policies.unwrap_or(self.0.entries.len());
+        self.0.entries.iter().enumerate().skip(first).filter_map(|(place, entry)| {
+            let Filter::Rbac(filter) = &*entry.filter else { return None };
+            Some(Policies { place, name: &entry.name, disabled: entry.disabled, filter })
+        })
+    }
+}
+
+/// A filter with policies.
+pub(super) struct Policies<'a> {
+    pub(super) place: usize,
+    pub(super) name: &'a FilterName,
+    pub(super) disabled: bool,
+    pub(super) filter: &'a Rbac,
 }
 
 /// A request's way through the chain: pinned when the request got its first route, so that it meets the same filters
@@ -65,24 +93,31 @@ impl Chain {
             let built = Arc::new(Filter::build(filter, scope)?);
             Ok(Entry { name, disabled: filter.disabled, filter: built })
         };
-        filters.iter().map(entry).collect::<Result<_, FilterError>>().map(Self)
+        let entries = filters.iter().map(entry).collect::<Result<Box<[_]>, FilterError>>()?;
+        let policies = entries.iter().position(|entry| matches!(&*entry.filter, Filter::Rbac(_)));
+        Ok(Self { entries, policies })
+    }
+
+    /// Whether there are filters with policies, at work or not.
+    pub(crate) const fn has_policies(&self) -> bool {
+        self.policies.is_some()
     }
 
     /// What is fetched for its filters.
     pub(crate) fn fetchers(&self) -> impl Iterator<Item = Fetcher> {
-        self.0.iter().flat_map(|entry| entry.filter.fetchers())
+        self.entries.iter().flat_map(|entry| entry.filter.fetchers())
     }
 
     /// The places of secrets that its filters need.
     pub(crate) fn secret_slots(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
-        self.0.iter().filter_map(|entry| entry.filter.secret_slot())
+        self.entries.iter().filter_map(|entry| entry.filter.secret_slot())
     }
 
     /// The places whose filters work on `route`: each as the most specific level says that speaks of it, else as the
     /// chain says (Envoy: "Route based filter chain").
     fn working(&self, route: Option<&Selected>) -> u64 {
         let mut working = 0;
-        for (place, entry) in self.0.iter().enumerate() {
+        for (place, entry) in self.entries.iter().enumerate() {
             let said = route.and_then(|route| route.filter(&entry.name)).map(|found| found.disabled);
             if !said.unwrap_or(entry.disabled) {
                 working |= 1 << place;
@@ -145,7 +180,11 @@ pub(crate) async fn request(
     routing: &mut Routing,
 ) -> Result<Option<Response<ResponseBody>>, LocalReply> {
     let chain = stream.filters.begin(stream, routing.known());
+    let mut policies = chain.0.policies;
     for (place, entry) in chain.working(&stream.filters) {
+        if policies.take_if(|first| *first <= place).is_some() {
+            stream.keep_for_policies(parts);
+        }
         let cx = RequestCx {
             stream,
             parts: &mut *parts,
@@ -164,7 +203,15 @@ pub(crate) async fn request(
             Verdict::Respond(response) => return Ok(Some(*response)),
         }
     }
-    Ok(None)
+    // A route may keep them from working today. An upgrade lives long: one that comes before the first policy of its chain
+    // is to be known too.
+    if policies.is_some() || stream.upgrade.borrow().is_some() {
+        stream.keep_for_policies(parts);
+    }
+    match stream.pass_policies() && review::is_refused(stream) {
+        true => Err(review::reply(stream)),
+        false => Ok(None),
+    }
 }
 
 /// Takes a response's head through the filters, the last one first; the proxy's own replies pass all of them, whichever

@@ -49,6 +49,7 @@ mod named;
 mod on_demand;
 mod places;
 mod rbac;
+mod review;
 mod uri;
 
 use std::rc::Rc;
@@ -68,6 +69,7 @@ use crate::secrets::SecretSlot;
 pub(crate) use body::Mapped;
 pub(crate) use chain::{Chain, PinnedChain, Run, request, response};
 pub(crate) use context::{RequestCx, ResponseCx, Step, Verdict};
+pub(crate) use review::{REFUSED, Review};
 
 /// A filter cannot be built from its settings.
 #[derive(Debug, thiserror::Error)]

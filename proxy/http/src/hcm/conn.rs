@@ -34,6 +34,10 @@ pub(crate) struct Conn {
     pub(crate) gone: Cell<bool>,
     /// The proxy, and not the client, ends the connection.
     pub(crate) local_close: Cell<bool>,
+    /// It is to end at once.
+    cut: Cell<bool>,
+    /// Its place in the worker's list.
+    pub(crate) seat: Cell<usize>,
     streams: RefCell<Vec<Rc<Stream>>>,
     requests: Cell<u32>,
     idle_since: Cell<Instant>,
@@ -88,6 +92,8 @@ impl Conn {
             draining: Cell::new(false),
             gone: Cell::new(false),
             local_close: Cell::new(false),
+            cut: Cell::new(false),
+            seat: Cell::new(0),
             streams: RefCell::default(),
             requests: Cell::new(0),
             idle_since: Cell::new(now),
@@ -118,6 +124,17 @@ impl Conn {
     /// How many streams run.
     pub(crate) fn active(&self) -> usize {
         self.streams.borrow().len()
+    }
+
+    /// The streams that run.
+    pub(crate) fn running(&self) -> Vec<Rc<Stream>> {
+        self.streams.borrow().clone()
+    }
+
+    /// Has the driver end the connection, whatever runs on it.
+    pub(crate) fn cut(&self) {
+        self.cut.set(true);
+        self.look_again();
     }
 
     /// Takes a stream in. It counts for `max_requests_per_connection`.
@@ -220,7 +237,7 @@ impl Conn {
                 next = next.min(deadline);
             }
         }
-        if self.drain.phase() == DrainPhase::Terminated {
+        if self.cut.get() || self.drain.phase() == DrainPhase::Terminated {
             return Tick::End(Ending::Terminated);
         }
         if let Some(longest) = config.max_connection_duration

@@ -1,6 +1,7 @@
 //! The connection manager: what all workers share of it, and what each has for itself.
 
 pub(crate) mod conn;
+pub(crate) mod review;
 pub(crate) mod routing;
 pub(crate) mod serve;
 pub(crate) mod timer;
@@ -136,6 +137,11 @@ impl HcmShared {
     /// filled, and filled again when it changes.
     pub fn secret_slots(&self) -> impl Iterator<Item = &Arc<crate::secrets::SecretSlot>> {
         self.filters.secret_slots()
+    }
+
+    /// Whether one of its filters has policies, at work or not.
+    pub fn has_policies(&self) -> bool {
+        self.filters.has_policies()
     }
 
     /// The longest request head, bytes.

@@ -85,6 +85,8 @@ async fn answer(
                 return Err(reply);
             }
         }
+    } else if stream.upgrade.borrow().is_some() {
+        stream.keep_for_policies(&parts);
     }
     match routing.selected(stream, &parts) {
         Some(selected) => router::forward(stream, parts, body, selected).await,
@@ -99,6 +101,7 @@ async fn answer(
 
 /// Notes what logs show of a request that a filter answered.
 fn note_answered(stream: &Stream, parts: Parts, selected: Option<&Selected>) {
+    stream.answered_by_proxy();
     stream.store_head(parts.method, parts.uri, parts.headers);
     if let Some(selected) = selected {
         router::note_routed(stream, selected);
@@ -247,6 +250,7 @@ fn respond(
     let response = match answer {
         Ok(response) => response,
         Err(mut reply) => {
+            stream.answered_by_proxy();
             note_reply(stream, &reply);
             if let Some(mapper) = &shared.reply_mapper {
                 mapper.apply(stream, &mut reply);

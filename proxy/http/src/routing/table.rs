@@ -195,6 +195,13 @@ impl RouteTable {
         self.hosts.iter().flat_map(VirtualHost::clusters)
     }
 
+    /// Whether any route, or a level above it, says something of the filter `name`.
+    pub(crate) fn speaks_of(&self, name: &FilterName) -> bool {
+        let routes = self.hosts.iter().flat_map(|host| host.0.routes.iter());
+        let mut said = routes.flat_map(|route| route.filters.iter()).flat_map(|said| said.iter());
+        said.any(|said| said.name == *name)
+    }
+
     /// The route for a request; `None` for 404 `route_not_found`.
     pub fn route(table: &TableHandle, request: &RequestView<'_>) -> Option<Selected> {
         let number = table.domains.find(request.head.authority)?;

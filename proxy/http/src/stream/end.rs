@@ -52,6 +52,7 @@ impl Stream {
         drop(info);
         self.log("DownstreamEnd");
         self.filters.finish();
+        self.forget_passed_head();
     }
 
     /// What the codec would say of an HTTP/2 stream's end.

@@ -11,6 +11,7 @@ use outrider_core::reply::details;
 use outrider_core::{LocalReply, ResponseFlags};
 
 use super::{Abort, Stream};
+use crate::filter;
 use crate::headers::names::GRPC_STATUS;
 use crate::local_reply;
 
@@ -45,8 +46,11 @@ impl Stream {
                 return Poll::Ready(None);
             }
             match answer {
-                // What the router makes of a malformed body is not what is wrong.
-                Poll::Ready(done) if done.is_ok() || self.abort.get().is_none() => {
+                // What the router makes of a malformed body is not what is wrong; what is refused gets no answer.
+                Poll::Ready(done)
+                    if self.abort.get().is_none()
+                        || done.is_ok() && self.abort.get() != Some(Abort::Refused) =>
+                {
                     return Poll::Ready(Some(done));
                 }
                 _ => {}
@@ -75,6 +79,10 @@ impl Stream {
             }
             Abort::Duration => (late, details::MAX_DURATION_TIMEOUT, "downstream duration timeout"),
             Abort::Malformed => return local_reply::malformed(StatusCode::BAD_REQUEST, "http1.codec_error"),
+            Abort::Refused => {
+                let details = self.info.borrow().details.clone();
+                return LocalReply::new(StatusCode::FORBIDDEN, details).body(filter::REFUSED);
+            }
         };
         let reply = LocalReply::new(status, details).body(body);
         if abort == Abort::Duration && self.grpc.get() {
@@ -166,12 +174,17 @@ impl Stream {
         }
     }
 
-    fn end_early(&self, abort: Abort, flags: ResponseFlags, details: &'static str) {
+    pub(super) fn end_early(
+        &self,
+        abort: Abort,
+        flags: ResponseFlags,
+        details: impl Into<Cow<'static, str>>,
+    ) {
         self.abort.set(Some(abort));
         {
             let mut info = self.info.borrow_mut();
             info.flags.insert(flags);
-            info.details = Cow::Borrowed(details);
+            info.details = details.into();
         }
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();

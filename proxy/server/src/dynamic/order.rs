@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_config::model::HttpFilterKind;
+use outrider_http::Change;
 use outrider_http::routing::RouteTable;
 use outrider_xds::Kind;
 use tokio::time::Instant;
@@ -78,7 +79,9 @@ impl Controller {
 
     pub(super) fn publish_table(&self, key: &RouteKey, table: &Arc<RouteTable>) {
         let store = || self.control.routes.store(key, table.clone());
-        self.control.records.generations().time(Step::Publish, store);
+        if let Some(slot) = self.control.records.generations().time(Step::Publish, store) {
+            self.control.listeners.review(&Change::Table(slot));
+        }
         self.control.records.promoted(Kind::Route, &key.1);
     }
 

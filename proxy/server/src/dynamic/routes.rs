@@ -52,14 +52,16 @@ impl RouteTables {
         places.iter().find(|(_, place)| of(place)).map(|(key, _)| key.clone())
     }
 
-    /// Puts `table` in force wherever it is used.
-    pub fn store(&self, key: &RouteKey, table: Arc<RouteTable>) {
-        if let Some(place) = self.lock().get_mut(key) {
-            if let Some(slot) = place.slot.upgrade() {
-                slot.store(table.clone());
-            }
-            place.table = Some(table);
+    /// Puts `table` in force wherever it is used; the place, if it is.
+    pub fn store(&self, key: &RouteKey, table: Arc<RouteTable>) -> Option<Arc<RouteSlot>> {
+        let mut places = self.lock();
+        let place = places.get_mut(key)?;
+        let slot = place.slot.upgrade();
+        if let Some(slot) = &slot {
+            slot.store(table.clone());
         }
+        place.table = Some(table);
+        slot
     }
 
     /// The tables that are used.

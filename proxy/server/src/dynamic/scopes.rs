@@ -10,6 +10,7 @@ use bytes::Bytes;
 use outrider_config::model::{
     ConfigSource, Scope as ScopeModel, ScopeKeyBuilder, ScopeRoutes, ScopedRoutes, Scopes,
 };
+use outrider_http::Change;
 use outrider_http::routing::{RouteSlot, Scope, ScopeSlot, ScopeTable};
 use outrider_xds::{Kind, Refusal, Resource};
 
@@ -255,6 +256,7 @@ impl Controller {
             }
             let scopes = scopes.iter().map(|(scope, made)| (&scope.key[..], made.clone()));
             slot.store(Arc::new(ScopeTable::build(&key.key, scopes)));
+            self.control.listeners.review(&Change::Scopes(slot.clone()));
             self.scopes.late.extend(late);
             wanted.iter().for_each(|table| self.want_routes(table));
         }

@@ -210,6 +210,13 @@ impl BuiltListener {
         }
     }
 
+    /// Whether a connection manager of its chains has filters with policies.
+    pub(crate) fn has_policies(&self) -> bool {
+        let has =
+            |chain: &BuiltChain| matches!(&chain.filter, BuiltFilter::Http(shared) if shared.has_policies());
+        self.chains.iter().any(has)
+    }
+
     /// The chain that is `config`.
     pub fn chain(&self, config: &model::FilterChain) -> Option<&BuiltChain> {
         self.chains.iter().find(|chain| std::ptr::eq(&raw const *chain.config, config))

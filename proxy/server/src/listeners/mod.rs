@@ -11,6 +11,7 @@ use std::time::Duration;
 use outrider_config::model;
 use outrider_core::stat_struct;
 use outrider_core::stats::Registry;
+use outrider_http::Change;
 use outrider_net::drain::DrainController;
 use outrider_net::listener::{Narrowed, NarrowedEntry, NarrowedSlot, Sockets, WorkerSockets};
 use tokio::sync::mpsc::UnboundedSender;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Remove(Arc<str>),
     /// TLS contexts, or filters, decide otherwise than before who gets in: look at the connections that are.
     Judge(Arc<Narrowed>),
+    /// Routes changed, and policies with them perhaps: look at the requests that run.
+    Review(Change),
 }
 
 /// A listener in force.
@@ -245,6 +248,18 @@ impl Listeners {
         }
         for worker in &self.lock().workers {
             let _ = worker.send(Command::Judge(narrowed.clone()));
+        }
+    }
+
+    /// Has the workers look for requests that run on routes of `change` and that policies would refuse by now.
+    pub(crate) fn review(&self, change: &Change) {
+        let inner = self.lock();
+        let retired = inner.retired.iter().map(|retired| &retired.listener);
+        let mut listeners = inner.active.iter().map(|active| &active.listener).chain(retired);
+        if listeners.any(|listener| listener.has_policies()) {
+            for worker in &inner.workers {
+                let _ = worker.send(Command::Review(change.clone()));
+            }
         }
     }
 
