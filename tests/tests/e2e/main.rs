@@ -15,6 +15,7 @@ mod narrowing;
 mod oauth2;
 mod on_demand;
 mod outage;
+mod policies;
 mod runtime;
 mod sockets;
 mod srds;
