@@ -125,8 +125,7 @@ fn unreadable_files(model: &model::Bootstrap, loaded: &Loaded) -> Vec<Problem> {
         let here = tls.certificates.iter().filter_map(model::SecretRef::here);
         let certificates = here.flat_map(|certificate| [&certificate.chain, &certificate.key]);
         let validation = tls.validation.configured();
-        let validation =
-            validation.flat_map(|validation| validation.trusted_ca.iter().chain(&validation.crl));
+        let validation = validation.flat_map(model::CertificateValidation::sources);
         certificates.chain(validation)
     });
     let unreadable = sources.filter_map(|source| match &source.kind {

@@ -56,6 +56,7 @@ mod runtime;
 mod scalar;
 mod scope;
 mod secret;
+mod spiffe;
 mod stats;
 mod tcp_proxy;
 mod tls_context;

@@ -99,7 +99,7 @@ pub(crate) fn upstream(cx: &Cx, path: &Path<'_>, message: &pb::UpstreamTlsContex
     // A secret that is to verify brings roots or hashes, or is not taken.
     let verifies = match &common.validation {
         ValidationRef::None => false,
-        ValidationRef::Static(validation) => validation.trusted_ca.is_some(),
+        ValidationRef::Static(validation) => validation.trusted_ca.is_some() || validation.spiffe.is_some(),
         ValidationRef::Dynamic { .. } => true,
     };
     if *auto_sni_san_validation && !verifies {

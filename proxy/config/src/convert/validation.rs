@@ -10,6 +10,7 @@ use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::matcher;
 use super::scalar::{bool_of, data_source, enumeration, u32_of};
 use super::secret::not_watched;
+use super::spiffe;
 use crate::model::{CertificateValidation, NeedsRoots, SanKind, SanMatcher};
 
 /// A validation context as it stands; [`check`] says whether it is whole.
@@ -39,8 +40,6 @@ pub(crate) fn context(
     } = message;
     refuse!(cx, path, UNSUPPORTED; ca_certificate_provider_instance, suppress_client_ca_list);
     refuse!(cx, path, "not implemented, in Envoy neither; name the system's bundle as trusted_ca"; system_root_certs);
-    refuse!(cx, path, "custom validators are not supported; write trusted_ca and match_typed_subject_alt_names";
-        custom_validator_config);
     not_watched(cx, path, watched_directory);
     if bool_of(require_signed_certificate_timestamp) == Some(true) {
         cx.refuse(
@@ -51,10 +50,17 @@ pub(crate) fn context(
     let source = |field: &str, message: &Option<outrider_proto::pb::envoy::config::core::v3::DataSource>| {
         message.as_ref().and_then(|message| data_source(cx, &path.field(field), message))
     };
+    let spiffe = custom_validator_config
+        .as_ref()
+        .and_then(|message| spiffe::validator(cx, &path.field("custom_validator_config"), message));
+    if spiffe.is_some() {
+        inert!(cx, path, "the SPIFFE validator has the roots of its trust domains, in Envoy too"; trusted_ca);
+    }
     let trust: TrustChainVerification =
         enumeration(cx, path, "trust_chain_verification", *trust_chain_verification);
     CertificateValidation {
         trusted_ca: source("trusted_ca", trusted_ca),
+        spiffe,
         san_matchers: sans(cx, path, match_typed_subject_alt_names, match_subject_alt_names),
         certificate_hashes: hashes(cx, &path.field("verify_certificate_hash"), verify_certificate_hash, hex),
         spki_hashes: hashes(cx, &path.field("verify_certificate_spki"), verify_certificate_spki, base64),
@@ -68,6 +74,9 @@ pub(crate) fn context(
 
 /// What only makes sense with roots needs them: otherwise it would look like verification and be none.
 pub(crate) fn check(cx: &Cx, path: &Path<'_>, validation: &CertificateValidation) {
+    if let Some((field, why)) = validation.not_for_spiffe() {
+        cx.refuse(&path.field(field), why);
+    }
     if let Some(NeedsRoots { field }) = validation.incomplete() {
         cx.error(&path.field(field), "it needs trusted_ca: without roots anyone can make such a certificate");
     }

@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::{
-    CertificateValidation, CommonTls, ConfigSource, DataSource, DownstreamTls, Secret, SecretKind,
+    CertificateValidation, CommonTls, ConfigSource, DataSource, DownstreamTls, SanKind, Secret, SecretKind,
     TlsCertificate, UpstreamTls,
 };
 
@@ -298,6 +298,7 @@ impl CertificateValidation {
         }
         Self {
             trusted_ca: secret.trusted_ca.as_ref().or(self.trusted_ca.as_ref()).cloned(),
+            spiffe: secret.spiffe.as_ref().or(self.spiffe.as_ref()).cloned(),
             san_matchers: join(&self.san_matchers, &secret.san_matchers),
             certificate_hashes: join(&self.certificate_hashes, &secret.certificate_hashes),
             spki_hashes: join(&self.spki_hashes, &secret.spki_hashes),
@@ -312,6 +313,7 @@ impl CertificateValidation {
     /// Why it may not stand for a verification that a secret was to bring.
     fn unfit(&self) -> Option<String> {
         let verifies = self.trusted_ca.is_some()
+            || self.spiffe.is_some()
             || !self.certificate_hashes.is_empty()
             || !self.spki_hashes.is_empty()
             || self.accept_untrusted;
@@ -319,7 +321,38 @@ impl CertificateValidation {
             // Stricter than Envoy, which would take any certificate then.
             return Some("it brings no trusted_ca and no hashes, so nobody would be verified".to_owned());
         }
-        self.incomplete().map(|reason| reason.to_string())
+        let not_read = self.not_for_spiffe().map(|(field, why)| format!("{field}: {why}"));
+        not_read.or_else(|| self.incomplete().map(|reason| reason.to_string()))
+    }
+
+    /// What the SPIFFE validator would not read, which would look like verification and be none: the field, and what to do.
+    /// Envoy passes it over.
+    pub fn not_for_spiffe(&self) -> Option<(&'static str, &'static str)> {
+        const NOT_READ: &str = "the SPIFFE validator does not look at it; remove it, or write match_typed_subject_alt_names of type URI";
+        self.spiffe.as_ref()?;
+        let no_uri = self.san_matchers.iter().all(|matcher| matcher.kind != SanKind::Uri);
+        let fields = [
+            (
+                self.crl.is_some(),
+                "crl",
+                "the SPIFFE validator does not look at it; put the list into the trust_bundle, behind the roots",
+            ),
+            (
+                !self.san_matchers.is_empty() && no_uri,
+                "match_typed_subject_alt_names",
+                "the SPIFFE validator looks at URIs alone, so these would not be asked for; write one of type URI",
+            ),
+            (!self.certificate_hashes.is_empty(), "verify_certificate_hash", NOT_READ),
+            (!self.spki_hashes.is_empty(), "verify_certificate_spki", NOT_READ),
+            (self.max_verify_depth.is_some(), "max_verify_depth", NOT_READ),
+            (self.only_verify_leaf_crl, "only_verify_leaf_cert_crl", NOT_READ),
+            (
+                self.accept_untrusted,
+                "trust_chain_verification",
+                "the SPIFFE validator verifies always; remove ACCEPT_UNTRUSTED",
+            ),
+        ];
+        fields.into_iter().find_map(|(set, field, why)| set.then_some((field, why)))
     }
 
     /// What it would need roots for, when it has none: it would look like verification and be none.
@@ -330,6 +363,6 @@ impl CertificateValidation {
             (self.allow_expired, "allow_expired_certificate"),
         ];
         let field = fields.into_iter().find_map(|(set, field)| set.then_some(field))?;
-        self.trusted_ca.is_none().then_some(NeedsRoots { field })
+        (self.trusted_ca.is_none() && self.spiffe.is_none()).then_some(NeedsRoots { field })
     }
 }

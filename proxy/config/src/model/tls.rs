@@ -52,6 +52,8 @@ pub struct TlsCertificate {
 pub struct CertificateValidation {
     /// PEM bundle of the roots.
     pub trusted_ca: Option<DataSource>,
+    /// `envoy.tls.cert_validator.spiffe`: roots by trust domain, in the place of `trusted_ca`.
+    pub spiffe: Option<Arc<SpiffeTrust>>,
     /// A peer must match one of these.
     pub san_matchers: Vec<SanMatcher>,
     /// Accepted SHA-256 of the certificate, raw bytes.
@@ -68,6 +70,30 @@ pub struct CertificateValidation {
     pub accept_untrusted: bool,
     /// Longest chain accepted; `None` for rustls's own limit.
     pub max_verify_depth: Option<u32>,
+}
+
+/// `SPIFFECertValidatorConfig`
+#[derive(Debug, Clone)]
+pub struct SpiffeTrust {
+    /// PEM bundles of the roots, by trust domain; no name is there twice.
+    pub domains: Vec<(Box<str>, DataSource)>,
+    /// A SPIFFE bundle map (JSON) of all trust domains, in the place of `domains`.
+    pub bundles: Option<DataSource>,
+}
+
+impl SpiffeTrust {
+    /// Where the bundles are.
+    pub fn sources(&self) -> impl Iterator<Item = &DataSource> {
+        self.domains.iter().map(|(_, source)| source).chain(&self.bundles)
+    }
+}
+
+impl CertificateValidation {
+    /// All that it reads: authorities, bundles of trust domains, revocation lists.
+    pub fn sources(&self) -> impl Iterator<Item = &DataSource> {
+        let spiffe = self.spiffe.iter().flat_map(|spiffe| spiffe.sources());
+        self.trusted_ca.iter().chain(&self.crl).chain(spiffe)
+    }
 }
 
 /// `DownstreamTlsContext`
@@ -123,9 +149,7 @@ impl Secret {
                 let TlsCertificate { chain, key, ocsp_staple } = certificate;
                 [chain, key].into_iter().chain(ocsp_staple).collect()
             }
-            SecretKind::Validation(validation) => {
-                validation.trusted_ca.iter().chain(&validation.crl).collect()
-            }
+            SecretKind::Validation(validation) => validation.sources().collect(),
             SecretKind::TicketKeys(keys) => keys.iter().collect(),
             SecretKind::Generic(source) => vec![source],
         };

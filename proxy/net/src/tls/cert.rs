@@ -8,28 +8,75 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use outrider_core::stream::CertInfo;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::{GeneralName, KeyUsage};
 use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
 /// Peers of a mesh show the same few certificates over and over.
 const CACHE: usize = 16;
 
+/// The smallest keys that we believe, as rustls does.
+const RSA_BITS: usize = 2048;
+const CURVE_BITS: usize = 256;
+
+/// What is known of a certificate.
+#[derive(Clone)]
+struct Known {
+    info: Arc<CertInfo>,
+    traits: Traits,
+}
+
+/// What a verifier looks at beside the chain.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Traits {
+    /// Its key is RSA.
+    pub rsa: bool,
+    /// Its key is too short.
+    pub weak: bool,
+    /// The key may sign (`digitalSignature`).
+    pub signs: bool,
+    /// The key may sign, encipher keys or agree on them: what a server's RSA key is used for.
+    pub serves: bool,
+    /// The key may sign certificates.
+    pub issues: bool,
+    /// It is an authority's, or says that its key signs certificates or revocation lists.
+    pub authority: bool,
+    /// It has a subject alternative name of any kind.
+    pub named: bool,
+}
+
 thread_local! {
-    static RECENT: RefCell<Vec<Arc<CertInfo>>> = const { RefCell::new(Vec::new()) };
+    static RECENT: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The facts of the certificate `der`; parsed only if this thread has not met it lately. `None` when it is
 /// not a certificate.
 pub(super) fn cert_info(der: &[u8]) -> Option<Arc<CertInfo>> {
+    known(der).map(|known| known.info)
+}
+
+/// What else matters of it, as [`cert_info`].
+pub(super) fn traits(der: &[u8]) -> Option<Traits> {
+    known(der).map(|known| known.traits)
+}
+
+/// Subject, issuer (as DER, with their outer tags) and public key info of a certificate.
+pub(super) fn names_and_key(der: &[u8]) -> Option<(Vec<u8>, Vec<u8>, Vec<u8>)> {
+    let (_, cert) = X509Certificate::from_der(der).ok()?;
+    let (subject, issuer) = (cert.subject().as_raw(), cert.issuer().as_raw());
+    Some((subject.to_vec(), issuer.to_vec(), cert.public_key().raw.to_vec()))
+}
+
+fn known(der: &[u8]) -> Option<Known> {
     RECENT.with_borrow_mut(|recent| {
-        if let Some(i) = recent.iter().position(|known| known.der == der) {
+        if let Some(i) = recent.iter().position(|known| known.info.der == der) {
             return recent.get(i).cloned();
         }
-        let info = Arc::new(parse(der)?);
+        let known = parse(der)?;
         recent.truncate(CACHE - 1);
-        recent.insert(0, info.clone());
-        Some(info)
+        recent.insert(0, known.clone());
+        Some(known)
     })
 }
 
@@ -52,7 +99,7 @@ pub(super) fn common_names(der: &[u8]) -> Vec<String> {
     cert.subject().iter_common_name().filter_map(|name| name.as_str().ok().map(str::to_owned)).collect()
 }
 
-fn parse(der: &[u8]) -> Option<CertInfo> {
+fn parse(der: &[u8]) -> Option<Known> {
     let (_, cert) = X509Certificate::from_der(der).ok()?;
     let mut info = CertInfo {
         subject: rfc2253(cert.subject()),
@@ -75,7 +122,36 @@ fn parse(der: &[u8]) -> Option<CertInfo> {
             _ => {}
         }
     }
-    Some(info)
+    let named = names.iter().any(|names| !names.value.general_names.is_empty());
+    Some(Known { info: Arc::new(info), traits: traits_of(&cert, named) })
+}
+
+fn traits_of(cert: &X509Certificate<'_>, named: bool) -> Traits {
+    let (rsa, bits, least) = match cert.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) => (true, key.key_size(), RSA_BITS),
+        Ok(PublicKey::EC(point)) => (false, point.key_size(), CURVE_BITS),
+        // Others have keys of one size.
+        _ => (false, usize::MAX, 0),
+    };
+    // An extension that cannot be read allows nothing.
+    let usage = cert.key_usage();
+    let may = |allows: fn(&KeyUsage) -> bool| match &usage {
+        Ok(Some(usage)) => allows(usage.value),
+        Ok(None) => true,
+        Err(_) => false,
+    };
+    let signer = |usage: &KeyUsage| usage.key_cert_sign() || usage.crl_sign();
+    let marked = usage.as_ref().is_ok_and(|usage| usage.as_ref().is_some_and(|usage| signer(usage.value)));
+    let ca = cert.basic_constraints().ok().flatten().is_some_and(|constraints| constraints.value.ca);
+    Traits {
+        rsa,
+        weak: bits < least,
+        signs: may(KeyUsage::digital_signature),
+        serves: may(|usage| usage.digital_signature() || usage.key_encipherment() || usage.key_agreement()),
+        issues: may(KeyUsage::key_cert_sign),
+        authority: ca || marked,
+        named,
+    }
 }
 
 fn ip_text(bytes: &[u8]) -> Option<String> {

@@ -16,6 +16,7 @@ use super::error::failure;
 use super::identity::Identities;
 use super::names::is_for;
 use super::provider::{provider, versions};
+use super::reason::Reason;
 use super::server::{key_log, session_info};
 use super::stats::Counts;
 use super::verify::PeerVerifier;
@@ -161,6 +162,7 @@ impl ClientTls {
         for name in target.verify_name.iter().copied().chain(own) {
             if !info.peer.as_ref().is_some_and(|peer| is_for(peer, name)) {
                 self.counts.base.fail_verify_san().inc();
+                self.counts.refused(Reason::San, info.peer.as_ref().map(|peer| peer.der.as_slice()));
                 let text = "TLS_error:CERTIFICATE_VERIFY_FAILED:verify cert failed: verify SAN list";
                 return Err(TlsError::Handshake(text.into(), None));
             }
@@ -187,6 +189,11 @@ impl ClientTls {
             |error: &Option<rustls::Error>| !matches!(error, Some(rustls::Error::InvalidCertificate(_)));
         if matches!(&error, TlsError::Handshake(_, cause) if other(cause)) {
             self.counts.base.connection_error().inc();
+        }
+        if let TlsError::Handshake(_, Some(cause)) = &error
+            && let Some(reason) = Reason::of_handshake(cause)
+        {
+            self.counts.refused(reason, None);
         }
         error
     }

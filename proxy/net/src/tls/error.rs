@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::reason::Reason;
+
 /// A TLS context that cannot be built, or a handshake that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -56,11 +58,30 @@ pub(super) fn failure(error: io::Error) -> TlsError {
             format!("TLS_error:CERTIFICATE_VERIFY_FAILED:{why}")
         }
         Error::InvalidCertificate(why) => {
-            format!("TLS_error:CERTIFICATE_VERIFY_FAILED:verify cert failed: {why}")
+            let words = words(why).map_or_else(|| why.to_string(), str::to_owned);
+            format!("TLS_error:CERTIFICATE_VERIFY_FAILED:verify cert failed: {words}")
+        }
+        other if Reason::of_handshake(other) == Some(Reason::TooLarge) => {
+            format!("TLS_error:EXCESSIVE_MESSAGE_SIZE:{}", Reason::TooLarge.words())
         }
         Error::NoCertificatesPresented => "TLS_error:PEER_DID_NOT_RETURN_A_CERTIFICATE".into(),
         Error::AlertReceived(alert) => format!("TLS_error:ALERT_RECEIVED:{alert:?}"),
         other => format!("TLS_error:{other}"),
     };
     TlsError::Handshake(text, Some(inner))
+}
+
+/// What we say of a certificate that rustls has a word of its own for.
+fn words(why: &rustls::CertificateError) -> Option<&'static str> {
+    use rustls::CertificateError as E;
+    Some(match why {
+        E::UnknownIssuer => Reason::UnknownIssuer,
+        E::Revoked => Reason::Revoked,
+        E::Expired => Reason::Expired,
+        E::NotValidYet => Reason::NotYetValid,
+        E::InvalidPurpose => Reason::ExtendedKeyUsage,
+        E::BadSignature => Reason::Signature,
+        _ => return None,
+    })
+    .map(Reason::words)
 }

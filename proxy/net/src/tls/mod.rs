@@ -1,16 +1,19 @@
 //! TLS on rustls and aws-lc-rs, with Envoy's rules of who is verified and how.
 
 mod cert;
+mod chain;
 mod client;
 mod error;
 mod identity;
 mod keylog;
 mod names;
 mod provider;
+mod reason;
 mod roots;
 mod secret;
 mod server;
 mod source;
+mod spiffe;
 mod stats;
 mod tickets;
 mod verify;

@@ -6,51 +6,101 @@ use rustls::pki_types::{CertificateDer, TrustAnchor};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 use super::TlsError;
-use super::cert::cert_info;
+use super::cert::{cert_info, sha256, traits};
 use super::source::Content;
 
 /// Authorities and revocation lists.
 pub(super) struct Roots {
     pub(super) anchors: Vec<TrustAnchor<'static>>,
-    /// Beside the anchors: the certificates they come from, with their first and last second.
-    pub(super) certificates: Vec<(CertificateDer<'static>, i64, i64)>,
+    /// Beside the anchors: the certificates they come from.
+    pub(super) certificates: Vec<Root>,
     pub(super) subjects: Vec<DistinguishedName>,
     pub(super) crls: Vec<CertRevocationList<'static>>,
     pub(super) leaf_crl_only: bool,
 }
 
+/// The certificate of an authority.
+pub(super) struct Root {
+    pub(super) der: CertificateDer<'static>,
+    /// Its first and last second.
+    pub(super) from: i64,
+    pub(super) to: i64,
+    /// Whether its key may sign certificates.
+    pub(super) issues: bool,
+}
+
 impl Roots {
+    /// None yet.
+    pub(super) const fn new(leaf_crl_only: bool) -> Self {
+        Self {
+            anchors: Vec::new(),
+            certificates: Vec::new(),
+            subjects: Vec::new(),
+            crls: Vec::new(),
+            leaf_crl_only,
+        }
+    }
+
     /// Reads the authorities in `source`, and the lists of `config`.
     ///
     /// # Errors
     /// What cannot be read, or is no authority or list.
     pub(super) fn read(source: &DataSource, config: &CertificateValidation) -> Result<Self, TlsError> {
         let content = Content::read(source)?;
-        let mut roots = Self {
-            anchors: Vec::new(),
-            certificates: Vec::new(),
-            subjects: Vec::new(),
-            crls: Vec::new(),
-            leaf_crl_only: config.only_verify_leaf_crl,
-        };
-        for der in content.certificates()? {
-            let anchor = webpki::anchor_from_trusted_cert(&der)
-                .map_err(|error| content.wrong(format!("a certificate that cannot be a root: {error}")))?
-                .to_owned();
-            let info = cert_info(&der).ok_or_else(|| content.wrong("a certificate that cannot be read"))?;
-            roots.subjects.push(DistinguishedName::in_sequence(anchor.subject.as_ref()));
-            roots.anchors.push(anchor);
-            roots.certificates.push((der, info.not_before, info.not_after));
-        }
+        let mut roots = Self::new(config.only_verify_leaf_crl);
+        roots.add_all(&content)?;
         if let Some(source) = &config.crl {
-            let content = Content::read(source)?;
-            for der in content.revocation_lists()? {
-                let crl = OwnedCertRevocationList::from_der(&der).map_err(|error| {
-                    content.wrong(format!("a revocation list that cannot be used: {error}"))
-                })?;
-                roots.crls.push(crl.into());
-            }
+            roots.add_lists(&Content::read(source)?)?;
         }
         Ok(roots)
+    }
+
+    /// Adds all authorities in `content`; there must be one.
+    pub(super) fn add_all(&mut self, content: &Content<'_>) -> Result<(), TlsError> {
+        for der in content.certificates()? {
+            self.add(der).map_err(|why| content.wrong(why))?;
+        }
+        // Lists may stand among the authorities, in Envoy too.
+        if content.has_lists() { self.add_lists(content) } else { Ok(()) }
+    }
+
+    /// Adds an authority.
+    ///
+    /// # Errors
+    /// Why it cannot be one.
+    pub(super) fn add(&mut self, der: CertificateDer<'static>) -> Result<(), String> {
+        let anchor = webpki::anchor_from_trusted_cert(&der)
+            .map_err(|error| format!("a certificate that cannot be a root: {error}"))?
+            .to_owned();
+        let (Some(info), Some(traits)) = (cert_info(&der), traits(&der)) else {
+            return Err("a certificate that cannot be read".to_owned());
+        };
+        self.subjects.push(DistinguishedName::in_sequence(anchor.subject.as_ref()));
+        self.anchors.push(anchor);
+        let (from, to) = (info.not_before, info.not_after);
+        self.certificates.push(Root { der, from, to, issues: traits.issues });
+        Ok(())
+    }
+
+    /// Adds all revocation lists in `content`; there must be one.
+    pub(super) fn add_lists(&mut self, content: &Content<'_>) -> Result<(), TlsError> {
+        for der in content.revocation_lists()? {
+            let crl = OwnedCertRevocationList::from_der(&der)
+                .map_err(|error| content.wrong(format!("a revocation list that cannot be used: {error}")))?;
+            self.crls.push(crl.into());
+        }
+        Ok(())
+    }
+
+    /// When the first of them ends, in seconds since the epoch.
+    pub(super) fn first_end(&self) -> Option<i64> {
+        self.certificates.first().map(|root| root.to)
+    }
+
+    /// A digest of all that decides.
+    pub(super) fn fingerprint(&self) -> Vec<u8> {
+        let mut all: Vec<u8> = self.certificates.iter().flat_map(|root| sha256(&root.der)).collect();
+        all.extend(sha256(format!("{:?}{}", self.crls, self.leaf_crl_only).as_bytes()));
+        all
     }
 }

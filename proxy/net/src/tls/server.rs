@@ -17,6 +17,7 @@ use super::error::failure;
 use super::identity::{Identities, is_13};
 use super::keylog::FileKeyLog;
 use super::provider::{server_provider, suite_name, version_name, versions};
+use super::reason::Reason;
 use super::stats::Counts;
 use super::tickets;
 use super::verify::PeerVerifier;
@@ -177,7 +178,7 @@ impl ServerTls {
     /// The handshake failed: [`TlsError::Handshake`] or [`TlsError::Closed`].
     pub async fn accept(&self, stream: IoStream) -> Result<(IoStream, TlsInfo), TlsError> {
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await;
-        let start = start.map_err(|error| self.failed(error))?;
+        let start = start.map_err(|error| self.no_hello(error))?;
         let hello = start.client_hello();
         let config = self.config_for(&hello).clone();
         let local = self.identities.info_for(&hello);
@@ -199,6 +200,15 @@ impl ServerTls {
         if is_13 { &configs.client } else { &configs.ours }
     }
 
+    /// What came was no hello, so nothing of a certificate.
+    fn no_hello(&self, error: io::Error) -> TlsError {
+        let error = failure(error);
+        if matches!(error, TlsError::Handshake(..)) {
+            self.counts.base.connection_error().inc();
+        }
+        error
+    }
+
     fn failed(&self, error: io::Error) -> TlsError {
         let error = failure(error);
         // What a verifier counted is no other error.
@@ -209,6 +219,11 @@ impl ServerTls {
             TlsError::Handshake(_, Some(rustls::Error::InvalidCertificate(_))) => {}
             TlsError::Handshake(..) => self.counts.base.connection_error().inc(),
             _ => {}
+        }
+        if let TlsError::Handshake(_, Some(cause)) = &error
+            && let Some(reason) = Reason::of_handshake(cause)
+        {
+            self.counts.refused(reason, None);
         }
         error
     }

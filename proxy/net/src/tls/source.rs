@@ -56,6 +56,12 @@ impl<'a> Content<'a> {
         Ok(all)
     }
 
+    /// Whether there is a revocation list in it, readable or not.
+    pub(super) fn has_lists(&self) -> bool {
+        const BEGIN: &[u8] = b"-----BEGIN X509 CRL-----";
+        self.bytes.windows(BEGIN.len()).any(|part| part == BEGIN)
+    }
+
     /// The private key; the first if there are several.
     pub(super) fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
         PrivateKeyDer::from_pem_slice(&self.bytes)

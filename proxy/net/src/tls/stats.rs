@@ -1,9 +1,14 @@
 //! `ssl.` stats of a listener or cluster.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use outrider_core::stats::{Counter, Gauge, Scope, StatSlot};
 use rustls::{CommonState, SignatureScheme};
 
+use super::cert::cert_info;
 use super::provider::{curve_index, suite_name, version_name};
+use super::reason::Reason;
 
 outrider_core::stat_struct! {
     /// Envoy's TLS stats (`listener.<address>.ssl.`, `cluster.<name>.ssl.`).
@@ -56,6 +61,12 @@ pub(super) struct Counts {
     curves: [StatSlot; CURVES.len()],
     versions: [StatSlot; VERSIONS.len()],
     signatures: [StatSlot; SIGNATURES.len()],
+    /// `outrider.peer_refused.`, beside Envoy's `ssl.`
+    refusals: Scope,
+    refused: [StatSlot; Reason::COUNT],
+    /// The second in which a refusal was last logged, and how many were not since.
+    said: AtomicU64,
+    unsaid: AtomicU64,
 }
 
 impl Counts {
@@ -66,7 +77,39 @@ impl Counts {
             curves: [const { StatSlot::new() }; CURVES.len()],
             versions: [const { StatSlot::new() }; VERSIONS.len()],
             signatures: [const { StatSlot::new() }; SIGNATURES.len()],
+            refusals: scope.child("outrider.peer_refused."),
+            refused: [const { StatSlot::new() }; Reason::COUNT],
+            said: AtomicU64::new(0),
+            unsaid: AtomicU64::new(0),
         }
+    }
+
+    /// Counts that a peer was refused for what it showed, `leaf` if anything, and logs it: once a second at most, as peers
+    /// choose how often they come.
+    pub(super) fn refused(&self, reason: Reason, leaf: Option<&[u8]>) {
+        if let Some(slot) = self.refused.get(reason as usize) {
+            Counter::new(&self.refusals, slot, reason.name()).inc();
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let said = self.said.load(Relaxed);
+        if said == now || self.said.compare_exchange(said, now, Relaxed, Relaxed).is_err() {
+            self.unsaid.fetch_add(1, Relaxed);
+            return;
+        }
+        let info = leaf.and_then(cert_info);
+        let (subject, issuer, uri) = info.as_ref().map_or(("", "", ""), |info| {
+            (info.subject.as_str(), info.issuer.as_str(), info.uri_sans.first().map_or("", String::as_str))
+        });
+        tracing::warn!(
+            context = self.refusals.prefix().trim_end_matches("outrider.peer_refused."),
+            reason = reason.name(),
+            subject,
+            issuer,
+            uri,
+            others_not_logged = self.unsaid.swap(0, Relaxed),
+            "a peer is refused: {}",
+            reason.words()
+        );
     }
 
     /// Tells when the certificate `name` ends, in seconds since the epoch. Control thread.

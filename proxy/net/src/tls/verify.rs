@@ -3,52 +3,76 @@
 use std::fmt;
 use std::sync::Arc;
 
-use outrider_config::model::{CertificateValidation, SanMatcher};
+use outrider_config::model::{CertificateValidation, SanKind, SanMatcher};
+use outrider_core::matcher::StringMatch;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
-use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
-    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
-};
+use webpki::KeyUsage;
 
 use super::TlsError;
-use super::cert::{cert_info, sha256, spki_sha256};
+use super::cert::{cert_info, sha256, spki_sha256, traits};
+use super::chain::ChainRules;
+use super::reason::Reason;
 use super::roots::Roots;
+use super::spiffe::{Domains, domain_of};
 use super::stats::{Counts, UNNAMED_CA};
 
 /// Verifies the peer's certificate, in either role.
 pub(super) struct PeerVerifier {
-    /// `None`: the chain is not verified.
-    roots: Option<Roots>,
+    trust: Trust,
     sans: Vec<SanMatcher>,
     certificate_hashes: Vec<[u8; 32]>,
     spki_hashes: Vec<[u8; 32]>,
-    allow_expired: bool,
+    chain: ChainRules,
     accept_untrusted: bool,
-    max_depth: Option<usize>,
     /// Whether a client is asked for a certificate, and whether it must have one.
     request: bool,
     require: bool,
-    usage: KeyUsage,
     algorithms: WebPkiSupportedAlgorithms,
     counts: Arc<Counts>,
 }
 
-/// Why a certificate is not believed.
-enum Distrust {
-    Chain(webpki::Error),
-    /// None of its names is one that must be there.
-    Name,
+/// Whose word counts.
+enum Trust {
+    /// The chain is not verified.
+    Nobody,
+    Roots(Roots),
+    Domains(Domains),
+}
+
+/// Under which of Envoy's stats a refusal counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stat {
+    /// `fail_verify_error`
+    Error,
+    /// `fail_verify_san`
+    San,
+    /// `fail_verify_cert_hash`
     Hash,
+    /// `connection_error`: what BoringSSL itself does not put up with, whoever verifies.
+    Protocol,
+}
+
+/// Why a certificate is not believed.
+#[derive(Debug, Clone, Copy)]
+struct Distrust {
+    reason: Reason,
+    stat: Stat,
+}
+
+impl Distrust {
+    const fn new(reason: Reason, stat: Stat) -> Self {
+        Self { reason, stat }
+    }
 }
 
 /// Why a certificate was refused, in Envoy's words where it has some.
 #[derive(Debug, thiserror::Error)]
 #[error("verify cert failed: {0}")]
-struct Refused(String);
+struct Refused(&'static str);
 
 impl PeerVerifier {
     /// The verifier for `validation`; `require` says whether a client must show a certificate.
@@ -64,38 +88,29 @@ impl PeerVerifier {
     ) -> Result<Self, TlsError> {
         let nothing = CertificateValidation::default();
         let config = validation.unwrap_or(&nothing);
-        let roots = config.trusted_ca.as_ref().map(|ca| Roots::read(ca, config)).transpose()?;
-        if roots.is_none() && !config.san_matchers.is_empty() && !config.accept_untrusted {
-            return Err(TlsError::Config {
-                field: "match_typed_subject_alt_names".into(),
-                reason: "verifying names without trusted_ca is no verification: give a trusted_ca".into(),
-            });
-        }
-        if let Some((_, _, last)) = roots.as_ref().and_then(|roots| roots.certificates.first()) {
-            counts.expires(UNNAMED_CA, *last);
-        }
-        if roots.is_none() && config.crl.is_some() {
-            return Err(TlsError::Config {
-                field: "crl".into(),
-                reason: "a revocation list needs a trusted_ca to go with it".into(),
-            });
+        let trust = trust(config)?;
+        if let Some(end) = trust.first_end() {
+            counts.expires(UNNAMED_CA, end);
         }
         let hashes = !config.certificate_hashes.is_empty() || !config.spki_hashes.is_empty();
+        // As in Envoy, who asks for a name, a hash or a SPIFFE id asks for a certificate, whatever
+        // `require_client_certificate` says.
+        let asks = hashes || !config.san_matchers.is_empty() || matches!(trust, Trust::Domains(_));
+        let require = require || asks && !config.accept_untrusted;
         Ok(Self {
-            request: require
-                || roots.is_some()
-                || hashes
-                || config.accept_untrusted
-                || !config.san_matchers.is_empty(),
-            roots,
+            request: require || asks || config.accept_untrusted || !matches!(trust, Trust::Nobody),
+            trust,
             sans: config.san_matchers.clone(),
             certificate_hashes: config.certificate_hashes.clone(),
             spki_hashes: config.spki_hashes.clone(),
-            allow_expired: config.allow_expired,
             accept_untrusted: config.accept_untrusted,
-            max_depth: config.max_verify_depth.map(|depth| depth as usize),
             require,
-            usage,
+            chain: ChainRules {
+                allow_expired: config.allow_expired,
+                max_depth: config.max_verify_depth.map(|depth| depth as usize),
+                usage,
+                algorithms: algorithms.all,
+            },
             algorithms,
             counts,
         })
@@ -108,16 +123,20 @@ impl PeerVerifier {
             self.sans,
             self.certificate_hashes,
             self.spki_hashes,
-            self.allow_expired,
+            self.chain.allow_expired,
             self.accept_untrusted,
-            self.max_depth,
+            self.chain.max_depth,
             self.request,
             self.require
         )
         .into_bytes();
-        if let Some(roots) = &self.roots {
-            all.extend(roots.certificates.iter().flat_map(|(der, ..)| sha256(der)));
-            all.extend(sha256(format!("{:?}{}", roots.crls, roots.leaf_crl_only).as_bytes()));
+        match &self.trust {
+            Trust::Nobody => {}
+            Trust::Roots(roots) => all.extend(roots.fingerprint()),
+            Trust::Domains(domains) => {
+                all.extend(b"spiffe|");
+                all.extend(domains.fingerprint());
+            }
         }
         all
     }
@@ -129,22 +148,20 @@ impl PeerVerifier {
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
         let stats = &self.counts.base;
-        let Err(distrust) = self.check(end_entity, intermediates, now, self.allow_expired) else {
+        let Err(distrust) = self.check(end_entity, intermediates, now, self.chain.allow_expired) else {
             return Ok(());
         };
-        match distrust {
-            Distrust::Chain(_) => stats.fail_verify_error().inc(),
-            Distrust::Name => stats.fail_verify_san().inc(),
-            Distrust::Hash => stats.fail_verify_cert_hash().inc(),
+        match distrust.stat {
+            Stat::Error => stats.fail_verify_error().inc(),
+            Stat::San => stats.fail_verify_san().inc(),
+            Stat::Hash => stats.fail_verify_cert_hash().inc(),
+            Stat::Protocol => stats.connection_error().inc(),
         }
-        if self.accept_untrusted {
+        if self.accept_untrusted && distrust.stat != Stat::Protocol {
             return Ok(());
         }
-        Err(match distrust {
-            Distrust::Chain(error) => refusal(&error),
-            Distrust::Name => refused("SAN matcher"),
-            Distrust::Hash => refused("cert hash and spki"),
-        })
+        self.counts.refused(distrust.reason, Some(end_entity));
+        Err(refusal(distrust.reason))
     }
 
     /// Whether the chain and its leaf are to be believed; `any_time`: at any moment.
@@ -155,10 +172,37 @@ impl PeerVerifier {
         now: UnixTime,
         any_time: bool,
     ) -> Result<(), Distrust> {
-        if let Some(roots) = &self.roots {
-            self.verify_chain(roots, end_entity, intermediates, now, any_time).map_err(Distrust::Chain)?;
+        let error = |reason| Distrust::new(reason, Stat::Error);
+        self.check_key(end_entity)?;
+        let roots = match &self.trust {
+            Trust::Nobody => None,
+            Trust::Roots(roots) => Some(roots),
+            Trust::Domains(domains) => Some(domains.of(end_entity).map_err(error)?),
+        };
+        if let Some(roots) = roots {
+            let chain = self.chain.verify(roots, end_entity, intermediates, now, any_time);
+            chain.map_err(|(reason, _)| error(reason))?;
         }
         self.verify_leaf(end_entity)
+    }
+
+    /// What the leaf's key is, and what it is for: webpki looks at neither.
+    fn check_key(&self, end_entity: &CertificateDer<'_>) -> Result<(), Distrust> {
+        let trusts = !matches!(self.trust, Trust::Nobody);
+        let Some(traits) = traits(end_entity) else {
+            return if trusts { Err(Distrust::new(Reason::Malformed, Stat::Error)) } else { Ok(()) };
+        };
+        if traits.weak {
+            return Err(Distrust::new(Reason::WeakKey, Stat::Protocol));
+        }
+        if !traits.rsa {
+            // BoringSSL asks this of every key but RSA's before anything is verified.
+            let fits = traits.signs;
+            return if fits { Ok(()) } else { Err(Distrust::new(Reason::KeyUsage, Stat::Protocol)) };
+        }
+        let is_client = self.chain.usage == KeyUsage::client_auth();
+        let fits = if is_client { traits.signs } else { traits.serves };
+        if fits || !trusts { Ok(()) } else { Err(Distrust::new(Reason::KeyUsage, Stat::Error)) }
     }
 
     /// Whether a session that was begun under another context could be begun under this one, but for the passage of
@@ -182,10 +226,10 @@ impl PeerVerifier {
         let leaf = CertificateDer::from(leaf);
         let behind: Vec<_> = behind.iter().map(|der| CertificateDer::from(&**der)).collect();
         self.check(&leaf, &behind, now, true).map_err(|distrust| match distrust {
-            Distrust::Chain(webpki::Error::CertRevoked) => "client_certificate_revoked",
-            Distrust::Chain(_) => "client_certificate_untrusted",
-            Distrust::Name => "client_certificate_name",
-            Distrust::Hash => "client_certificate_hash",
+            Distrust { reason: Reason::Revoked, .. } => "client_certificate_revoked",
+            Distrust { stat: Stat::San, .. } => "client_certificate_name",
+            Distrust { stat: Stat::Hash, .. } => "client_certificate_hash",
+            Distrust { .. } => "client_certificate_untrusted",
         })
     }
 
@@ -194,122 +238,85 @@ impl PeerVerifier {
     pub(super) fn vouches(&self, leaf: Option<&[u8]>, behind: &[Box<[u8]>], now: UnixTime) -> bool {
         let Some(leaf) = leaf else { return false };
         let hashes = !self.certificate_hashes.is_empty() || !self.spki_hashes.is_empty();
-        if self.roots.is_none() && !hashes {
+        if matches!(self.trust, Trust::Nobody) && !hashes {
             return false;
         }
         let behind = || behind.iter().map(|der| CertificateDer::from(&**der)).collect::<Vec<_>>();
         !self.accept_untrusted
-            || self.check(&CertificateDer::from(leaf), &behind(), now, self.allow_expired).is_ok()
-    }
-
-    fn verify_chain(
-        &self,
-        roots: &Roots,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-        any_time: bool,
-    ) -> Result<(), webpki::Error> {
-        let first = match self.verify_chain_at(roots, end_entity, intermediates, now) {
-            Err(error) if any_time && is_about_time(&error) => error,
-            other => return other,
-        };
-        // Any moment at which the whole chain held will do: each certificate's first and last seconds
-        // are the only candidates.
-        for der in std::iter::once(end_entity).chain(intermediates) {
-            let Some(info) = cert_info(der) else { continue };
-            for second in [info.not_after, info.not_before] {
-                let Ok(second) = u64::try_from(second) else { continue };
-                let then = UnixTime::since_unix_epoch(std::time::Duration::from_secs(second));
-                if self.verify_chain_at(roots, end_entity, intermediates, then).is_ok() {
-                    return Ok(());
-                }
-            }
-        }
-        Err(first)
-    }
-
-    fn verify_chain_at(
-        &self,
-        roots: &Roots,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), webpki::Error> {
-        // Envoy trusts what is in trusted_ca itself, be it a leaf (X509_V_FLAG_PARTIAL_CHAIN).
-        if let Some((_, from, to)) = roots.certificates.iter().find(|(der, ..)| der == end_entity) {
-            return self.check_validity(*from, *to, now);
-        }
-        let crls: Vec<&CertRevocationList<'_>> = roots.crls.iter().collect();
-        let revocation = RevocationOptionsBuilder::new(&crls).ok().map(|builder| {
-            let depth = if roots.leaf_crl_only {
-                RevocationCheckDepth::EndEntity
-            } else {
-                RevocationCheckDepth::Chain
-            };
-            // As BoringSSL: once there are lists, a certificate that none speaks of is refused, and so is
-            // what an outdated list says.
-            builder
-                .with_depth(depth)
-                .with_status_policy(UnknownStatusPolicy::Deny)
-                .with_expiration_policy(ExpirationPolicy::Enforce)
-                .build()
-        });
-        let accept = |path: &VerifiedPath<'_>| {
-            // The leaf does not count, the root does.
-            let depth = path.intermediate_certificates().count() + 1;
-            if self.max_depth.is_some_and(|most| depth > most) {
-                return Err(webpki::Error::MaximumPathDepthExceeded);
-            }
-            let anchor = path.anchor();
-            let same = |known: &TrustAnchor<'_>| {
-                known.subject == anchor.subject
-                    && known.subject_public_key_info == anchor.subject_public_key_info
-            };
-            let valid = roots
-                .anchors
-                .iter()
-                .zip(&roots.certificates)
-                .filter(|(known, _)| same(known))
-                .any(|(_, (_, from, to))| self.check_validity(*from, *to, now).is_ok());
-            if valid { Ok(()) } else { Err(webpki::Error::InvalidCertValidity) }
-        };
-        let leaf = EndEntityCert::try_from(end_entity)?;
-        leaf.verify_for_usage(
-            self.algorithms.all,
-            &roots.anchors,
-            intermediates,
-            now,
-            self.usage,
-            revocation,
-            Some(&accept),
-        )?;
-        Ok(())
-    }
-
-    fn check_validity(&self, from: i64, to: i64, now: UnixTime) -> Result<(), webpki::Error> {
-        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let valid = self.allow_expired || (from <= now && now <= to);
-        if valid { Ok(()) } else { Err(webpki::Error::InvalidCertValidity) }
+            || self.check(&CertificateDer::from(leaf), &behind(), now, self.chain.allow_expired).is_ok()
     }
 
     /// Names and hashes of the leaf.
     fn verify_leaf(&self, end_entity: &CertificateDer<'_>) -> Result<(), Distrust> {
         if !self.sans.is_empty() {
-            let matches = cert_info(end_entity)
-                .is_some_and(|info| self.sans.iter().any(|wanted| wanted.matches(&info)));
+            // Envoy's SPIFFE validator looks at URIs alone.
+            let all = !matches!(self.trust, Trust::Domains(_));
+            let mut wanted = self.sans.iter().filter(|wanted| all || wanted.kind == SanKind::Uri);
+            let matches =
+                cert_info(end_entity).is_some_and(|info| wanted.any(|wanted| wanted.matches(&info)));
             if !matches {
-                return Err(Distrust::Name);
+                return Err(Distrust::new(self.name_reason(end_entity), Stat::San));
             }
         }
         if !self.certificate_hashes.is_empty() || !self.spki_hashes.is_empty() {
             let certificate = self.certificate_hashes.contains(&sha256(end_entity));
             let spki = || spki_sha256(end_entity).is_some_and(|hash| self.spki_hashes.contains(&hash));
             if !certificate && !spki() {
-                return Err(Distrust::Hash);
+                return Err(Distrust::new(Reason::Hash, Stat::Hash));
             }
         }
         Ok(())
+    }
+
+    /// Why a leaf has none of the names: it has none at all, or is of another trust domain than all that are wanted.
+    fn name_reason(&self, end_entity: &CertificateDer<'_>) -> Reason {
+        if traits(end_entity).is_some_and(|traits| !traits.named) {
+            return Reason::NoSan;
+        }
+        let domains: Option<Vec<&str>> = self.sans.iter().map(domain_wanted).collect();
+        let Some((domains, info)) = domains.zip(cert_info(end_entity)) else { return Reason::San };
+        let mut shown = info.uri_sans.iter().filter_map(|uri| domain_of(uri)).peekable();
+        let other = shown.peek().is_some() && !shown.any(|domain| domains.contains(&domain));
+        if other { Reason::TrustDomain } else { Reason::San }
+    }
+}
+
+impl Trust {
+    fn first_end(&self) -> Option<i64> {
+        match self {
+            Self::Nobody => None,
+            Self::Roots(roots) => roots.first_end(),
+            Self::Domains(domains) => domains.first_end(),
+        }
+    }
+}
+
+fn trust(config: &CertificateValidation) -> Result<Trust, TlsError> {
+    if let Some(spiffe) = &config.spiffe {
+        return Domains::read(spiffe).map(Trust::Domains);
+    }
+    if let Some(ca) = &config.trusted_ca {
+        return Roots::read(ca, config).map(Trust::Roots);
+    }
+    let wrong =
+        |field: &str, reason: &str| Err(TlsError::Config { field: field.into(), reason: reason.into() });
+    if !config.san_matchers.is_empty() && !config.accept_untrusted {
+        let reason = "verifying names without trusted_ca is no verification: give a trusted_ca";
+        return wrong("match_typed_subject_alt_names", reason);
+    }
+    if config.crl.is_some() {
+        return wrong("crl", "a revocation list needs a trusted_ca to go with it");
+    }
+    Ok(Trust::Nobody)
+}
+
+/// The one trust domain whose ids a matcher takes.
+fn domain_wanted(wanted: &SanMatcher) -> Option<&str> {
+    match &wanted.matcher.matcher {
+        StringMatch::Exact(text) | StringMatch::Prefix(text) if wanted.kind == SanKind::Uri => {
+            domain_of(text)
+        }
+        _ => None,
     }
 }
 
@@ -330,7 +337,7 @@ impl PeerVerifier {
 impl fmt::Debug for PeerVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerVerifier")
-            .field("roots", &self.roots.as_ref().map(|roots| roots.anchors.len()))
+            .field("verifies", &!matches!(self.trust, Trust::Nobody))
             .field("sans", &self.sans)
             .finish_non_exhaustive()
     }
@@ -346,7 +353,11 @@ impl ClientCertVerifier for PeerVerifier {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.roots.as_ref().map_or(&[], |roots| &roots.subjects)
+        match &self.trust {
+            Trust::Nobody => &[],
+            Trust::Roots(roots) => &roots.subjects,
+            Trust::Domains(domains) => &domains.subjects,
+        }
     }
 
     fn verify_client_cert(
@@ -416,23 +427,16 @@ impl ServerCertVerifier for PeerVerifier {
     }
 }
 
-fn is_about_time(error: &webpki::Error) -> bool {
-    use webpki::Error;
-    matches!(error, Error::CertExpired { .. } | Error::CertNotValidYet { .. } | Error::InvalidCertValidity)
-}
-
-fn refused(why: &str) -> rustls::Error {
-    CertificateError::Other(OtherError(Arc::new(Refused(why.into())))).into()
-}
-
 /// With the alert that the peer shall see, where there is a special one.
-fn refusal(error: &webpki::Error) -> rustls::Error {
-    match error {
-        webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer.into(),
-        webpki::Error::CertRevoked => CertificateError::Revoked.into(),
-        webpki::Error::CertExpired { .. } | webpki::Error::InvalidCertValidity => {
-            CertificateError::Expired.into()
-        }
-        other => refused(&other.to_string()),
+fn refusal(reason: Reason) -> rustls::Error {
+    match reason {
+        Reason::UnknownIssuer => CertificateError::UnknownIssuer,
+        Reason::Revoked => CertificateError::Revoked,
+        Reason::Expired => CertificateError::Expired,
+        Reason::NotYetValid => CertificateError::NotValidYet,
+        Reason::ExtendedKeyUsage => CertificateError::InvalidPurpose,
+        Reason::LookAlike | Reason::Signature => CertificateError::BadSignature,
+        other => CertificateError::Other(OtherError(Arc::new(Refused(other.words())))),
     }
+    .into()
 }

@@ -1,7 +1,8 @@
 //! `/certs`: the certificates in use and how long they are good for.
 
 use outrider_config::model::{
-    CommonTls, DataSource, DataSourceKind, DynamicSecret, SecretKind, SecretRef, ValidationRef,
+    CertificateValidation, CommonTls, DataSource, DataSourceKind, DynamicSecret, SecretKind, SecretRef,
+    ValidationRef,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -31,13 +32,13 @@ pub(super) fn certs(control: &Control, _: &Query) -> Reply {
 /// The CA bundle and the chains of one TLS context; of secrets that come from elsewhere those that came last.
 fn context(control: &Control, tls: &CommonTls) -> Value {
     let came = |secret: &DynamicSecret| control.secrets.find(secret);
-    let here = tls.validation.configured().filter_map(|validation| validation.trusted_ca.as_ref());
+    let here = tls.validation.configured().flat_map(roots);
     let mut ca: Vec<Value> = here.flat_map(certificates).collect();
     if let ValidationRef::Dynamic { secret, .. } = &tls.validation
         && let Some(secret) = came(secret)
         && let SecretKind::Validation(validation) = &secret.kind
     {
-        ca.extend(validation.trusted_ca.iter().flat_map(certificates));
+        ca.extend(roots(validation).flat_map(certificates));
     }
     let mut chains = Vec::new();
     for certificate in &tls.certificates {
@@ -53,6 +54,12 @@ fn context(control: &Control, tls: &CommonTls) -> Value {
         }
     }
     json!({ "ca_cert": ca, "cert_chain": chains })
+}
+
+/// Where the authorities of a validation context are.
+fn roots(validation: &CertificateValidation) -> impl Iterator<Item = &DataSource> {
+    let spiffe = validation.spiffe.iter().flat_map(|spiffe| spiffe.sources());
+    validation.trusted_ca.iter().chain(spiffe)
 }
 
 fn certificates(source: &DataSource) -> Vec<Value> {

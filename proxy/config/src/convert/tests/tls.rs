@@ -140,3 +140,54 @@ fn private_keys_never_show_in_debug_output() {
     let (model, _) = good(&listener(context, ""));
     assert!(!format!("{model:?}").contains("SECRET"));
 }
+
+/// A bootstrap whose listener verifies clients by the SPIFFE validator of this configuration, with more of the context.
+fn spiffe(config: &str, more: &str) -> String {
+    let context = format!(
+        r#"
+common_tls_context:
+  {CERT}
+  validation_context:
+    custom_validator_config:
+      name: envoy.tls.cert_validator.spiffe
+      typed_config: {{"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig, {config}}}
+    {more}
+"#
+    );
+    listener(&context, "")
+}
+
+#[test]
+fn spiffe_trust_domains_have_roots_of_their_own() {
+    let two = "trust_domains: [{name: a.test, trust_bundle: {inline_string: A}}, {name: b.test, trust_bundle: {filename: /b}}]";
+    let (model, _) = good(&spiffe(two, ""));
+    let validation = tls(&model).common.validation.configured().next().expect("a validation").clone();
+    let trust = validation.spiffe.as_ref().expect("trust domains");
+    assert_eq!(trust.domains.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), ["a.test", "b.test"]);
+    assert_eq!(validation.sources().count(), 2);
+    let (model, _) = good(&spiffe("trust_bundles: {inline_string: '{}'}", "allow_expired_certificate: true"));
+    let validation = tls(&model).common.validation.configured().next().expect("a validation").clone();
+    assert!(validation.allow_expired && validation.spiffe.is_some_and(|trust| trust.bundles.is_some()));
+}
+
+#[test]
+fn a_spiffe_validator_that_would_not_verify_as_it_reads_is_refused() {
+    let one = "trust_domains: [{name: a.test, trust_bundle: {inline_string: A}}]";
+    let says = |config: &str, more: &str, part: &str| {
+        let problems = bad(&spiffe(config, more)).join("\n");
+        assert!(problems.contains(part), "{problems}");
+    };
+    says("trust_domains: []", "", "a trust domain is needed");
+    says("trust_domains: [{name: a.test}]", "", "the roots of the trust domain are needed");
+    says("trust_domains: [{name: 'spiffe://a', trust_bundle: {inline_string: A}}]", "", "without spiffe://");
+    let twice = "trust_domains: [{name: a, trust_bundle: {inline_string: A}}, {name: a, trust_bundle: {inline_string: A}}]";
+    says(twice, "", "has a bundle already");
+    let chosen = "trust_domains: [{name: a, trust_bundle: {inline_string: A}, workload_trust_domain: b}]";
+    says(chosen, "", "workload_trust_domain");
+    says("trust_bundles: {filename: /bundles}", "", "would have to be watched");
+    says(one, "crl: {inline_string: L}", "put the list into the trust_bundle");
+    says(one, "trust_chain_verification: ACCEPT_UNTRUSTED", "verifies always");
+    says(one, "max_verify_depth: 2", "max_verify_depth");
+    let dns = "match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: a}}]";
+    says(one, dns, "looks at URIs alone");
+}
