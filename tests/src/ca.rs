@@ -1,5 +1,7 @@
 //! Certificates for tests: an authority, leaves of all kinds, a foreign authority, a revocation list.
 
+mod bad;
+
 use std::{
     fs,
     net::IpAddr,
@@ -21,6 +23,8 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use x509_parser::prelude::GeneralName;
+
+pub use self::bad::BAD;
 
 /// A certificate authority.
 #[derive(Debug)]
@@ -140,6 +144,8 @@ impl Authority {
 /// | `expired` | as `client`, ended |
 /// | `stranger` | as `client`, by the other authority |
 /// | `revoked` | as `client`, serial 4242 |
+///
+/// And those of [`BAD`].
 #[derive(Debug)]
 pub struct Papers {
     /// Where the files are.
@@ -189,6 +195,7 @@ impl Papers {
             fs::write(dir.join(format!("{file}.pem")), leaf.cert)?;
             fs::write(dir.join(format!("{file}.key")), leaf.key)?;
         }
+        bad::write_all(dir, &ca, &other)?;
         Ok(Self { dir: dir.to_owned() })
     }
 
@@ -212,7 +219,7 @@ impl Papers {
         Ok(roots)
     }
 
-    /// A leaf as rustls wants it.
+    /// A leaf as rustls wants it. Whether the key is the certificate's is for the other side to find out.
     ///
     /// # Errors
     /// When there is no such leaf.
@@ -221,7 +228,7 @@ impl Papers {
             .with_context(|| format!("no leaf {name}"))?
             .collect::<Result<Vec<_>, _>>()?;
         let key = PrivateKeyDer::from_pem_file(self.dir.join(format!("{name}.key")))?;
-        Ok(Arc::new(CertifiedKey::from_der(chain, key, &provider())?))
+        Ok(Arc::new(CertifiedKey::new(chain, provider().key_provider.load_private_key(key)?)))
     }
 
     /// A TLS server for an upstream: its leaf, its protocols, and whether it demands a client certificate.

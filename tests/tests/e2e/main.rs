@@ -1,6 +1,7 @@
 //! End to end, without an oracle: what the command line, the operating system and the clock do to the proxy.
 
 mod admin;
+mod bad_certificates;
 mod config;
 mod drain;
 mod ecds;

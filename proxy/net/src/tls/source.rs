@@ -47,11 +47,14 @@ impl<'a> Content<'a> {
 
     /// All certificates; at least one.
     pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-        let all: Vec<_> = CertificateDer::pem_slice_iter(&self.bytes)
-            .collect::<Result<_, _>>()
-            .map_err(|error| self.wrong(format!("not PEM: {error}")))?;
+        let all: Vec<_> =
+            CertificateDer::pem_slice_iter(&self.bytes).collect::<Result<_, _>>().map_err(|error| {
+                self.wrong(format!("not PEM: {error}; was it cut short? write the file anew"))
+            })?;
         if all.is_empty() {
-            return Err(self.wrong("no PEM certificate in it"));
+            return Err(self.wrong(
+                "no PEM certificate in it; write the chain, leaf first, or the roots, as -----BEGIN CERTIFICATE-----",
+            ));
         }
         Ok(all)
     }
@@ -70,9 +73,10 @@ impl<'a> Content<'a> {
 
     /// All revocation lists; at least one.
     pub(super) fn revocation_lists(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
-        let all: Vec<_> = CertificateRevocationListDer::pem_slice_iter(&self.bytes)
-            .collect::<Result<_, _>>()
-            .map_err(|error| self.wrong(format!("not PEM: {error}")))?;
+        let all: Vec<_> =
+            CertificateRevocationListDer::pem_slice_iter(&self.bytes).collect::<Result<_, _>>().map_err(
+                |error| self.wrong(format!("not PEM: {error}; was it cut short? write the file anew")),
+            )?;
         if all.is_empty() {
             return Err(self.wrong("no PEM revocation list in it"));
         }

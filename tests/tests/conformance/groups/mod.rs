@@ -3,6 +3,7 @@
 
 mod admin;
 mod authz;
+mod bad_certificates;
 mod credentials;
 mod failures;
 mod filters;
@@ -62,6 +63,8 @@ pub(crate) fn all() -> Vec<Group> {
         tls::downstream(),
         tls::upstream(),
         tls::passthrough(),
+        bad_certificates::clients(),
+        bad_certificates::servers(),
         tcp::tcp(),
         tcp::proxy_protocol(),
         tcp::chains(),
