@@ -383,7 +383,7 @@ fn contexts_that_cannot_be_are_refused_with_the_field_and_the_reason() {
     let mixed = Leaf { cert: one.cert.clone(), key: other.key };
     assert!(error(&downstream(&[&mixed])).contains("does not belong to the certificate"));
     let junk = Leaf { cert: "junk".into(), key: one.key.clone() };
-    assert_eq!(error(&downstream(&[&junk])), "test.field: inline: no PEM certificate in it");
+    assert!(error(&downstream(&[&junk])).starts_with("test.field: inline: no PEM certificate in it"));
     assert!(error(&downstream(&[])).contains("at least one certificate"));
     let mut tls = downstream(&[&one]);
     let san = SanMatcher { kind: SanKind::Dns, matcher: StringMatcher::exact("a") };

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::bootstrap::LoadedBootstrap;
 use crate::dynamic::{self, Generations, Records, RouteTables, Secrets, Subscriptions, lock};
+use crate::expiry::ExpiryStats;
 use crate::keep::Keep;
 use crate::lifecycle::ServerStats;
 use crate::listeners::{Builder, BuiltListener, Listeners};
@@ -43,6 +44,8 @@ pub struct Control {
     pub registry: Registry,
     /// `server.`
     pub(crate) server_stats: ServerStats,
+    /// `tls.`
+    pub(crate) expiry_stats: ExpiryStats,
     /// How stats are read.
     pub exposition: Exposition,
     /// Access log files.
@@ -229,6 +232,7 @@ impl Control {
             wire: loaded.wire,
             log,
             server_stats: ServerStats::new(registry.scope("server.")),
+            expiry_stats: ExpiryStats::new(registry.scope("tls.")),
             registry,
             log_files,
             runtime,

@@ -11,6 +11,7 @@ pub mod control;
 pub mod demo;
 pub mod dynamic;
 mod ending;
+mod expiry;
 mod keep;
 pub mod lifecycle;
 pub mod listeners;

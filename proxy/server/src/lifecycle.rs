@@ -14,6 +14,7 @@ use crate::admin;
 use crate::control::Control;
 use crate::dynamic::Controller;
 use crate::ending;
+use crate::expiry;
 use crate::keep;
 use crate::listeners::Command;
 use crate::options::Mode;
@@ -86,6 +87,7 @@ pub async fn serve(control: Arc<Control>) -> anyhow::Result<()> {
         control.listeners.active().len()
     );
     (control.memory.started)();
+    tokio::task::spawn_local(expiry::watch(control.clone()));
     until_told(&control, &mut signals).await;
     ending::end(&control, &mut signals).await;
     workers.into_iter().for_each(Worker::stop);
@@ -195,6 +197,7 @@ pub(crate) fn refresh_gauges(control: &Control) {
     server.memory_heap_size().set(memory.data);
     server.memory_physical_size().set(memory.resident);
     server.total_connections().set(control.listeners.connections(|_| true));
+    expiry::refresh(control);
     server.state().set(match control.state.name() {
         "LIVE" => 0,
         "DRAINING" => 1,

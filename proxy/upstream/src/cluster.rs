@@ -148,6 +148,12 @@ impl ClusterShared {
         renewed
     }
 
+    /// The TLS contexts in force.
+    pub fn tls_contexts(&self) -> impl Iterator<Item = Arc<ClientTls>> {
+        let all = self.tls.iter().chain(self.tls_matches.iter().flatten());
+        all.map(|tls| tls.load_full())
+    }
+
     /// TLS to `host`, with its configuration; `None` for plain. The first of `transport_socket_matches` that the metadata of
     /// the host has, else the first that its locality's has, else the cluster's own.
     pub(crate) fn tls_for(&self, host: &Host) -> Option<(&ArcSwap<ClientTls>, &Arc<model::UpstreamTls>)> {

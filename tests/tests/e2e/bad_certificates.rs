@@ -100,7 +100,7 @@ async fn a_refusal_is_logged_with_who_it_was_and_why() -> Result<()> {
         let stage = stage(&papers, NAMES).await?;
         refused(&stage, &papers, Some(leaf), reason).await?;
         let line = stage.proxy.wait_log(words).await?;
-        ensure!(line.contains("WARN") && line.contains("client.test") && line.contains(reason), "{line}");
+        ensure!(line.contains("warn") && line.contains("client.test") && line.contains(reason), "{line}");
     }
     Ok(())
 }
@@ -202,7 +202,7 @@ async fn upstreams_with_certificates_that_nobody_should_believe_get_no_request()
         let stat = format!("cluster.{name}.outrider.peer_refused.{reason}");
         stage.proxy.wait_stat(&stat, |count| count >= 1).await?;
         let line = stage.proxy.wait_log(&format!("cluster.{name}.")).await?;
-        ensure!(line.contains("WARN") && line.contains(reason), "{line}");
+        ensure!(line.contains("warn") && line.contains(reason), "{line}");
         // The client is told what the log says.
         ensure!(answer.text().contains("TLS_error"), "{name}: {}", answer.text());
     }
@@ -249,7 +249,7 @@ async fn an_own_certificate_that_has_ended_is_served_with_a_warning() -> Result<
     let certs = papers.dir.display().to_string();
     let stage = Stage::with(&verifying("expired", NAMES), &[("certs", &certs)], &[]).await?;
     let line = stage.proxy.wait_log("has ended").await?;
-    ensure!(line.contains("WARN") && line.contains("expired.pem"), "{line}");
+    ensure!(line.contains("warn") && line.contains("expired.pem"), "{line}");
     let stats = stage.proxy.admin("/stats?filter=days_until_first_cert_expiring").await?.text();
     ensure!(stats.contains("server.days_until_first_cert_expiring: 0"), "{stats}");
     Ok(())

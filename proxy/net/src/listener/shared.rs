@@ -114,6 +114,11 @@ impl ListenerShared {
         self.chains.get(chain)?.tls.as_ref()
     }
 
+    /// The TLS contexts in force.
+    pub fn tls_contexts(&self) -> impl Iterator<Item = Arc<ServerTls>> {
+        self.chains.iter().filter_map(|chain| Some(chain.tls.as_ref()?.load_full()))
+    }
+
     /// Puts the TLS contexts in force that it was built with: handshakes from now on use them. The slots of those that
     /// decide otherwise than before who gets in.
     pub fn activate(&self) -> Vec<TlsSlot> {

@@ -14,6 +14,7 @@ use webpki::KeyUsage;
 
 use super::error::failure;
 use super::identity::Identities;
+use super::in_use::CertInUse;
 use super::names::is_for;
 use super::provider::{provider, versions};
 use super::reason::Reason;
@@ -59,7 +60,8 @@ pub struct ClientTls {
     verify_sni: bool,
     alpn: Vec<Vec<u8>>,
     alpn_default: AlpnDefault,
-    local: Option<Arc<outrider_core::stream::CertInfo>>,
+    identities: Arc<Identities>,
+    verifier: Arc<PeerVerifier>,
     counts: Arc<Counts>,
 }
 
@@ -80,14 +82,14 @@ impl ClientTls {
         let provider = provider(common, "common_tls_context.tls_params")?;
         let identities = Identities::build(tls.certificates(), &provider, false, false)?;
         identities.tell_ends(&counts, &common.certificates);
-        let local = identities.first_info();
-        let verifier = PeerVerifier::build(
+        let identities = Arc::new(identities);
+        let verifier = Arc::new(PeerVerifier::build(
             tls.validation(),
             KeyUsage::server_auth(),
             false,
             provider.signature_verification_algorithms,
             counts.clone(),
-        )?;
+        )?);
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&versions(common))
             .map_err(|error| TlsError::Config {
@@ -95,8 +97,8 @@ impl ClientTls {
                 reason: error.to_string(),
             })?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(Arc::new(identities));
+            .with_custom_certificate_verifier(verifier.clone())
+            .with_client_cert_resolver(identities.clone());
         config.resumption = match tls.max_session_keys {
             0 => Resumption::disabled(),
             keys => Resumption::in_memory_sessions(keys as usize),
@@ -114,7 +116,8 @@ impl ClientTls {
             verify_sni: tls.auto_sni_san_validation,
             alpn: common.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect(),
             alpn_default: alpn,
-            local,
+            identities,
+            verifier,
             counts,
         }))
     }
@@ -127,6 +130,11 @@ impl ClientTls {
     /// The stats of this context.
     pub fn stats(&self) -> &TlsStats {
         &self.counts.base
+    }
+
+    /// The certificates that it was built with: our leaf, and the authorities that it believes.
+    pub fn in_use(&self) -> impl Iterator<Item = CertInUse<'_>> {
+        self.identities.in_use().chain(self.verifier.in_use())
     }
 
     /// Does the handshake as the client.
@@ -150,7 +158,7 @@ impl ClientTls {
         let stream = connect.await.map_err(|error| self.failed(error))?;
         let session = stream.get_ref().1;
         let sni = (!sni.is_empty()).then(|| sni.into());
-        let info = TlsInfo { sni, local: self.local.clone(), ..session_info(session) };
+        let info = TlsInfo { sni, local: self.identities.first_info(), ..session_info(session) };
         self.verify_name(&info, target)?;
         self.counts.handshake(session);
         Ok((IoStream::from_client_tls(stream), info))

@@ -74,7 +74,7 @@ pub(super) fn failure(error: io::Error) -> TlsError {
 /// What we say of a certificate that rustls has a word of its own for.
 fn words(why: &rustls::CertificateError) -> Option<&'static str> {
     use rustls::CertificateError as E;
-    Some(match why {
+    let reason = match why {
         E::UnknownIssuer => Reason::UnknownIssuer,
         E::Revoked => Reason::Revoked,
         E::Expired => Reason::Expired,
@@ -82,6 +82,6 @@ fn words(why: &rustls::CertificateError) -> Option<&'static str> {
         E::InvalidPurpose => Reason::ExtendedKeyUsage,
         E::BadSignature => Reason::Signature,
         _ => return None,
-    })
-    .map(Reason::words)
+    };
+    Some(reason.words())
 }

@@ -13,6 +13,7 @@ use rustls::{CipherSuite, SignatureAlgorithm, SignatureScheme};
 
 use super::TlsError;
 use super::cert::{cert_info, common_names};
+use super::in_use::{CertInUse, Held};
 use super::source::Content;
 use super::stats::{Counts, UNNAMED};
 
@@ -20,7 +21,8 @@ use super::stats::{Counts, UNNAMED};
 #[derive(Debug)]
 struct Identity {
     key: Arc<CertifiedKey>,
-    info: Arc<CertInfo>,
+    leaf: Held,
+    source: Box<str>,
     ecdsa: bool,
 }
 
@@ -88,7 +90,8 @@ impl Identities {
             let name = name.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(&name);
             self.by_name.entry(name.into()).or_default().push(index);
         }
-        self.list.push(Identity { key: Arc::new(key), info, ecdsa });
+        let (leaf, source) = (Held::new(&info), content.name().into());
+        self.list.push(Identity { key: Arc::new(key), leaf, source, ecdsa });
         Ok(())
     }
 
@@ -96,7 +99,7 @@ impl Identities {
     pub(super) fn tell_ends(&self, counts: &Counts, names: &[SecretRef<TlsCertificate>]) {
         for (i, identity) in self.list.iter().enumerate() {
             let name = names.get(i).and_then(SecretRef::dynamic).map(|secret| &*secret.name);
-            counts.expires(name.unwrap_or(UNNAMED), identity.info.not_after);
+            counts.expires(name.unwrap_or(UNNAMED), identity.leaf.info().not_after);
         }
     }
 
@@ -106,17 +109,31 @@ impl Identities {
 
     /// The facts of the first certificate.
     pub(super) fn first_info(&self) -> Option<Arc<CertInfo>> {
-        self.list.first().map(|identity| identity.info.clone())
+        self.list.first().map(|identity| identity.leaf.shown())
     }
 
     /// The DER of every leaf, for telling contexts apart.
     pub(super) fn leaves(&self) -> impl Iterator<Item = &[u8]> {
-        self.list.iter().map(|identity| identity.info.der.as_slice())
+        self.list.iter().map(|identity| identity.leaf.info().der.as_slice())
     }
 
     /// The facts of the certificate that `hello` gets.
     pub(super) fn info_for(&self, hello: &ClientHello<'_>) -> Option<Arc<CertInfo>> {
-        self.select(hello.server_name(), &Able::of(hello)).map(|identity| identity.info.clone())
+        self.select(hello.server_name(), &Able::of(hello)).map(|identity| identity.leaf.shown())
+    }
+
+    /// The leaves, with where they came from.
+    pub(super) fn in_use(&self) -> impl Iterator<Item = CertInUse<'_>> {
+        self.list.iter().map(|identity| {
+            let info = identity.leaf.info();
+            CertInUse {
+                authority: false,
+                source: &identity.source,
+                not_before: info.not_before,
+                not_after: info.not_after,
+                der: &info.der,
+            }
+        })
     }
 
     /// Exact name, then wildcard, then (unless a match is required) the first or the best of all.

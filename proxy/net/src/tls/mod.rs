@@ -5,6 +5,7 @@ mod chain;
 mod client;
 mod error;
 mod identity;
+mod in_use;
 mod keylog;
 mod names;
 mod provider;
@@ -20,6 +21,7 @@ mod verify;
 
 pub use client::{AlpnDefault, ClientTls, TlsTarget};
 pub use error::TlsError;
+pub use in_use::{CertInUse, oldest_open_leaf};
 pub use secret::check_secret;
 pub use server::ServerTls;
 pub use stats::TlsStats;

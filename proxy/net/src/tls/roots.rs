@@ -1,5 +1,7 @@
 //! The authorities that a context believes, and what they have revoked.
 
+use std::sync::Arc;
+
 use outrider_config::model::{CertificateValidation, DataSource};
 use rustls::DistinguishedName;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
@@ -7,6 +9,7 @@ use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 use super::TlsError;
 use super::cert::{cert_info, sha256, traits};
+use super::in_use::CertInUse;
 use super::source::Content;
 
 /// Authorities and revocation lists.
@@ -27,6 +30,8 @@ pub(super) struct Root {
     pub(super) to: i64,
     /// Whether its key may sign certificates.
     pub(super) issues: bool,
+    /// Where it came from.
+    source: Arc<str>,
 }
 
 impl Roots {
@@ -57,18 +62,19 @@ impl Roots {
 
     /// Adds all authorities in `content`; there must be one.
     pub(super) fn add_all(&mut self, content: &Content<'_>) -> Result<(), TlsError> {
+        let source: Arc<str> = content.name().into();
         for der in content.certificates()? {
-            self.add(der).map_err(|why| content.wrong(why))?;
+            self.add(der, &source).map_err(|why| content.wrong(why))?;
         }
         // Lists may stand among the authorities, in Envoy too.
         if content.has_lists() { self.add_lists(content) } else { Ok(()) }
     }
 
-    /// Adds an authority.
+    /// Adds an authority out of `source`.
     ///
     /// # Errors
     /// Why it cannot be one.
-    pub(super) fn add(&mut self, der: CertificateDer<'static>) -> Result<(), String> {
+    pub(super) fn add(&mut self, der: CertificateDer<'static>, source: &Arc<str>) -> Result<(), String> {
         let anchor = webpki::anchor_from_trusted_cert(&der)
             .map_err(|error| format!("a certificate that cannot be a root: {error}"))?
             .to_owned();
@@ -78,7 +84,8 @@ impl Roots {
         self.subjects.push(DistinguishedName::in_sequence(anchor.subject.as_ref()));
         self.anchors.push(anchor);
         let (from, to) = (info.not_before, info.not_after);
-        self.certificates.push(Root { der, from, to, issues: traits.issues });
+        let source = source.clone();
+        self.certificates.push(Root { der, from, to, issues: traits.issues, source });
         Ok(())
     }
 
@@ -95,6 +102,17 @@ impl Roots {
     /// When the first of them ends, in seconds since the epoch.
     pub(super) fn first_end(&self) -> Option<i64> {
         self.certificates.first().map(|root| root.to)
+    }
+
+    /// The authorities, with where they came from.
+    pub(super) fn in_use(&self) -> impl Iterator<Item = CertInUse<'_>> {
+        self.certificates.iter().map(|root| CertInUse {
+            authority: true,
+            source: &root.source,
+            not_before: root.from,
+            not_after: root.to,
+            der: &root.der,
+        })
     }
 
     /// A digest of all that decides.

@@ -15,6 +15,7 @@ use webpki::KeyUsage;
 use super::cert::{cert_info, sha256};
 use super::error::failure;
 use super::identity::{Identities, is_13};
+use super::in_use::CertInUse;
 use super::keylog::FileKeyLog;
 use super::provider::{server_provider, suite_name, version_name, versions};
 use super::reason::Reason;
@@ -170,6 +171,11 @@ impl ServerTls {
             (verifier.fingerprint(), versions.clone(), suites.clone())
         };
         of(self) == of(other)
+    }
+
+    /// The certificates that it was built with: our leaves, and the authorities that it believes.
+    pub fn in_use(&self) -> impl Iterator<Item = CertInUse<'_>> {
+        self.identities.in_use().chain(self.admission.verifier.in_use())
     }
 
     /// Does the handshake as the server.

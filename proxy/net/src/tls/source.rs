@@ -37,12 +37,21 @@ impl<'a> Content<'a> {
 
     /// The error that this content is not what it should be.
     pub(super) fn wrong(&self, reason: impl ToString) -> TlsError {
-        let name = match &self.source.kind {
+        let name = self.place();
+        TlsError::Content { field: self.source.field.to_string(), name, reason: reason.to_string() }
+    }
+
+    /// The field, and what it names.
+    pub(super) fn name(&self) -> String {
+        format!("{}: {}", self.source.field, self.place())
+    }
+
+    fn place(&self) -> String {
+        match &self.source.kind {
             DataSourceKind::Inline(_) => "inline".into(),
             DataSourceKind::File(path) => format!("{path:?}"),
             DataSourceKind::Environment(name) => format!("environment variable {name}"),
-        };
-        TlsError::Content { field: self.source.field.to_string(), name, reason: reason.to_string() }
+        }
     }
 
     /// All certificates; at least one.

@@ -3,6 +3,7 @@
 //! Stricter than Envoy in one point: it takes the first URI of several, we want exactly one, as the X.509-SVID standard does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use outrider_config::model::SpiffeTrust;
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 use super::TlsError;
 use super::cert::{cert_info, traits};
+use super::in_use::CertInUse;
 use super::reason::Reason;
 use super::roots::Roots;
 use super::source::Content;
@@ -31,7 +33,8 @@ impl Domains {
         let mut by_name = BTreeMap::new();
         if let Some(source) = &trust.bundles {
             let content = Content::read(source)?;
-            by_name = bundle_map(content.bytes()).map_err(|why| content.wrong(why))?;
+            let source = content.name().into();
+            by_name = bundle_map(content.bytes(), &source).map_err(|why| content.wrong(why))?;
         } else {
             for (name, source) in &trust.domains {
                 let mut roots = Roots::new(false);
@@ -60,6 +63,11 @@ impl Domains {
         self.by_name.get(domain).ok_or(Reason::TrustDomain)
     }
 
+    /// The authorities of all.
+    pub(super) fn in_use(&self) -> impl Iterator<Item = CertInUse<'_>> {
+        self.by_name.values().flat_map(Roots::in_use)
+    }
+
     /// A digest of all that decides.
     pub(super) fn fingerprint(&self) -> Vec<u8> {
         let mut all = Vec::new();
@@ -84,7 +92,7 @@ pub(super) fn domain_of(id: &str) -> Option<&str> {
 }
 
 /// `{"trust_domains": {NAME: {"keys": [{"use": "x509-svid", "x5c": [BASE64, ..]}, ..]}}}`
-fn bundle_map(json: &[u8]) -> Result<BTreeMap<Box<str>, Roots>, String> {
+fn bundle_map(json: &[u8], source: &Arc<str>) -> Result<BTreeMap<Box<str>, Roots>, String> {
     let all: Value = serde_json::from_slice(json).map_err(|error| format!("not JSON: {error}"))?;
     let domains = all.get("trust_domains").and_then(Value::as_object);
     let domains = domains.filter(|domains| !domains.is_empty()).ok_or("no trust_domains in it")?;
@@ -102,7 +110,7 @@ fn bundle_map(json: &[u8]) -> Result<BTreeMap<Box<str>, Roots>, String> {
                 let text = text.as_str().unwrap_or_default();
                 let der = base64::engine::general_purpose::STANDARD.decode(text);
                 let der = der.map_err(|error| wrong(&format!("x5c is not base64: {error}")))?;
-                roots.add(CertificateDer::from(der)).map_err(|why| wrong(&why))?;
+                roots.add(CertificateDer::from(der), source).map_err(|why| wrong(&why))?;
             }
         }
         map.insert(name.as_str().into(), roots);
@@ -125,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_bundle_map_that_is_none_says_why() {
-        let why = |json: &str| bundle_map(json.as_bytes()).err().unwrap_or_default();
+        let why = |json: &str| bundle_map(json.as_bytes(), &"".into()).err().unwrap_or_default();
         assert!(why("{").starts_with("not JSON"));
         assert_eq!(why("{}"), "no trust_domains in it");
         assert_eq!(why(r#"{"trust_domains": {}}"#), "no trust_domains in it");

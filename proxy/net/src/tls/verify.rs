@@ -15,6 +15,7 @@ use webpki::KeyUsage;
 use super::TlsError;
 use super::cert::{cert_info, sha256, spki_sha256, traits};
 use super::chain::ChainRules;
+use super::in_use::CertInUse;
 use super::reason::Reason;
 use super::roots::Roots;
 use super::spiffe::{Domains, domain_of};
@@ -278,6 +279,18 @@ impl PeerVerifier {
         let mut shown = info.uri_sans.iter().filter_map(|uri| domain_of(uri)).peekable();
         let other = shown.peek().is_some() && !shown.any(|domain| domains.contains(&domain));
         if other { Reason::TrustDomain } else { Reason::San }
+    }
+}
+
+impl PeerVerifier {
+    /// The authorities that it believes.
+    pub(super) fn in_use(&self) -> impl Iterator<Item = CertInUse<'_>> {
+        let (roots, domains) = match &self.trust {
+            Trust::Nobody => (None, None),
+            Trust::Roots(roots) => (Some(roots), None),
+            Trust::Domains(domains) => (None, Some(domains)),
+        };
+        roots.into_iter().flat_map(Roots::in_use).chain(domains.into_iter().flat_map(Domains::in_use))
     }
 }
 

@@ -1,9 +1,12 @@
 //! `/certs`: the certificates in use and how long they are good for.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use outrider_config::model::{
     CertificateValidation, CommonTls, DataSource, DataSourceKind, DynamicSecret, SecretKind, SecretRef,
     ValidationRef,
 };
+use outrider_net::tls::CertInUse;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
@@ -11,6 +14,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::control::Control;
+use crate::expiry;
 
 use super::config_dump::timestamp;
 use super::query::Query;
@@ -26,7 +30,45 @@ pub(super) fn certs(control: &Control, _: &Query) -> Reply {
         let matches = cluster.config.tls_matches.iter().filter_map(|one| one.tls.as_ref());
         contexts.extend(cluster.config.tls.iter().chain(matches).map(|tls| context(control, &tls.common)));
     }
-    Reply::json(&json!({ "certificates": contexts }))
+    let mut page = json!({ "certificates": contexts });
+    let in_use = in_use(control);
+    if !in_use.is_empty() {
+        page["in_use"] = in_use.into();
+    }
+    Reply::json(&page)
+}
+
+/// Beside Envoy's list, what one needs to act: each certificate that contexts in force were built with, the first to end
+/// first, with where it came from and who uses it.
+fn in_use(control: &Control) -> Vec<Value> {
+    let now = expiry::now();
+    let mut all: BTreeMap<(i64, Box<[u8]>), (Value, BTreeSet<String>)> = BTreeMap::new();
+    expiry::each_in_use(control, |user, one| {
+        let entry = all.entry((one.not_after, one.der.into()));
+        let (_, users) = entry.or_insert_with(|| (described(one, now), BTreeSet::new()));
+        users.insert(user());
+    });
+    let with_users = |(mut value, users): (Value, BTreeSet<String>)| {
+        value["used_by"] = json!(users);
+        value
+    };
+    all.into_values().map(with_users).collect()
+}
+
+fn described(one: CertInUse<'_>, now: i64) -> Value {
+    let info = one.info().unwrap_or_default();
+    let end = std::time::Duration::from_secs(one.not_after.try_into().unwrap_or(0));
+    json!({
+        "kind": if one.authority { "root" } else { "leaf" },
+        "source": one.source,
+        "subject": info.subject,
+        "issuer": info.issuer,
+        "uris": info.uri_sans,
+        "serial_number": info.serial,
+        "percent_of_life_left": one.percent_left(now).max(0),
+        "days_until_expiration": expiry::days_left(one.not_after, now).to_string(),
+        "expiration_time": timestamp(std::time::UNIX_EPOCH + end),
+    })
 }
 
 /// The CA bundle and the chains of one TLS context; of secrets that come from elsewhere those that came last.
