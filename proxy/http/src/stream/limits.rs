@@ -41,16 +41,15 @@ impl Stream {
         let mut answer = pin!(answer);
         // Once its time is over the answer is not polled again: the reply takes its place at once.
         poll_fn(|cx| {
-            let answer = answer.as_mut().poll(cx);
+            // What is refused gets no other answer, and no host is to be charged with its end.
+            let refused = self.abort.get() == Some(Abort::Refused);
+            let answer = if refused { Poll::Pending } else { answer.as_mut().poll(cx) };
             if self.client_left.get() {
                 return Poll::Ready(None);
             }
             match answer {
-                // What the router makes of a malformed body is not what is wrong; what is refused gets no answer.
-                Poll::Ready(done)
-                    if self.abort.get().is_none()
-                        || done.is_ok() && self.abort.get() != Some(Abort::Refused) =>
-                {
+                // What the router makes of a malformed body is not what is wrong.
+                Poll::Ready(done) if done.is_ok() || self.abort.get().is_none() => {
                     return Poll::Ready(Some(done));
                 }
                 _ => {}
