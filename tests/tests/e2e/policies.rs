@@ -74,7 +74,9 @@ impl Scene {
         };
         let filter = match way {
             Way::Listener => Some(json!({ "name": "rbac", "typed_config": settings(Some(rules)) })),
-            Way::New => (!rules["policies"].as_object().is_none_or(serde_json::Map::is_empty))
+            Way::New => rules["policies"]
+                .as_object()
+                .is_some_and(|policies| !policies.is_empty())
                 .then(|| json!({ "name": "rbac", "typed_config": settings(Some(rules)) })),
             Way::Route => Some(json!({ "name": "rbac", "typed_config": settings(None) })),
             Way::Extension => {

@@ -26,6 +26,8 @@
 //!    - To see or change a body or trailers: [`RequestCx::wrap_body`], [`ResponseCx::wrap_body`], [`Mapped`].
 //!    - What it keeps for a request, from one function to the next or until the stream ends (a permit, say), is a
 //!      variant of [`State`]: `keep` and `take`.
+//!    - Where it lets requests through by policies that an update may tighten: `Chain::build` is to know it as such, and
+//!      `review` asks it again about requests that run.
 //!    - For access logs: `stream.info` (flags, details, `dynamic` metadata, `filter_state`). Metadata that each request would
 //!      get is noted only where `outrider_core::metadata::is_read`; what reads it says `note_reader` when it is converted.
 //! 4. Its conformance cases beside the real Envoy: a group in `tests/tests/conformance/groups`.

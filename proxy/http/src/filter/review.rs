@@ -34,11 +34,10 @@ pub(crate) struct Review {
 
 /// Asks for a request that policies which are in force no more have just let through, and notes a refusal.
 pub(super) fn is_refused(stream: &Rc<Stream>) -> bool {
-    let refusal = Review::default().ask(stream);
-    refusal.inspect(|refusal| count(stream, refusal)).is_some_and(|refusal| {
-        stream.info.borrow_mut().details = refusal.details.into();
-        true
-    })
+    let Some(refusal) = Review::default().ask(stream) else { return false };
+    count(stream, &refusal);
+    stream.info.borrow_mut().details = refusal.details.into();
+    true
 }
 
 /// The answer to a request that [`is_refused`].
