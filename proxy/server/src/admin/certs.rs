@@ -38,17 +38,20 @@ pub(super) fn certs(control: &Control, _: &Query) -> Reply {
     Reply::json(&page)
 }
 
+/// A certificate as it is described, and its users.
+type Used = (Value, BTreeSet<String>);
+
 /// Beside Envoy's list, what one needs to act: each certificate that contexts in force were built with, the first to end
 /// first, with where it came from and who uses it.
 fn in_use(control: &Control) -> Vec<Value> {
     let now = expiry::now();
-    let mut all: BTreeMap<(i64, Box<[u8]>), (Value, BTreeSet<String>)> = BTreeMap::new();
+    let mut all: BTreeMap<(i64, Box<[u8]>), Used> = BTreeMap::new();
     expiry::each_in_use(control, |user, one| {
         let entry = all.entry((one.not_after, one.der.into()));
         let (_, users) = entry.or_insert_with(|| (described(one, now), BTreeSet::new()));
         users.insert(user());
     });
-    let with_users = |(mut value, users): (Value, BTreeSet<String>)| {
+    let with_users = |(mut value, users): Used| {
         value["used_by"] = json!(users);
         value
     };
