@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::model::own::Credential;
 use crate::world::Named;
 
 /// The domain of the cluster.
@@ -75,6 +76,13 @@ pub fn inbound(port: u16) -> String {
 /// The cluster of an ExternalService's port: `external|443||payments.shop`.
 pub fn external(service: &Named, port: u16) -> String {
     format!("external|{port}||{}.{}", service.1, service.0)
+}
+
+/// A credential of an ExternalService (namespace and name), by what it is made of: `credential|authorization|Bearer:token/|pay.shop`. Another
+/// secret or another header is another name, so that neither a secret nor a filter is ever taken for that of another credential.
+pub fn credential(service: (&str, &str), header: &str, it: &Credential) -> String {
+    let (secret, key) = (&it.secret_ref.name, it.secret_ref.key.as_deref().unwrap_or_default());
+    format!("credential|{header}|{:?}:{secret}/{key}|{}.{}", it.r#type, service.1, service.0)
 }
 
 /// The service and port of a cluster that [`external`] named.

@@ -2,12 +2,11 @@
 
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use outrider_proto::pb::envoy::config::core::v3::HeaderValueOption;
 
 use crate::model::own::{
     CaKind, Credential, CredentialType, ExternalPort, ExternalProtocol, ExternalService, ExternalServiceSpec,
 };
-use crate::translate::wire::header;
+use crate::translate::names;
 use crate::world::{Of, World, pem};
 
 /// A certificate and its key, in PEM.
@@ -16,10 +15,20 @@ pub(super) struct Identity {
     pub(super) key: Vec<u8>,
 }
 
+/// A credential that requests get.
+pub(super) struct Injected {
+    /// The header, in lower case.
+    pub(super) header: String,
+    /// The name of the secret in SDS, and of the filter.
+    pub(super) secret: String,
+    /// The header's value.
+    pub(super) value: String,
+}
+
 /// All that an ExternalService refers to; an error where something cannot be had, with the field in front.
 pub struct Material {
-    /// Names and values, the same for each port that speaks HTTP.
-    headers: Result<Vec<(String, String)>, String>,
+    /// The same for each port that speaks HTTP.
+    credentials: Result<Vec<Injected>, String>,
     /// Authorities in PEM; `None`: those of the proxy's system.
     pub(super) roots: Result<Option<Vec<u8>>, String>,
     /// What the client shows.
@@ -37,20 +46,21 @@ impl Material {
     /// Looks everything up.
     pub(super) fn of(world: &World, it: &Of<'_, ExternalService>) -> Self {
         let (namespace, spec) = (&**it.namespace(), &it.body().spec);
-        let headers = spec
+        let credentials = spec
             .credentials
             .iter()
             .enumerate()
             .map(|(index, credential)| {
-                let name =
+                let header =
                     credential.header.clone().unwrap_or_else(|| "authorization".to_owned()).to_lowercase();
                 let value = value(world, namespace, credential)
                     .map_err(|reason| format!("spec.credentials[{index}].secretRef: {reason}"))?;
-                Ok((name, value))
+                let secret = names::credential((namespace, &**it.name()), &header, credential);
+                Ok(Injected { header, secret, value })
             })
             .collect();
         Self {
-            headers,
+            credentials,
             roots: roots(world, namespace, spec).map_err(|why| format!("spec.tls.caCertificateRefs{why}")),
             identity: identity(world, namespace, spec)
                 .map_err(|why| format!("spec.tls.clientCertificateRef: {why}")),
@@ -64,27 +74,24 @@ impl Material {
             return None;
         }
         let tls = self.roots.as_ref().err().or(self.identity.as_ref().err());
-        tls.or(self.headers.as_ref().err().filter(|_| port.protocol.is_http())).cloned()
+        tls.or(self.credentials.as_ref().err().filter(|_| port.protocol.is_http())).cloned()
     }
 
     /// All that is missing.
     pub(super) fn problems(&self) -> Vec<String> {
-        let all = [self.headers.as_ref().err(), self.roots.as_ref().err(), self.identity.as_ref().err()];
+        let all = [self.credentials.as_ref().err(), self.roots.as_ref().err(), self.identity.as_ref().err()];
         let told = "requests that need it are answered with 503";
         all.into_iter().flatten().map(|reason| format!("{reason}; {told}")).collect()
     }
 
-    /// The credentials as headers that go in place of what the client sent.
-    ///
-    /// They stand in the route, in clear for whoever may read the proxy's configuration: this is the form that every proxy honours. The
-    /// filter that takes them from a secret (`credential_injector`) would keep them out of it.
-    pub(super) fn headers(&self, port: &ExternalPort) -> Vec<HeaderValueOption> {
-        if !port.protocol.is_http() {
-            return Vec::new();
-        }
-        let headers = self.headers.as_deref().unwrap_or_default();
-        // A percent sign starts an operator in values of headers.
-        headers.iter().map(|(name, value)| header(name, &value.replace('%', "%%"), false)).collect()
+    /// The credentials of requests to a port: they go in place of what the client sent.
+    pub(super) fn credentials(&self, port: &ExternalPort) -> &[Injected] {
+        if port.protocol.is_http() { self.credentials.as_deref().unwrap_or_default() } else { &[] }
+    }
+
+    /// Whether any port has some.
+    pub(super) fn has_credentials(&self) -> bool {
+        self.credentials.as_ref().is_ok_and(|it| !it.is_empty())
     }
 }
 

@@ -2,6 +2,7 @@
 //! adds the credentials.
 
 mod cluster;
+mod credentials;
 mod listeners;
 mod material;
 mod routes;
@@ -13,6 +14,7 @@ mod visibility_tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use credentials::{gateway_filters, sidecar_filters};
 use k8s_openapi::api::core::v1::Service;
 pub use listeners::listeners;
 use outrider_proto::pb::envoy::config::route::v3::{
@@ -27,7 +29,7 @@ use crate::model::own::{ExternalPort, ExternalProtocol, ExternalService, Externa
 use crate::model::{Key, Kind, Object};
 use crate::world::{Named, Of, World, exported};
 
-/// The clusters (and secrets) of all ExternalServices that a scope sees.
+/// The clusters and secrets of all ExternalServices that a scope sees.
 pub fn clusters(context: &Context, scope: &Scope) -> Resources {
     let mut out = Resources::default();
     for it in visible(context, scope) {
@@ -37,7 +39,7 @@ pub fn clusters(context: &Context, scope: &Scope) -> Resources {
     out
 }
 
-/// The cluster (and secret) of one port of an ExternalService, whoever sees it: for routes that were allowed to name it.
+/// The cluster and secrets of one port of an ExternalService, whoever sees it: for routes that were allowed to name it.
 pub fn clusters_of(context: &Context, service: &Named, port: u16) -> Resources {
     let mut out = Resources::default();
     if let Ok((it, port)) = port_of(context, service, port) {
@@ -61,6 +63,9 @@ fn add_cluster(
     let cluster = cluster::of_port(context, &service, it.body(), port, material);
     out.add(Type::Cluster, Resource::new(&cluster.name, &cluster));
     if let Some(secret) = cluster::client_certificate(&service, port, material) {
+        out.add(Type::Secret, Resource::new(&secret.name, &secret));
+    }
+    for secret in material.credentials(port).iter().map(credentials::secret) {
         out.add(Type::Secret, Resource::new(&secret.name, &secret));
     }
 }
@@ -107,7 +112,12 @@ pub fn apply_to_share(context: &Context, service: &Named, port: u16, share: &mut
     if material.missing(port).is_some() {
         return;
     }
-    share.request_headers_to_add.extend(material.headers(port));
+    credentials::turn_on(
+        material.credentials(port),
+        &mut share.typed_per_filter_config,
+        &mut share.request_headers_to_add,
+        &mut share.request_headers_to_remove,
+    );
     if share.host_rewrite_specifier.is_none() {
         let host = routes::own_host(&it.spec, port, None);
         share.host_rewrite_specifier = host.map(HostRewriteSpecifier::HostRewriteLiteral);

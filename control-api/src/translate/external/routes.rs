@@ -5,7 +5,7 @@ use std::time::Duration;
 use outrider_proto::pb::envoy::config::core::v3 as core;
 use outrider_proto::pb::envoy::config::route::v3 as pb;
 
-use super::{captured, cluster, cluster_name, default_port, material, named, settings};
+use super::{captured, cluster, cluster_name, credentials, default_port, material, named, settings};
 use crate::model::own::{ExternalPort, ExternalService, ExternalServiceSpec};
 use crate::model::{Key, Kind};
 use crate::translate::Context;
@@ -85,10 +85,10 @@ pub(super) fn complete(
         return;
     }
     settings(context, &service, spec, port).to_route(route);
-    let headers = material.headers(port);
+    let injected = material.credentials(port);
     if let Some(pb::route::Action::Route(action)) = &mut route.action {
-        // A proxy copies a request after it has added the headers.
-        if !headers.is_empty() && !action.request_mirror_policies.is_empty() {
+        // A proxy copies a request after its filters had it.
+        if !injected.is_empty() && !action.request_mirror_policies.is_empty() {
             route.action = Some(super::not_mirrored());
             return;
         }
@@ -96,7 +96,12 @@ pub(super) fn complete(
             action.host_rewrite_specifier = own_host(spec, port, host).map(HostRewriteLiteral);
         }
     }
-    route.request_headers_to_add.extend(headers);
+    credentials::turn_on(
+        injected,
+        &mut route.typed_per_filter_config,
+        &mut route.request_headers_to_add,
+        &mut route.request_headers_to_remove,
+    );
 }
 
 /// The host that the service knows itself by. `called`: the one that was called, where that is known. A host under a wildcard is the client's

@@ -1,10 +1,17 @@
 //! What proxies are told of services outside.
 
 use outrider_proto::pb::envoy::config::cluster::v3::Cluster;
+use outrider_proto::pb::envoy::config::core::v3::data_source::Specifier;
 use outrider_proto::pb::envoy::config::listener::v3::Listener;
 use outrider_proto::pb::envoy::config::route::v3 as pb;
+use outrider_proto::pb::envoy::extensions::filters::http::credential_injector::v3::CredentialInjector;
+use outrider_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter,
+};
+use outrider_proto::pb::envoy::extensions::http::injected_credentials::generic::v3::Generic;
 use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use outrider_proto::prost::Message as _;
+use pb::FilterConfig;
 
 use crate::model::{Key, Kind};
 use crate::translate::testing::{
@@ -76,9 +83,57 @@ fn a_host_outside_is_called_in_clear_and_the_proxy_speaks_tls() {
     }
 }
 
+/// The filters of a listener's connection manager, by their names.
+fn filters(resources: &Resources, listener: &str) -> Vec<HttpFilter> {
+    use outrider_proto::pb::envoy::config::listener::v3::filter::ConfigType;
+    let listener: Listener = message(resources, Type::Listener, listener);
+    let filter = listener.filter_chains[0].filters.last().unwrap();
+    let Some(ConfigType::TypedConfig(any)) = &filter.config_type else { panic!("no manager") };
+    HttpConnectionManager::decode(any.value.as_slice()).unwrap().http_filters
+}
+
+fn injector(filter: &HttpFilter) -> Option<(CredentialInjector, Generic)> {
+    use outrider_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
+    let Some(ConfigType::TypedConfig(any)) = &filter.config_type else { return None };
+    if !any.type_url.ends_with(".CredentialInjector") {
+        return None;
+    }
+    let injector = CredentialInjector::decode(any.value.as_slice()).unwrap();
+    let generic = injector.credential.as_ref().unwrap().typed_config.as_ref().unwrap();
+    let generic = Generic::decode(generic.value.as_slice()).unwrap();
+    Some((injector, generic))
+}
+
+/// What turns filters on.
+type Configs = std::collections::HashMap<String, outrider_proto::pb::google::protobuf::Any>;
+
+/// The credentials that are turned on, by header.
+fn injected(resources: &Resources, listener: &str, configs: &Configs) -> Vec<(String, String)> {
+    let found = filters(resources, listener).into_iter().filter_map(|filter| {
+        let (injector, generic) = injector(&filter)?;
+        assert!(filter.disabled, "every request would get it");
+        assert!(injector.overwrite && !injector.allow_request_without_credential, "{injector:?}");
+        let on = FilterConfig::decode(configs.get(&filter.name)?.value.as_slice()).unwrap();
+        assert!(!on.disabled && on.config.is_some(), "{on:?}");
+        let secret: tls::Secret = message(resources, Type::Secret, &generic.credential.unwrap().name);
+        let Some(tls::secret::Type::GenericSecret(secret)) = secret.r#type else { panic!("{filter:?}") };
+        let Some(Specifier::InlineString(value)) = secret.secret.unwrap().specifier else { panic!() };
+        Some((generic.header, value))
+    });
+    let mut found: Vec<_> = found.collect();
+    found.sort();
+    found
+}
+
+/// Whether a text stands in something that is shown or logged.
+fn shown(resources: &Resources, text: &str) -> bool {
+    let kinds = [Type::Cluster, Type::Listener, Type::Route];
+    let mut all = kinds.into_iter().flat_map(|kind| resources.of(kind).iter());
+    all.any(|it| it.body.windows(text.len()).any(|part| part == text.as_bytes()))
+}
+
 #[test]
 fn credentials_go_in_place_of_what_the_client_sent() {
-    use outrider_proto::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
     let spec = "{hosts: [api.pay.example], ports: [{number: 443, protocol: HTTPS}], credentials: [
         {type: Bearer, secretRef: {name: token}}, {type: Basic, header: x-basic, secretRef: {name: token}},
         {type: Header, header: X-Api-Key, secretRef: {name: token, key: token}}]}";
@@ -86,19 +141,17 @@ fn credentials_go_in_place_of_what_the_client_sent() {
     let all = resources(&context);
     envoy_takes(&all);
     let table: Table = message(&all, Type::Route, "http_proxy");
-    let headers = &host(&table, "api.pay.example").routes[0].request_headers_to_add;
-    let found: Vec<_> = headers
-        .iter()
-        .map(|it| {
-            assert_eq!(it.append_action(), HeaderAppendAction::OverwriteIfExistsOrAdd);
-            let header = it.header.as_ref().unwrap();
-            (header.key.as_str(), header.value.as_str())
-        })
-        .collect();
-    // base64 of me:p:w; the line's end is gone, and the percent sign is no operator.
-    let want =
-        [("authorization", "Bearer s3c%%ret"), ("x-basic", "Basic bWU6cDp3"), ("x-api-key", "s3c%%ret")];
-    assert_eq!(found, want);
+    let route = &host(&table, "api.pay.example").routes[0];
+    // base64 of me:p:w; the line's end is gone.
+    let want = [("authorization", "Bearer s3c%ret"), ("x-api-key", "s3c%ret"), ("x-basic", "Basic bWU6cDp3")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    for listener in ["http_proxy", "0.0.0.0_80"] {
+        assert_eq!(injected(&all, listener, &route.typed_per_filter_config), want);
+    }
+    assert!(!shown(&all, "s3c") && !shown(&all, "bWU6cDp3"), "a credential stands where it is shown");
+    // The routes of others turn none of them on.
+    let other = &host(&table, "web.shop").routes[0];
+    assert!(other.typed_per_filter_config.is_empty(), "{other:?}");
 }
 
 #[test]
@@ -118,6 +171,7 @@ fn without_its_credential_nothing_is_sent() {
             all.of(Type::Cluster).get("external|443||pay.shop").is_none(),
             "other routes could lead there"
         );
+        assert!(filters(&all, "http_proxy").iter().all(|it| injector(it).is_none()), "nobody could serve it");
         let status = &context.policies.statuses[&Key::new(Kind::ExternalService, "shop", "pay")];
         let said = conditions(status);
         assert!(
@@ -219,6 +273,18 @@ fn echo(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>) -> u16 {
     port
 }
 
+/// Has secrets taken from the bootstrap in place of the control plane, which is not there.
+fn local_secrets(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            fields.remove("sds_config");
+            fields.values_mut().for_each(local_secrets);
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(local_secrets),
+        _ => {}
+    }
+}
+
 #[test]
 fn a_real_proxy_calls_it_with_the_credential_alone_and_verifies_who_answers() {
     let ours = rcgen::generate_simple_self_signed(vec!["api.pay.example".to_owned()]).unwrap();
@@ -235,10 +301,13 @@ fn a_real_proxy_calls_it_with_the_credential_alone_and_verifies_who_answers() {
         );
         let context = context(&with(&spec, &format!("{TOKEN}{ca}")));
         let all = translate(&context, &Proxy { http_port: 0, ..sidecar() });
-        let Some(envoy) = Running::start(&serde_json::json!({
+        let mut config = serde_json::json!({
             "listeners": as_json(&all, Type::Listener, |name| name == "http_proxy"),
             "clusters": as_json(&all, Type::Cluster, |name| name.starts_with("external|")),
-        })) else {
+            "secrets": as_json(&all, Type::Secret, |_| true),
+        });
+        local_secrets(&mut config);
+        let Some(envoy) = Running::start(&config) else {
             return;
         };
         let headers = "Host: api.pay.example\r\nAuthorization: mine\r\nauthorization: mine-too\r\n";
@@ -267,36 +336,39 @@ const MIRROR: &str = "{type: RequestMirror, requestMirror: {backendRef: {name: w
 
 #[test]
 fn a_route_to_a_service_outside_takes_its_credentials_along() {
-    let route = |yaml: &str| {
+    let find = |yaml: &str| {
         let all = resources(&context(yaml));
         envoy_takes(&all);
+        assert!(!shown(&all, "s3c"));
         let table: Table = message(&all, Type::Route, "80");
-        host(&table, "web.shop").routes[0].clone()
+        let route = host(&table, "web.shop").routes[0].clone();
+        (all, route)
     };
-    let found = route(&with(SECRETIVE, &format!("{TOKEN}{}", http_route(TO_PAY, ""))));
-    assert!(
-        format!("{found:?}").contains("Bearer s3c%%ret")
-            && format!("{found:?}").contains("HostRewriteLiteral(\"api.pay.example\")"),
-        "{found:?}"
-    );
+    let bearer = [("authorization".to_owned(), "Bearer s3c%ret".to_owned())];
+    // What the route itself says of the header does not count.
+    let change = "{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Authorization, value: mine}, {name: x-a, value: a}]}}";
+    for filters in ["", change] {
+        let (all, found) = find(&with(SECRETIVE, &format!("{TOKEN}{}", http_route(TO_PAY, filters))));
+        assert_eq!(injected(&all, "0.0.0.0_80", &found.typed_per_filter_config), bearer);
+        assert!(format!("{found:?}").contains("HostRewriteLiteral(\"api.pay.example\")"), "{found:?}");
+        assert_eq!(found.request_headers_to_add.len(), usize::from(!filters.is_empty()), "{found:?}");
+    }
     // One of two: its share alone has them.
-    let found =
-        route(&with(SECRETIVE, &format!("{TOKEN}{}", http_route(&format!("{TO_PAY}, {TO_WEB}"), ""))));
-    assert!(found.request_headers_to_add.is_empty(), "the other backend would get them");
+    let (all, found) =
+        find(&with(SECRETIVE, &format!("{TOKEN}{}", http_route(&format!("{TO_PAY}, {TO_WEB}"), ""))));
+    assert!(found.typed_per_filter_config.is_empty(), "the other backend would get them");
     let Some(pb::route::Action::Route(action)) = found.action else { panic!("not forwarded") };
     let Some(pb::route_action::ClusterSpecifier::WeightedClusters(weighted)) = action.cluster_specifier
     else {
         panic!("no shares")
     };
-    let with_credentials = |it: &pb::weighted_cluster::ClusterWeight| !it.request_headers_to_add.is_empty();
-    let shares: Vec<_> =
-        weighted.clusters.iter().map(|it| (it.name.as_str(), with_credentials(it))).collect();
-    assert_eq!(
-        shares,
-        [("external|443||pay.shop", true), ("outbound|9000||web.shop.svc.cluster.local", false)]
-    );
+    let of = |it: &pb::weighted_cluster::ClusterWeight| {
+        injected(&all, "0.0.0.0_80", &it.typed_per_filter_config).len()
+    };
+    let shares: Vec<_> = weighted.clusters.iter().map(|it| (it.name.as_str(), of(it))).collect();
+    assert_eq!(shares, [("external|443||pay.shop", 1), ("outbound|9000||web.shop.svc.cluster.local", 0)]);
     // Without the Secret nothing is sent.
-    let found = route(&with(SECRETIVE, &http_route(TO_PAY, "")));
+    let (_, found) = find(&with(SECRETIVE, &http_route(TO_PAY, "")));
     assert!(format!("{found:?}").contains("there is no Secret shop/token"), "{found:?}");
 }
 

@@ -17,7 +17,7 @@ use crate::attach::{ClientValidation, Listener, Protocol};
 use crate::translate::hcm::{Hcm, Routes, bare_listener, chain, tcp_proxy, tls_inspector};
 use crate::translate::policy::authorization::{self, Workload};
 use crate::translate::wire::{ads, any, truth};
-use crate::translate::{Context, names, policy, routes};
+use crate::translate::{Context, external, names, policy, routes};
 use crate::world::Named;
 
 /// What both kinds of listeners need.
@@ -90,6 +90,7 @@ impl Frame<'_> {
     fn manager(&self, what: &str, table: String) -> pb::Filter {
         let mut filters = authorization::http_filters(self.context, self.workload);
         filters.extend(policy::traffic::gateway_filters(self.context, self.gateway));
+        filters.extend(external::gateway_filters(self.context, self.gateway));
         Hcm {
             stat_prefix: format!("gateway_{}_{what}", self.port),
             routes: Routes::Named(table),

@@ -249,7 +249,7 @@ fn outside(context: &Context, live: &[(&Backend, u64)], route: &mut pb::Route) {
             credentials |= external::has_credentials(context, service, *port);
         }
     }
-    // A proxy copies a request after it has added the headers, and credentials are for one alone.
+    // A proxy copies a request after its filters had it, and credentials are for one alone.
     if credentials && !action.request_mirror_policies.is_empty() {
         route.action = Some(external::not_mirrored());
     }

@@ -99,6 +99,7 @@ fn manager(context: &Context, scope: &Scope, stat_prefix: &str, table: &str) -> 
     if scope.observed {
         filters.push(on_demand());
     }
+    filters.extend(external::sidecar_filters(context, scope));
     Hcm {
         stat_prefix: stat_prefix.to_owned(),
         routes: Routes::Named(table.to_owned()),
