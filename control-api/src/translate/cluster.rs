@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Service;
 use outrider_proto::pb::envoy::config::cluster::v3 as pb;
 use outrider_proto::pb::envoy::config::core::v3 as core;
 use outrider_proto::pb::envoy::extensions::upstreams::http::v3 as http;
+use outrider_proto::prost::Message as _;
 
 use super::port::{Port, Spoken, ports};
 use super::wire::{ads, any, duration, origin};
@@ -192,6 +193,28 @@ pub fn http_options(http2: bool) -> http::HttpProtocolOptions {
         })),
         ..Default::default()
     }
+}
+
+/// Has a cluster of HTTP/1.1 agree with each endpoint upon HTTP/1.1 or HTTP/2, by ALPN. All else that it says of HTTP stays.
+pub fn agree_by_alpn(cluster: &mut pb::Cluster) {
+    use http::http_protocol_options::explicit_http_config::ProtocolConfig::HttpProtocolOptions;
+    use http::http_protocol_options::{
+        AutoHttpConfig, ExplicitHttpConfig,
+        UpstreamProtocolOptions::{AutoConfig, ExplicitHttpConfig as Explicit},
+    };
+    let Some(packed) = cluster.typed_extension_protocol_options.get_mut(HTTP_OPTIONS) else { return };
+    let Ok(mut options) = http::HttpProtocolOptions::decode(packed.value.as_slice()) else { return };
+    let Some(Explicit(ExplicitHttpConfig { protocol_config: Some(HttpProtocolOptions(http1)) })) =
+        options.upstream_protocol_options.take()
+    else {
+        return;
+    };
+    options.upstream_protocol_options = Some(AutoConfig(AutoHttpConfig {
+        http_protocol_options: Some(http1),
+        http2_protocol_options: Some(core::Http2ProtocolOptions::default()),
+        ..Default::default()
+    }));
+    *packed = any(&options);
 }
 
 /// A cluster that speaks HTTP in the version of each request.

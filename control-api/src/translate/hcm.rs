@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outrider_proto::pb::envoy::config::accesslog::v3::AccessLog;
-use outrider_proto::pb::envoy::config::core::v3::TrafficDirection;
+use outrider_proto::pb::envoy::config::core::v3::{Http2ProtocolOptions, TrafficDirection};
 use outrider_proto::pb::envoy::config::listener::v3 as listener;
 use outrider_proto::pb::envoy::config::route::v3::RouteConfiguration;
 use outrider_proto::pb::envoy::extensions::filters::http::{cors::v3::Cors, router::v3::Router};
@@ -98,6 +98,10 @@ impl Hcm {
             set_current_client_cert_details: self
                 .certificates
                 .then(|| SetCurrentClientCertDetails { uri: true, ..Default::default() }),
+            // Sidecars call in HTTP/2, and a WebSocket comes in it as RFC 8441 has it.
+            http2_protocol_options: self
+                .certificates
+                .then(|| Http2ProtocolOptions { allow_connect: true, ..Default::default() }),
             use_remote_address: self.edge.then(|| truth(true)),
             merge_slashes: judged,
             path_with_escaped_slashes_action: slashes as i32,

@@ -19,9 +19,9 @@ use outrider_proto::pb::google::protobuf as wkt;
 use pb::subject_alt_name_matcher::SanType;
 
 use super::policy::authorization::{Workload, labels};
-use super::policy::peers::Accepted;
+use super::policy::peers::{Accepted, any_disabled};
 use super::wire::{any, duration, truth};
-use super::{Context, names};
+use super::{Context, cluster, names};
 use crate::model::own::MtlsMode;
 use crate::world::{Named, Of, Proxy, World};
 
@@ -34,6 +34,10 @@ pub const ACCOUNTS: &str = "outrider.dev/service-accounts";
 /// What a sidecar offers in the handshake, so that its peer knows TLS of the mesh from that of an application. The words are Istio's.
 pub const PROTOCOLS: [&str; 5] =
     ["istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"];
+
+/// Versions of HTTP, as ALPN names them.
+const HTTP1: &str = "http/1.1";
+const HTTP2: &str = "h2";
 
 /// The secrets of an agent, as Istio names them.
 const CERTIFICATE: &str = "default";
@@ -96,6 +100,10 @@ fn criteria() -> wkt::Struct {
 
 /// Has a cluster speak mutual TLS to those of its endpoints that can, and in clear to the rest. `then`: what is spoken in it, as ALPN names
 /// it, where that is known beforehand.
+///
+/// HTTP/1.1 becomes HTTP/2 on the way from sidecar to sidecar, many requests on one connection, where all who serve speak mutual TLS: what is
+/// agreed upon by ALPN can only be asked for where every endpoint has TLS (Envoy refuses it beside clear text). Then TLS is spoken to whatever
+/// endpoint there is, and one without is not spoken to until the cluster has followed.
 pub fn apply_to_cluster(
     context: &Context,
     service: &Named,
@@ -103,14 +111,21 @@ pub fn apply_to_cluster(
     then: Option<&str>,
     cluster: &mut Cluster,
 ) {
+    let agreed = then == Some(HTTP1) && is_everywhere(context, service);
+    let offered = agreed.then_some(HTTP2).into_iter().chain(then);
     let tls = pb::UpstreamTlsContext {
         common_tls_context: Some(common(
-            [LABEL.1].into_iter().chain(then).map(str::to_owned).collect(),
+            [LABEL.1].into_iter().chain(offered).map(str::to_owned).collect(),
             identities(context, service),
         )),
         sni: format!("outbound_.{port}_._.{}", names::host(service)),
         ..Default::default()
     };
+    if agreed {
+        cluster::agree_by_alpn(cluster);
+        cluster.transport_socket = Some(socket("envoy.transport_sockets.tls", &tls));
+        return;
+    }
     let one = |name: &str, criteria, socket| TransportSocketMatch {
         name: name.to_owned(),
         r#match: Some(criteria),
@@ -213,6 +228,43 @@ fn identities(context: &Context, service: &Named) -> Vec<pb::SubjectAltNameMatch
         Some(known) if !known.is_empty() => known.iter().map(account).collect(),
         _ => vec![uri(MatchPattern::Prefix(format!("spiffe://{domain}/ns/{}/sa/", service.0)))],
     }
+}
+
+/// Whether all who serve a service speak mutual TLS at all of their ports: the Pods that it selects, and there is one. Of services without a
+/// selector it is not known. It follows from Pods and policies alone, as endpoints come and go between two translations.
+fn is_everywhere(context: &Context, service: &Named) -> bool {
+    context.once.meshed(|| meshed(context)).contains(service)
+}
+
+fn meshed(context: &Context) -> BTreeSet<Named> {
+    type Kinds<'w> = BTreeSet<Option<&'w BTreeMap<String, String>>>;
+    let world = &context.world;
+    let mut pods: HashMap<&str, Kinds<'_>> = HashMap::new();
+    for pod in world.all::<Pod>() {
+        pods.entry(pod.namespace()).or_default().insert(pod.body().metadata.labels.as_ref());
+    }
+    let disabled = any_disabled(context);
+    let speaks = |namespace: &str, labels: &BTreeMap<String, String>| {
+        labelled(labels)
+            && (!disabled || {
+                let accepted = Accepted::of(context, Workload { namespace, labels: Some(labels) });
+                let mut ports = accepted.ports().map(Some).chain([None]);
+                ports.all(|port| accepted.at(port) != MtlsMode::Disabled)
+            })
+    };
+    let all = |service: &Of<'_, Service>| {
+        let selector = service.spec.as_ref().and_then(|it| it.selector.as_ref()).filter(|it| !it.is_empty());
+        let (Some(selector), Some(pods)) = (selector, pods.get(&**service.namespace())) else { return false };
+        let mut selected = pods
+            .iter()
+            .copied()
+            .flatten()
+            .filter(|labels| selector.iter().all(|(name, value)| labels.get(name) == Some(value)))
+            .peekable();
+        selected.peek().is_some() && selected.all(|labels| speaks(service.namespace(), labels))
+    };
+    let services = world.all::<Service>().filter(all);
+    services.map(|it| (Arc::clone(it.namespace()), Arc::clone(it.name()))).collect()
 }
 
 /// The accounts of services, as far as they are known.

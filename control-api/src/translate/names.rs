@@ -73,6 +73,11 @@ pub fn inbound(port: u16) -> String {
     format!("inbound|{port}||")
 }
 
+/// The cluster towards the application at a port, for HTTP/1.1 that came as HTTP/2 from another sidecar: `inbound|8080|http1|`.
+pub fn inbound_http1(port: u16) -> String {
+    format!("inbound|{port}|http1|")
+}
+
 /// The cluster of an ExternalService's port: `external|443||payments.shop`.
 pub fn external(service: &Named, port: u16) -> String {
     format!("external|{port}||{}.{}", service.1, service.0)

@@ -179,10 +179,32 @@ pub(crate) async fn play() -> Result<()> {
     let who = "uri=spiffe://cluster.local/ns/shop/sa/cart";
     mesh.comes("an answer over mutual TLS", |it| it.status == 200 && it.text().contains(who)).await?;
     ensure!(mesh.server_stat("listener.0.0.0.0_15006.ssl.handshake").await? > 0, "no handshake was counted");
+    one_connection(&mesh).await.context("one connection")?;
     strangers(&mesh).await.context("strangers")?;
     rotation(&mesh).await.context("rotation")?;
     policies(&mesh).await.context("policies")?;
     drop(mesh.pod);
+    Ok(())
+}
+
+/// HTTP/1.1 of the applications is HTTP/2 between the sidecars: many connections of clients, few of theirs. The application gets HTTP/1.1.
+async fn one_connection(mesh: &Mesh) -> Result<()> {
+    const REQUESTS: usize = 20;
+    let stat = async |name: &str| {
+        mesh.client.stat(&format!("cluster.outbound|80||test.shop.svc.cluster.local.{name}")).await
+    };
+    let before = stat("upstream_cx_total").await?.unwrap_or(0);
+    for _ in 0..REQUESTS {
+        let answer = mesh.call().await?;
+        ensure!(answer.status == 200, "{answer:?}");
+    }
+    let made = stat("upstream_cx_total").await?.unwrap_or(0) - before;
+    // At most one for each worker.
+    ensure!(made < 8, "{made} connections for {REQUESTS} requests");
+    ensure!(stat("upstream_cx_http2_total").await?.unwrap_or(0) > 0, "no connection is HTTP/2");
+    ensure!(stat("upstream_cx_http1_total").await?.unwrap_or(0) == 0, "a connection is HTTP/1.1");
+    let inbound = mesh.server_stat("cluster.inbound|8080|http1|.upstream_cx_http1_total").await?;
+    ensure!(inbound > 0, "the application was not called in HTTP/1.1");
     Ok(())
 }
 

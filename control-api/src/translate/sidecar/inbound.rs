@@ -19,7 +19,7 @@ use crate::translate::wire::{duration, uint};
 use crate::translate::{Context, cluster, mtls, names};
 use crate::world::Proxy;
 
-use super::doors::Doors;
+use super::doors::{Door, Doors};
 use super::probe;
 
 /// How long a client may be silent until it counts as one that speaks no TLS. Longer than [`DETECTION`]: one whose first packet was lost must
@@ -72,6 +72,8 @@ fn together(one: Spoken, other: Spoken) -> Spoken {
 /// The clusters towards the application.
 pub(super) fn clusters(context: &Context, proxy: &Proxy) -> Vec<Cluster> {
     let source = if proxy.address.is_ipv6() { "::6" } else { SOURCE };
+    let labels = authorization::labels(&context.world, proxy);
+    let doors = Doors::of(context, proxy, Workload { namespace: &proxy.namespace, labels: labels.as_ref() });
     let mut out = vec![cluster::original_destination(names::INBOUND_PASSTHROUGH, Some(source))];
     for (port, spoken) in served(context, proxy) {
         let mut cluster = cluster::original_destination(&names::inbound(port), Some(source));
@@ -79,8 +81,18 @@ pub(super) fn clusters(context: &Context, proxy: &Proxy) -> Vec<Cluster> {
             cluster.typed_extension_protocol_options = cluster::options(&cluster::http_options(true));
         }
         out.push(cluster);
+        if by_http2(spoken, doors.at(Some(port))) {
+            let mut cluster = cluster::original_destination(&names::inbound_http1(port), Some(source));
+            cluster.typed_extension_protocol_options = cluster::options(&cluster::http_options(false));
+            out.push(cluster);
+        }
     }
     out
+}
+
+/// Whether peers may send HTTP/1.1 of their applications as HTTP/2: what the application speaks is then not what arrives.
+fn by_http2(spoken: Spoken, door: Door) -> bool {
+    spoken == Spoken::Http && door.tls
 }
 
 /// `virtualInbound`.
@@ -159,7 +171,8 @@ impl At<'_> {
         if door.tls {
             let wanted = doors.wanted(at_port(port), door);
             let (filters, protocols): (_, &[&str]) = if spoken.is_http() {
-                (self.http(port, cluster, true), &["h2", "http/1.1"])
+                let http1 = by_http2(spoken, door).then(|| names::inbound_http1(port));
+                (self.http(port, (cluster, http1.as_deref()), true), &["h2", "http/1.1"])
             } else {
                 (self.tcp(cluster), &[])
             };
@@ -175,17 +188,18 @@ impl At<'_> {
         }
         if door.tls {
             // TLS that is not the mesh's: what is chosen among chains for TLS is never sought among the others.
-            let filters = if spoken.is_http() { self.http(port, cluster, false) } else { self.tcp(cluster) };
+            let filters =
+                if spoken.is_http() { self.http(port, (cluster, None), false) } else { self.tcp(cluster) };
             let wanted = FilterChainMatch { transport_protocol: "tls".to_owned(), ..at_port(port) };
             out.push(chain(&format!("{name}tls"), Some(wanted), filters));
         }
         match spoken {
             Spoken::Http | Spoken::Http2 | Spoken::Grpc => {
-                out.push(chain(&name, Some(at_port(port)), self.http(port, cluster, false)));
+                out.push(chain(&name, Some(at_port(port)), self.http(port, (cluster, None), false)));
             }
             Spoken::Tls | Spoken::Tcp => out.push(chain(&name, Some(at_port(port)), self.tcp(cluster))),
             Spoken::Unknown => {
-                let filters = self.http(port, cluster, false);
+                let filters = self.http(port, (cluster, None), false);
                 out.push(chain(&format!("{name}http"), Some(is_http(at_port(port))), filters));
                 out.push(chain(&name, Some(at_port(port)), self.tcp(cluster)));
             }
@@ -199,28 +213,15 @@ impl At<'_> {
         chain
     }
 
-    fn http(self, port: u16, cluster: &str, certificates: bool) -> Vec<Filter> {
+    /// `http1`: the cluster of what came as HTTP/2 and is HTTP/1.1 for the application. gRPC is HTTP/2 for both.
+    fn http(self, port: u16, (cluster, http1): (&str, Option<&str>), certificates: bool) -> Vec<Filter> {
+        let grpc = http1.map(|_| to("grpc", cluster, true));
         let routes = route::RouteConfiguration {
             name: cluster.to_owned(),
             virtual_hosts: vec![route::VirtualHost {
                 name: format!("inbound|http|{port}"),
                 domains: vec!["*".to_owned()],
-                routes: vec![route::Route {
-                    name: "default".to_owned(),
-                    r#match: Some(route::RouteMatch {
-                        path_specifier: Some(route::route_match::PathSpecifier::Prefix("/".to_owned())),
-                        ..Default::default()
-                    }),
-                    action: Some(route::route::Action::Route(route::RouteAction {
-                        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(
-                            cluster.to_owned(),
-                        )),
-                        // The client's side decides how long it waits.
-                        timeout: Some(duration(Duration::ZERO)),
-                        ..Default::default()
-                    })),
-                    ..Default::default()
-                }],
+                routes: grpc.into_iter().chain([to("default", http1.unwrap_or(cluster), false)]).collect(),
                 ..Default::default()
             }],
             ..Default::default()
@@ -244,6 +245,27 @@ impl At<'_> {
         let logs = self.logs();
         filters.push(tcp_proxy(cluster, cluster, logs));
         filters
+    }
+}
+
+/// A route of all requests, or all of gRPC, to a cluster.
+fn to(name: &str, cluster: &str, grpc: bool) -> route::Route {
+    use route::route_action::ClusterSpecifier;
+    use route::route_match::{GrpcRouteMatchOptions, PathSpecifier};
+    route::Route {
+        name: name.to_owned(),
+        r#match: Some(route::RouteMatch {
+            path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+            grpc: grpc.then(GrpcRouteMatchOptions::default),
+            ..Default::default()
+        }),
+        action: Some(route::route::Action::Route(route::RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+            // The client's side decides how long it waits.
+            timeout: Some(duration(Duration::ZERO)),
+            ..Default::default()
+        })),
+        ..Default::default()
     }
 }
 

@@ -55,7 +55,8 @@ fn client() -> Proxy {
 
 fn upstream(context: &Context, proxy: &Proxy, cluster: &str) -> Option<tls::UpstreamTlsContext> {
     let cluster: Cluster = message(&translate(context, proxy), Type::Cluster, cluster);
-    let socket = cluster.transport_socket_matches.first()?.transport_socket.clone()?;
+    let matched = || cluster.transport_socket_matches.first()?.transport_socket.clone();
+    let socket = cluster.transport_socket.clone().or_else(matched)?;
     let Some(ConfigType::TypedConfig(config)) = socket.config_type else { return None };
     Some(unpack(&config).unwrap())
 }
@@ -77,7 +78,7 @@ fn a_sidecar_with_an_identity_expects_the_accounts_of_the_service() {
     let found = upstream(&meshed, &client(), HTTP).unwrap();
     assert_eq!(found.sni, "outbound_.80_._.web.shop.svc.cluster.local");
     let common = found.common_tls_context.unwrap();
-    assert_eq!(common.alpn_protocols, ["istio", "http/1.1"]);
+    assert_eq!(common.alpn_protocols, ["istio", "h2", "http/1.1"]);
     assert_eq!(common.tls_certificate_sds_secret_configs[0].name, "default");
     let exact = |it: &str| MatchPattern::Exact(format!("spiffe://cluster.local/ns/shop/sa/{it}"));
     assert_eq!(peers_of(&common), [exact("web")]);
@@ -98,6 +99,78 @@ fn a_sidecar_with_an_identity_expects_the_accounts_of_the_service() {
     assert_eq!(peers_of(&common), [MatchPattern::Prefix("spiffe://cluster.local/ns/shop/sa/".to_owned())]);
     // A client without an identity has none to show.
     assert!(upstream(&meshed, &Proxy { labels: Default::default(), ..client() }, HTTP).is_none());
+}
+
+#[test]
+fn http_between_sidecars_is_many_requests_on_one_connection_where_all_speak_tls() {
+    use outrider_proto::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+    use outrider_proto::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions::AutoConfig;
+    let agreed = |more: &str, name: &str| {
+        let all = translate(&context(&format!("{}{}{more}", web(), pod(MESHED))), &client());
+        envoy_takes(&all);
+        let cluster: Cluster = message(&all, Type::Cluster, name);
+        let packed = cluster.typed_extension_protocol_options.values().next().unwrap();
+        let auto = matches!(
+            unpack::<HttpProtocolOptions>(packed).unwrap().upstream_protocol_options,
+            Some(AutoConfig(_))
+        );
+        // Where something is agreed upon there is TLS and nothing else.
+        assert_eq!(auto, cluster.transport_socket.is_some());
+        assert_eq!(auto, cluster.transport_socket_matches.is_empty());
+        auto
+    };
+    let http = "outbound|80||web.shop.svc.cluster.local";
+    assert!(agreed("", http));
+    assert!(!agreed("", "outbound|9000||web.shop.svc.cluster.local"), "gRPC is HTTP/2 by itself");
+    assert!(!agreed("", "outbound|5432||web.shop.svc.cluster.local"), "it is not HTTP");
+    let bare = pod("").replace("web-0", "web-1");
+    assert!(!agreed(&bare, http), "one of them speaks in clear");
+    assert!(agreed(&bare.replace("app: web", "app: other"), http), "it does not serve");
+    let off = |more: &str| peers("off", "shop", &format!("{more}mtls: {{mode: Disabled}}"));
+    assert!(!agreed(&off(""), http));
+    assert!(agreed(&off("selector: {matchLabels: {app: other}}, "), http));
+    let limited = "---
+apiVersion: outrider.dev/v1
+kind: TrafficPolicy
+metadata: {name: web, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: web}], connectionPool: {idleTimeout: 5m}}
+";
+    assert!(agreed(limited, http), "a policy of its connections is no reason");
+}
+
+#[test]
+fn what_was_http_1_for_the_client_is_so_for_the_application() {
+    use outrider_proto::pb::envoy::config::route::v3::{route::Action, route_action::ClusterSpecifier};
+    use outrider_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+    let all = inbound("");
+    let _: Cluster = message(&all, Type::Cluster, "inbound|8080|http1|");
+    let manager = |name: &str| {
+        let listener: Listener = message(&all, Type::Listener, "virtualInbound");
+        let chain = listener.filter_chains.into_iter().find(|it| it.name == name).unwrap();
+        let Some(filter::ConfigType::TypedConfig(config)) = &chain.filters[0].config_type else { panic!() };
+        unpack::<hcm::HttpConnectionManager>(config).unwrap()
+    };
+    let leads = |manager: &hcm::HttpConnectionManager| -> Vec<(bool, String)> {
+        let Some(hcm::http_connection_manager::RouteSpecifier::RouteConfig(table)) = &manager.route_specifier
+        else {
+            panic!()
+        };
+        let one = |route: &outrider_proto::pb::envoy::config::route::v3::Route| {
+            let Some(Action::Route(action)) = &route.action else { panic!() };
+            let Some(ClusterSpecifier::Cluster(cluster)) = &action.cluster_specifier else { panic!() };
+            (route.r#match.as_ref().unwrap().grpc.is_some(), cluster.clone())
+        };
+        table.virtual_hosts[0].routes.iter().map(one).collect()
+    };
+    let peer = manager("inbound|8080||mtls");
+    // A WebSocket comes as an extended CONNECT.
+    assert!(peer.http2_protocol_options.as_ref().is_some_and(|it| it.allow_connect));
+    assert_eq!(
+        leads(&peer),
+        [(true, "inbound|8080||".to_owned()), (false, "inbound|8080|http1|".to_owned())]
+    );
+    assert_eq!(leads(&manager("inbound|8080||")), [(false, "inbound|8080||".to_owned())]);
+    assert_eq!(leads(&manager("inbound|9000||mtls")), [(false, "inbound|9000||".to_owned())]);
 }
 
 fn endpoint_is_tls(yaml: &str) -> bool {
