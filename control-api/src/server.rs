@@ -82,7 +82,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         problems,
         leaving: leaving.clone(),
     });
-    let limits = Limits { streams: options.max_proxies };
+    let limits = Limits::of(options.max_proxies);
     let ads = Ads::new(engine, connected, limits, leaving.clone());
     tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, instance = instance(), "listening");
     tokio::spawn(async move {

@@ -23,11 +23,20 @@ use crate::world::{Proxy, Role};
 pub struct Limits {
     /// Open streams.
     pub streams: usize,
+    /// Of these, those of one workload's identity: all replicas of a workload share it.
+    pub of_one: usize,
+}
+
+impl Limits {
+    /// So many streams, of which one identity may have half.
+    pub fn of(streams: usize) -> Self {
+        Self { streams, of_one: streams.div_ceil(2) }
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { streams: 20_000 }
+        Self::of(20_000)
     }
 }
 

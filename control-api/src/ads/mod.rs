@@ -1,6 +1,7 @@
 //! The ADS server: state of the world and delta on one state machine, and a thin gRPC stream around it.
 
 mod connected;
+mod places;
 mod refusals;
 mod report;
 mod service;

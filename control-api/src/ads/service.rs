@@ -12,6 +12,7 @@ use tonic::Status;
 use xxhash_rust::xxh64::xxh64;
 
 use super::connected::{Connected, Limits, Listed, Stream};
+use super::places::{Places, Seat};
 use super::refusals::shortened;
 use super::session::Session;
 use super::wire::{Framed, Incoming, Protocol, Said};
@@ -35,6 +36,8 @@ pub struct Ads {
     limits: Limits,
     /// What is left of `limits.streams`: streams count before they say who they are.
     streams: Arc<Semaphore>,
+    /// What each identity has of them.
+    places: Arc<Places>,
     /// Becomes true when streams are to end: their proxies go to another control plane.
     leaving: watch::Receiver<bool>,
 }
@@ -48,7 +51,7 @@ impl Ads {
         leaving: watch::Receiver<bool>,
     ) -> Self {
         let streams = Arc::new(Semaphore::new(limits.streams.min(Semaphore::MAX_PERMITS)));
-        Self { engine, connected, limits, streams, leaving }
+        Self { engine, connected, limits, streams, places: Arc::default(), leaving }
     }
 
     /// What bounds its streams.
@@ -105,6 +108,7 @@ impl Ads {
         let who = who.ok_or_else(|| {
             Status::unauthenticated("nobody asked who you are; this server is put together wrongly")
         })?;
+        let seat = self.places.take(&who, self.limits.of_one)?;
         // Before the world is known nobody can be told from anybody else.
         let mut leaving = self.leaving.clone();
         tokio::select! {
@@ -121,6 +125,7 @@ impl Ads {
             ads: self,
             who,
             listed: &listed,
+            seat,
             delta: P::DELTA,
             held: None,
             own: Arc::default(),
@@ -138,6 +143,7 @@ struct Driver<'a> {
     ads: &'a Ads,
     who: Identity,
     listed: &'a Listed,
+    seat: Seat,
     delta: bool,
     held: Option<Arc<ScopeKey>>,
     own: Arc<Resources>,
@@ -239,6 +245,7 @@ impl Driver<'_> {
             let mut scope = Scope::of(&snapshot.context.world, proxy);
             // On demand means to ask for one more name, for which state of the world has no words.
             scope.observed &= self.delta;
+            self.seat.enter(&scope)?;
             let held = self.ads.engine.enter(&scope);
             let held = held.map_err(|error| Status::resource_exhausted(error.to_string()))?;
             let Some(shared) = self.ads.engine.shared(&snapshot, &held.0).await else {

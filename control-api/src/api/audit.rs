@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -22,6 +22,8 @@ use super::auth::{Identity, Throttle};
 #[derive(Debug)]
 pub struct Audit {
     sink: Mutex<Sink>,
+    /// Lines that wait for the disk: those that come while it is busy are written, and waited for, as one.
+    open: Mutex<Open>,
     /// Where that is, for people.
     place: String,
     next: AtomicU64,
@@ -68,10 +70,20 @@ enum Sink {
         torn: bool,
     },
     /// For tests.
-    Memory(Vec<u8>),
+    Memory(Vec<Vec<u8>>),
     /// For tests: a full disk.
     Broken,
 }
+
+/// Lines that nobody writes yet, and what becomes of them.
+#[derive(Debug, Default)]
+struct Open {
+    lines: Vec<u8>,
+    outcome: Arc<Outcome>,
+}
+
+/// What became of the lines of one write.
+type Outcome = OnceLock<Result<(), (io::ErrorKind, String)>>;
 
 /// One line.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -176,14 +188,15 @@ impl Audit {
         let run = chrono::Utc::now().timestamp_micros();
         let room = Arc::new(Semaphore::new(WAITING));
         let (sink, next) = (Mutex::new(sink), AtomicU64::new(1));
-        Self { sink, place, next, run, refusals: Refusals::default(), room }
+        Self { sink, open: Mutex::default(), place, next, run, refusals: Refusals::default(), room }
     }
 
     /// What was written to memory.
     pub fn lines(&self) -> Vec<serde_json::Value> {
-        match &*self.sink.lock().unwrap_or_else(PoisonError::into_inner) {
-            Sink::Memory(bytes) => bytes
-                .split(|byte| *byte == b'\n')
+        match &*locked(&self.sink) {
+            Sink::Memory(writes) => writes
+                .iter()
+                .flat_map(|bytes| bytes.split(|byte| *byte == b'\n'))
                 .filter_map(|line| serde_json::from_slice(line).ok())
                 .collect(),
             _ => Vec::new(),
@@ -265,7 +278,8 @@ impl Audit {
         written.unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 
-    /// Writes a line, and waits until the disk has it.
+    /// Writes a line, and waits until the disk has it. Whoever finds the disk free writes for all that wait, so that it is waited for once,
+    /// however many they are; the time of a line is when it was said.
     ///
     /// # Errors
     /// When it could not be written.
@@ -273,27 +287,54 @@ impl Audit {
         let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
         let mut line = serde_json::to_vec(&Entry { time, ..entry.clone() })?;
         line.push(b'\n');
-        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *sink {
-            Sink::Stderr => io::stderr().lock().write_all(&line),
-            Sink::Memory(bytes) => {
-                bytes.extend_from_slice(&line);
+        let outcome = {
+            let mut open = locked(&self.open);
+            open.lines.append(&mut line);
+            Arc::clone(&open.outcome)
+        };
+        let mut sink = locked(&self.sink);
+        // Lines are taken, and their outcome is said, while the sink is held: without one, this line is still among those that wait.
+        if outcome.get().is_none() {
+            let Open { lines, outcome } = std::mem::take(&mut *locked(&self.open));
+            let written = sink.write(lines).map_err(|error| (error.kind(), error.to_string()));
+            let _ = outcome.set(written);
+        }
+        drop(sink);
+        match outcome.get() {
+            Some(Ok(())) => Ok(()),
+            Some(Err((kind, text))) => Err(io::Error::new(*kind, text.clone())),
+            None => Err(io::Error::other("whoever wrote it did not come to an end")),
+        }
+    }
+}
+
+impl Sink {
+    /// Writes whole lines, and waits until the disk has them.
+    fn write(&mut self, mut lines: Vec<u8>) -> io::Result<()> {
+        match self {
+            Self::Stderr => io::stderr().lock().write_all(&lines),
+            Self::Memory(writes) => {
+                writes.push(lines);
                 Ok(())
             }
-            Sink::Broken => Err(io::Error::from(io::ErrorKind::StorageFull)),
-            Sink::File { path, file, torn } => {
+            Self::Broken => Err(io::Error::from(io::ErrorKind::StorageFull)),
+            Self::File { path, file, torn } => {
                 if moved(path, file) {
                     (*file, *torn) = (open(path)?, false);
                 }
                 if *torn {
-                    line.insert(0, b'\n');
+                    lines.insert(0, b'\n');
                 }
-                let written = file.write_all(&line).and_then(|()| file.sync_data());
+                let written = file.write_all(&lines).and_then(|()| file.sync_data());
                 *torn = written.is_err();
                 written
             }
         }
     }
+}
+
+fn locked<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -312,6 +353,44 @@ fn moved(path: &Path, file: &File) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_that_wait_are_written_as_one_and_each_is_told_what_became_of_it() {
+        const LINES: usize = 8;
+        let audit = Arc::new(Audit::memory());
+        // A disk that is busy.
+        let busy = locked(&audit.sink);
+        let writers: Vec<_> = (0..LINES)
+            .map(|_| {
+                let audit = Arc::clone(&audit);
+                std::thread::spawn(move || audit.write_now(&Entry::new(None, None, "issue")))
+            })
+            .collect();
+        let waiting = || locked(&audit.open).lines.iter().filter(|byte| **byte == b'\n').count();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while waiting() < LINES {
+            assert!(std::time::Instant::now() < deadline, "only {} lines came", waiting());
+            std::thread::yield_now();
+        }
+        assert!(writers.iter().all(|it| !it.is_finished()), "one was told before the disk had its line");
+        drop(busy);
+        for writer in writers {
+            writer.join().unwrap().unwrap();
+        }
+        assert_eq!(audit.lines().len(), LINES);
+        let sink = locked(&audit.sink);
+        let Sink::Memory(writes) = &*sink else { panic!() };
+        assert_eq!(writes.len(), 1, "the disk was waited for more than once");
+    }
+
+    #[test]
+    fn a_disk_that_is_full_is_told_to_each() {
+        let audit = Audit::broken();
+        for _ in 0..2 {
+            let error = audit.write_now(&Entry::new(None, None, "issue")).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        }
+    }
 
     #[test]
     fn refusals_of_anybody_fill_no_disk() {

@@ -48,7 +48,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub audit_log: Option<PathBuf>,
 
-    /// Proxies that may be connected at a time
+    /// Proxies that may be connected at a time; those of one workload's identity are half of them at most
     #[arg(long, value_name = "NUMBER", default_value_t = 20_000)]
     pub max_proxies: usize,
 

@@ -328,7 +328,7 @@ fn a_node_says_nothing_that_ends_a_line() {
 async fn streams_count_before_they_say_who_they_are() {
     let (engine, _inputs) = crate::engine::Engine::start(BTreeSet::new());
     let (_leave, leaving) = tokio::sync::watch::channel(false);
-    let ads = Ads::new(engine, Arc::new(Connected::default()), Limits { streams: 2 }, leaving);
+    let ads = Ads::new(engine, Arc::new(Connected::default()), Limits { streams: 2, of_one: 2 }, leaving);
     let first = (ads.place().unwrap(), ads.place().unwrap());
     assert_eq!(ads.place().unwrap_err().code(), tonic::Code::ResourceExhausted);
     drop(first);

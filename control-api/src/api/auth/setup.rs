@@ -39,7 +39,8 @@ pub struct AuthArgs {
     #[arg(long, value_name = "RULE", requires = "client_ca")]
     pub client_role: Vec<CertificateRule>,
     /// Tokens: lines of NAME ROLE sha256:HEX (`outriderctl token` makes them). [default: DATA-DIR/tokens/tokens, made at
-    /// the first start beside admin.token and proxy.token]
+    /// the first start beside admin.token and proxy.token]. A token with the role proxy is good for any proxy of any namespace: proxy.token
+    /// is to begin with. Workloads with certificates of this mesh need none; take its line out when all have one
     #[arg(long, value_name = "FILE")]
     pub tokens: Option<PathBuf>,
     /// Connections of one address at a time, to each of the two ports; more are closed. [default: 2048]

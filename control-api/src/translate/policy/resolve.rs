@@ -257,17 +257,39 @@ fn peers(world: &World, writer: &Writer<'_>, out: &mut Policies) {
             ),
             None => {
                 first.insert((Arc::clone(namespace), selector), Arc::clone(policy.object));
-                out.peers.entry(Arc::clone(namespace)).or_default().push(Arc::clone(policy.object));
+                let listed = out.peers.entry(Arc::clone(namespace)).or_default();
+                let older = selector.and_then(|selector| taken(world, namespace, selector, listed));
+                listed.push(Arc::clone(policy.object));
                 let modes = spec.mtls.iter().chain(spec.ports.iter().map(|it| &it.mtls));
                 let strict = modes.map(|it| it.mode).any(|mode| mode == MtlsMode::Strict);
                 let without = strict.then(|| without_identity(world, namespace, selector)).flatten();
                 let note =
                     without.map(|pods| format!("Strict: {pods}, and accepts nothing where it is in force"));
-                Verdict::Accepted(note.into_iter().collect())
+                Verdict::Accepted(note.into_iter().chain(older).collect())
             }
         };
         let message = in_force(world, namespace, selector);
         out.statuses
             .insert(policy.object.key.clone(), status::whole(writer, policy.object, &verdict, &message));
     }
+}
+
+/// The Pods that a selector means and that an older policy with another selector is for, as a sentence; `None` when there are none.
+fn taken(world: &World, namespace: &str, selector: &Selector, older: &[Arc<Object>]) -> Option<String> {
+    let none = BTreeMap::new();
+    let earlier = |pod: &Of<'_, Pod>| {
+        let labels = pod.metadata.labels.as_ref().unwrap_or(&none);
+        let means = |it: &Selector| !it.match_labels.is_empty() && it.matches(labels);
+        let theirs = |it: &&Arc<Object>| {
+            PeerPolicy::of(&it.body).and_then(|it| it.spec.selector.as_ref()).is_some_and(means)
+        };
+        if selector.matches(labels) { older.iter().find(theirs) } else { None }
+    };
+    let mut all = world.all_in::<Pod>(namespace).filter_map(|pod| Some((pod, earlier(&pod)?)));
+    let (pod, policy) = all.next()?;
+    let and = match all.count() {
+        0 => String::new(),
+        more => format!(" (of {more} more, another policy)"),
+    };
+    Some(format!("spec.selector: of Pod {}, {} is older and goes first{and}", pod.name(), policy.key))
 }

@@ -337,3 +337,24 @@ fn what_cannot_be_verified_does_not_come_in() {
     let all = translate(&crate::translate::testing::context(&format!("{WEB}{may}")), &nameless);
     assert_eq!(doors(&all, 0), Vec::<String>::new());
 }
+
+#[test]
+fn of_two_policies_for_a_pod_the_newer_is_told_that_the_older_goes_first() {
+    let older = peers("a-older", "shop", "selector: {matchLabels: {app: web}}, mtls: {mode: Strict}");
+    let newer = peers(
+        "b-newer",
+        "shop",
+        "selector: {matchLabels: {security.istio.io/tlsMode: istio}}, mtls: {mode: Permissive}",
+    );
+    let context = context(&format!("{}{}{older}{newer}", web(), pod(MESHED)));
+    let said = |name: &str| {
+        conditions(&context.policies.statuses[&Key::new(Kind::PeerPolicy, "shop", name)]).join("\n")
+    };
+    assert!(!said("a-older").contains("PartiallyInvalid"), "{}", said("a-older"));
+    let told = said("b-newer");
+    assert!(
+        told.contains("Accepted=True") && told.contains("of Pod web-0, PeerPolicy shop/a-older is older"),
+        "{told}"
+    );
+    assert_eq!(doors(&resources(&context), 5432).len(), 2, "the older one counts");
+}
