@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Check;
 use super::common::{ConditionsStatus, Selector};
+use super::jwt::{self, JwtIssuer};
 
 /// Who may do what at a workload. It is enforced by the workload's sidecar or, where the workload is a gateway's, by that gateway, on what arrives there.
 ///
@@ -30,6 +31,11 @@ pub struct AuthorizationPolicySpec {
     /// it selects, and only what every `Allow` would let through passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<Selector>,
+    /// Issuers of tokens (JWT) that are believed at these workloads, for HTTP. A request with a token that is not good, or of nobody who is
+    /// listed, is refused with 401. One without a token has no request principal, and rules say who needs one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub jwt: Vec<JwtIssuer>,
     /// What is done with what a rule matches. Default: `Allow`.
     #[serde(default)]
     pub action: Action,
@@ -89,6 +95,14 @@ pub struct Source {
     /// Namespaces that it must not be from. As `notPrincipals`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_namespaces: Vec<String>,
+    /// Who verified tokens are about, as `ISSUER/SUBJECT` (the claims `iss` and `sub`, which has no slash); `*` in front or at the end stands for
+    /// anything. The policies for the workload say by `jwt` who is believed. A request without a token is not matched by `Allow`, and is by
+    /// `Deny`. Of HTTP, as `Operation` says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub request_principals: Vec<String>,
+    /// Whom tokens must not be about. In `Allow` there must be a token; in `Deny`, having none is not being it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_request_principals: Vec<String>,
     /// Addresses of the peer, as in `10.0.0.0/8` or `10.1.2.3`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ip_blocks: Vec<String>,
@@ -152,6 +166,10 @@ pub(super) fn check(policy: &AuthorizationPolicy) -> Vec<(String, String)> {
     if spec.rules.is_empty() && spec.action != Action::Allow {
         at.field("rules", "without rules it does nothing; a rule {} matches everything");
     }
+    at.unique("jwt", "issuer", spec.jwt.iter().map(|it| &it.issuer));
+    for (index, issuer) in spec.jwt.iter().enumerate() {
+        jwt::issuer(at.item("jwt", index), issuer);
+    }
     for (index, rule) in spec.rules.iter().enumerate() {
         let mut at = at.item("rules", index);
         for (index, source) in rule.from.iter().enumerate() {
@@ -186,6 +204,17 @@ fn source(mut at: Check<'_>, it: &Source) {
             at.field(
                 &format!("{field}[{index}]"),
                 format!("{text:?}: write it without the scheme, as in cluster.local/ns/shop/sa/web"),
+            );
+        }
+    }
+    for (field, list) in
+        [("requestPrincipals", &it.request_principals), ("notRequestPrincipals", &it.not_request_principals)]
+    {
+        patterns(&mut at, field, list);
+        for (index, text) in list.iter().enumerate().filter(|(_, text)| *text != "*" && !text.contains('/')) {
+            at.field(
+                &format!("{field}[{index}]"),
+                format!("{text:?}: want ISSUER/SUBJECT, as in https://issuer.example/jane"),
             );
         }
     }

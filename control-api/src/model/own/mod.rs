@@ -7,6 +7,7 @@ mod external_check;
 mod external_service;
 mod health_check;
 mod join_token;
+mod jwt;
 mod peer_policy;
 mod settings;
 mod settings_check;
@@ -27,6 +28,7 @@ pub use external_service::{
 };
 pub use health_check::{GrpcHealthCheck, HealthCheck, HttpHealthCheck, StatusRange, TcpHealthCheck};
 pub use join_token::{JoinToken, JoinTokenSpec};
+pub use jwt::{JwksFrom, JwksKind, JwtIssuer};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 pub use peer_policy::{Mtls, MtlsMode, PeerPolicy, PeerPolicySpec, PeerPort};

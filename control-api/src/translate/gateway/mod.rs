@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::listeners::Frame;
 use super::cluster::{Use, Way};
-use super::policy::authorization::Workload;
+use super::policy::authorization::{Workload, keys};
 use super::{Context, Resource, Resources, Scope, Type, cluster, external, routes};
 use crate::attach::ir::Target;
 use crate::attach::{Gateway, Listener, Protocol};
@@ -83,7 +83,10 @@ fn reached(context: &Context, scope: &Scope, gateway: &Gateway, out: &mut Resour
     let ended = gateway.listeners.iter().filter(|it| !passes(it));
     let calls = ended.clone().flat_map(|it| &it.http).filter(|it| it.key.kind == Kind::GrpcRoute);
     let calls = routes::targets(calls, []);
-    let ended = routes::targets(ended.clone().flat_map(|it| &it.http), ended.flat_map(|it| &it.tcp));
+    let mut ended = routes::targets(ended.clone().flat_map(|it| &it.http), ended.flat_map(|it| &it.tcp));
+    let namespace = scope.gateway.as_ref().map_or(&scope.namespace, |named| &named.0);
+    let workload = Workload { namespace, labels: scope.labels.as_ref() };
+    ended.extend(keys(context, workload));
     for (targets, way) in [(ended, Way::Gateway), (routes::targets([], passed), Way::Passthrough)] {
         for target in targets {
             let client_certificate = gateway.client_certificate.as_ref();

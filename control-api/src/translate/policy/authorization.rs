@@ -3,7 +3,7 @@
 //! The order is Istio's: what is logged, what is denied, what is allowed. The kinds of conditions that only HTTP has cannot be seen on other
 //! connections: a rule that denies is applied by what can be seen, one that allows does not match.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use k8s_openapi::api::core::v1::Pod;
 use outrider_proto::pb::envoy::config::core::v3::CidrRange;
@@ -18,6 +18,8 @@ use outrider_proto::pb::envoy::r#type::matcher::v3::{
 };
 use regex::escape;
 
+use super::jwt;
+use crate::attach::ir::Target;
 use crate::model::own::{Action, AuthorizationPolicy, Operation, Rule, Source, ip_block};
 use crate::model::{Key, Typed as _};
 use crate::translate::Context;
@@ -57,7 +59,21 @@ pub fn http_filters(context: &Context, workload: Workload<'_>) -> Vec<hcm::HttpF
         }))),
         ..Default::default()
     };
-    ORDER.iter().flat_map(|action| rules(context, workload, *action, true)).map(one).collect()
+    let tokens = jwt::filter(&context.world, &of_workload(context, workload));
+    let rules = ORDER.iter().flat_map(|action| rules(context, workload, *action, true)).map(one);
+    tokens.into_iter().chain(rules).collect()
+}
+
+/// What the policies of a workload fetch the keys of issuers from.
+pub fn keys(context: &Context, workload: Workload<'_>) -> BTreeSet<Target> {
+    jwt::targets(&of_workload(context, workload))
+}
+
+/// The policies that are for a workload, as far as anybody knows.
+fn of_workload<'c>(context: &'c Context, workload: Workload<'_>) -> Vec<(&'c Key, &'c AuthorizationPolicy)> {
+    let listed = context.policies.authorization.get(workload.namespace).into_iter().flatten();
+    let all = listed.filter_map(|object| Some((&object.key, AuthorizationPolicy::of(&object.body)?)));
+    all.filter(|(_, policy)| selected(policy, workload)).collect()
 }
 
 /// The same for connections that are not HTTP.
@@ -76,11 +92,8 @@ pub fn network_filters(context: &Context, workload: Workload<'_>) -> Vec<listene
 /// The rules of all policies with an action for a workload; none when there is no such policy. Of several that come of one action, all
 /// must let something pass.
 fn rules(context: &Context, workload: Workload<'_>, action: Action, http: bool) -> Vec<pb::Rbac> {
-    let listed = context.policies.authorization.get(workload.namespace).into_iter().flatten();
-    let mut all: Vec<_> = listed
-        .filter_map(|object| Some((&object.key, AuthorizationPolicy::of(&object.body)?)))
-        .filter(|(_, policy)| policy.spec.action == action && selected(policy, workload))
-        .collect();
+    let mut all = of_workload(context, workload);
+    all.retain(|(_, policy)| policy.spec.action == action);
     let view = View { deny: action == Action::Deny, http };
     if workload.labels.is_none() && action == Action::Allow {
         // Which of those with a selector are for this workload, nobody knows. Those for all are, whatever else is; what passes these
@@ -262,11 +275,31 @@ impl View {
             // Not to be somebody, one has to be somebody: who is unknown is not let in for it.
             all.push(identity(ANYBODY));
         }
+        all.extend(self.tokens(it));
         let blocks = |list: &[String], negative: bool| -> Vec<_> {
             list.iter().map(|it| self.block(it, negative)).collect()
         };
         all.extend(both(blocks(&it.ip_blocks, false), blocks(&it.not_ip_blocks, true)));
         Is::All(all)
+    }
+
+    /// Whom tokens are about, which HTTP alone has: elsewhere `Allow` does not match for it, and `Deny` by what else can be seen.
+    fn tokens(self, it: &Source) -> Vec<Is<pb::principal::Identifier>> {
+        let (wanted, unwanted) = (&it.request_principals, &it.not_request_principals);
+        let some = !wanted.is_empty() || !unwanted.is_empty();
+        if some && !self.http {
+            return if self.deny { Vec::new() } else { vec![Is::nothing()] };
+        }
+        let about = |list: &[String]| -> Vec<_> { list.iter().map(|it| token(it)).collect() };
+        let mut whom = about(wanted);
+        if self.deny && !whom.is_empty() {
+            whom.push(Is::not(token("*")));
+        }
+        let mut all = both(whom, about(unwanted));
+        if !unwanted.is_empty() && !self.deny {
+            all.push(token("*"));
+        }
+        all
     }
 
     /// Addresses. What cannot be read, which validation does not let through, never lets anybody in.
@@ -302,6 +335,18 @@ fn identity(regex: &str) -> Is<pb::principal::Identifier> {
     Is::That(pb::principal::Identifier::Authenticated(pb::principal::Authenticated {
         principal_name: Some(matching(regex)),
     }))
+}
+
+/// Whom a verified token is about: `ISSUER/SUBJECT`, or `*`.
+fn token(about: &str) -> Is<pb::principal::Identifier> {
+    let (issuer, subject) = about.rsplit_once('/').unwrap_or((about, "*"));
+    let claim =
+        |name: &str, wanted: &str| Is::That(jwt::claim(name, Some(wanted).filter(|it| *it != "*").map(text)));
+    let mut all = vec![claim("iss", issuer)];
+    if subject != "*" {
+        all.push(claim("sub", subject));
+    }
+    Is::All(all)
 }
 
 fn spiffe(text: &str) -> String {

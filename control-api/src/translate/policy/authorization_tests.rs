@@ -274,3 +274,57 @@ fn rules_have_names_that_say_where_they_come_from() {
         "{text}"
     );
 }
+
+/// An issuer whose key is shared (`HS256`), so that tokens can stand here.
+const ISSUER: &str = "jwt: [{issuer: 'https://issuer.example', jwks: '{\"keys\": [{\"kty\": \"oct\", \"alg\": \"HS256\", \"k\": \"b3V0cmlkZXItdGVzdC1rZXktb2YtMzItYnl0ZXMteHg\"}]}'}]";
+/// Tokens of the issuer about jane and eve, and one about jane that somebody else signed.
+const JANE: &str = "Authorization: Bearer eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlIiwic3ViIjoiamFuZSJ9.g8OcgK4uicFGl4zmq1xmoJW-hn4yChLF7zKgcpwTVNQ\r\n";
+const EVE: &str = "Authorization: Bearer eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlIiwic3ViIjoiZXZlIn0.SXj0xNiidnEVsJZbRoMXCwMcXjTMr7oDsLeZwCu0_KI\r\n";
+const FORGED: &str = "Authorization: Bearer eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlIiwic3ViIjoiamFuZSJ9.1oCPYcNvPJYExn1nnyq5YrRZ66ZrY9aVcYgILLSmai8\r\n";
+
+#[test]
+fn tokens_are_verified_and_rules_look_at_whom_they_are_about() {
+    let allow =
+        format!("{{{ISSUER}, rules: [{{from: [{{requestPrincipals: [https://issuer.example/jane]}}]}}]}}");
+    answers(
+        &[&allow],
+        &[("GET /", JANE, 200), ("GET /", EVE, 403), ("GET /", "", 403), ("GET /", FORGED, 401)],
+    );
+    let any = format!(
+        "{{{ISSUER}, rules: [{{from: [{{requestPrincipals: ['*']}}], to: [{{paths: [/a]}}]}}, {{to: [{{paths: [/open]}}]}}]}}"
+    );
+    answers(
+        &[&any],
+        &[("GET /a", EVE, 200), ("GET /a", "", 403), ("GET /open", "", 200), ("GET /open", FORGED, 401)],
+    );
+    // Who shows no token could be the one that is refused.
+    let deny = format!("{{{ISSUER}, action: Deny, rules: [{{from: [{{requestPrincipals: ['*/eve']}}]}}]}}");
+    answers(&[&deny], &[("GET /", JANE, 200), ("GET /", EVE, 403), ("GET /", "", 403)]);
+    let not = format!(
+        "{{{ISSUER}, rules: [{{from: [{{notRequestPrincipals: ['https://issuer.example/eve']}}]}}]}}"
+    );
+    answers(&[&not], &[("GET /", JANE, 200), ("GET /", EVE, 403), ("GET /", "", 403)]);
+}
+
+#[test]
+fn keys_that_cannot_be_had_let_nobody_in_and_the_policy_says_so() {
+    let spec = "{jwt: [{issuer: a, jwksFrom: {kind: ExternalService, name: idp, port: 443, path: /keys}}], rules: [{from: [{requestPrincipals: ['*']}]}]}";
+    let without = world(&[spec]);
+    let said = |context: &Context| {
+        conditions(
+            &context.policies.statuses[&crate::model::Key::new(Kind::AuthorizationPolicy, "shop", "p0")],
+        )
+        .join("\n")
+    };
+    assert!(said(&without).contains("spec.jwt[0].jwksFrom: there is no port 443"), "{}", said(&without));
+    assert!(!format!("{:?}", filters_of(&without, &sidecar()).0).contains("jwt_authn.v3.JwtAuthentication"));
+    let idp = "---\napiVersion: outrider.dev/v1\nkind: ExternalService\nmetadata: {name: idp, namespace: shop}\nspec: {hosts: [idp.example], ports: [{number: 443, protocol: HTTPS}]}\n";
+    let with = context(&format!("{WEB}{}{idp}", policy("p0", spec)));
+    assert!(!said(&with).contains("PartiallyInvalid"), "{}", said(&with));
+    envoy_takes(&resources(&with));
+    let filters = format!("{:?}", filters_of(&with, &sidecar()).0);
+    assert!(
+        filters.contains("https://idp.example/keys") && filters.contains("external|443||idp.shop"),
+        "{filters}"
+    );
+}

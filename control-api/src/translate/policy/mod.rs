@@ -4,6 +4,7 @@ pub mod authorization;
 #[cfg(test)]
 mod authorization_tests;
 pub mod backend_tls;
+mod jwt;
 pub mod peers;
 pub mod rate_limit;
 mod resolve;

@@ -180,8 +180,9 @@ fn authorization(world: &World, writer: &Writer<'_>, out: &mut Policies) {
             format!("spec.rules: {pods}, so that principals and namespaces match {whom} who calls it")
         });
         let message = in_force(world, policy.namespace(), policy.spec.selector.as_ref());
-        let verdict = Verdict::Accepted(note.into_iter().collect());
-        let status = status::whole(writer, policy.object, &verdict, &message);
+        let mut notes = super::jwt::problems(world, policy.namespace(), policy.body());
+        notes.extend(note);
+        let status = status::whole(writer, policy.object, &Verdict::Accepted(notes), &message);
         out.statuses.insert(policy.object.key.clone(), status);
     }
 }

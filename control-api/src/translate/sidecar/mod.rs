@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::Service;
 
 use super::cluster::{Use, Way};
 use super::port::{Port, ports};
-use super::{Context, Resource, Resources, Scope, Type, cluster, external, names};
+use super::{Context, Resource, Resources, Scope, Type, cluster, external, names, policy};
 use crate::attach::ir::Target;
 use crate::world::{Named, Proxy};
 
@@ -124,6 +124,24 @@ pub fn own(context: &Context, proxy: &Proxy) -> Resources {
     let mut out = Resources::default();
     for cluster in inbound::clusters(context, proxy) {
         out.add(Type::Cluster, Resource::new(&cluster.name, &cluster));
+    }
+    let (scope, labels) =
+        (Scope::of(&context.world, proxy), policy::authorization::labels(&context.world, proxy));
+    let workload = policy::authorization::Workload { namespace: &proxy.namespace, labels: labels.as_ref() };
+    // Whatever the application depends on, the proxy itself fetches keys from there.
+    for target in policy::authorization::keys(context, workload) {
+        match target {
+            Target::Service { service, port } => {
+                let usage = Use { mtls: scope.mtls, ..Way::Mesh.into() };
+                cluster::at(context, &service, port, usage)
+                    .into_iter()
+                    .for_each(|it| out.add(Type::Cluster, it));
+            }
+            Target::External { service, port } => {
+                out.merge(&external::clusters_of(context, &service, port));
+            }
+            Target::Invalid => {}
+        }
     }
     for listener in [inbound::listener(context, proxy), outbound::http_proxy(context, proxy)] {
         out.add(Type::Listener, Resource::new(&listener.name, &listener));
