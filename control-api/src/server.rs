@@ -60,6 +60,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut origins = BTreeSet::from([Origin::Store]);
     origins.extend(options.manifests.as_ref().map(|_| Origin::Manifests));
     let (engine, inputs) = Engine::bounded(origins, options.max_scopes, options.ca.trust_domain.clone());
+    let certificates = certificates.following(Arc::clone(&engine));
     let problems = Problems::default();
     if let Some(dir) = &options.manifests {
         manifests::start(dir, inputs.clone(), problems.clone())

@@ -33,6 +33,7 @@ pub(super) fn columns(kind: Kind) -> Columns {
         Kind::PeerPolicy => (&["NAME", "TARGETS", "MODE", "ACCEPTED"], &[]),
         Kind::AuthorizationPolicy => (&["NAME", "TARGETS", "ACTION", "ACCEPTED"], &["RULES"]),
         Kind::JoinToken => (&["NAME", "ACCOUNT", "USES", "EXPIRES"], &[]),
+        Kind::Revocation => (&["NAME", "ACCEPTED"], &[]),
         Kind::TrafficPolicy | Kind::Telemetry => (&["NAME", "TARGETS", "ACCEPTED"], &[]),
     };
     Columns { head, wide }

@@ -94,6 +94,7 @@ kinds! {
     AuthorizationPolicy, "AuthorizationPolicy", "authorizationpolicies", ["ap"], "outrider.dev", ["v1"], true, own::AuthorizationPolicy;
     Telemetry, "Telemetry", "telemetries", ["tel"], "outrider.dev", ["v1"], true, own::Telemetry;
     JoinToken, "JoinToken", "jointokens", ["jt"], "outrider.dev", ["v1"], true, own::JoinToken;
+    Revocation, "Revocation", "revocations", [], "outrider.dev", ["v1"], true, own::Revocation;
 }
 
 impl Kind {

@@ -222,10 +222,18 @@ fn uri(pattern: MatchPattern) -> pb::SubjectAltNameMatcher {
 fn identities(context: &Context, service: &Named) -> Vec<pb::SubjectAltNameMatcher> {
     let domain = context.world.trust_domain();
     let all = context.once.accounts(|| accounts(&context.world));
-    let account =
-        |it: &Arc<str>| uri(MatchPattern::Exact(format!("spiffe://{domain}/ns/{}/sa/{it}", service.0)));
+    let revoked = context.world.revoked();
+    let account = |it: &Arc<str>| format!("spiffe://{domain}/ns/{}/sa/{it}", service.0);
     match all.get(service) {
-        Some(known) if !known.is_empty() => known.iter().map(account).collect(),
+        Some(known) if !known.is_empty() => {
+            let mut names: Vec<String> = known.iter().map(account).collect();
+            names.retain(|it| !revoked.contains(it.as_str()));
+            if names.is_empty() {
+                // Nobody is left who may answer. No list at all would mean anybody.
+                names.push(format!("spiffe://{domain}/revoked"));
+            }
+            names.into_iter().map(|it| uri(MatchPattern::Exact(it))).collect()
+        }
         _ => vec![uri(MatchPattern::Prefix(format!("spiffe://{domain}/ns/{}/sa/", service.0)))],
     }
 }

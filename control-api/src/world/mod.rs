@@ -15,6 +15,7 @@ use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 pub use proxy::{NodeError, Proxy, Role};
 
 use crate::ca::identity::TrustDomain;
+use crate::model::own::{MESH_NAMESPACE, Revocation};
 use crate::model::{Key, Kind, Object, Typed};
 
 /// Namespace and name.
@@ -212,6 +213,18 @@ impl World {
             .filter_map(|slice| service_of(self.objects.get(slice)?))
             .collect();
         names.iter().filter_map(|(namespace, name)| self.get::<Service>(namespace, name)).collect()
+    }
+
+    /// The identities that are revoked.
+    pub fn revoked(&self) -> BTreeSet<&str> {
+        let all = self.all_in::<Revocation>(MESH_NAMESPACE);
+        all.flat_map(|it| it.body().spec.identities.iter().map(String::as_str)).collect()
+    }
+
+    /// Whether this identity is revoked.
+    pub fn is_revoked(&self, identity: &str) -> bool {
+        let mut all = self.all_in::<Revocation>(MESH_NAMESPACE);
+        all.any(|it| it.spec.identities.iter().any(|known| known == identity))
     }
 
     fn index(&mut self, object: &Arc<Object>) {

@@ -59,6 +59,9 @@ impl Identity {
         if self.how != How::Certificate || self.role == Role::Admin {
             return Ok(());
         }
+        if world.is_revoked(&self.name) {
+            return Err(Status::permission_denied(format!("{} is revoked", self.name)));
+        }
         claims::judge(&self.name, proxy, world).map_err(Status::permission_denied)
     }
 

@@ -3,8 +3,8 @@
 mod istio;
 mod own;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls_pki_types::CertificateDer;
@@ -20,6 +20,7 @@ use super::limits::Limits;
 use super::{Bundle, Ca, IssueError, NoAuthority};
 use crate::api::audit::{Audit, Entry, Item};
 use crate::api::auth::{Identity, Lease, Peer, Role};
+use crate::engine::Engine;
 use crate::pb::identity::identity_server::IdentityServer;
 use crate::pb::istio::istio_certificate_service_server::IstioCertificateServiceServer;
 
@@ -29,6 +30,8 @@ const LARGEST_REQUEST: usize = 64 * 1024;
 const WATCHERS: usize = 50_000;
 /// How many of whom nobody knows who they are.
 const STRANGERS: usize = 512;
+/// How long a request waits for what is revoked to be known, after the start.
+const KNOWN: Duration = Duration::from_secs(5);
 /// Metadata of errors: a word for the reason that does not change.
 pub const REASON: &str = "outrider-reason";
 
@@ -47,6 +50,8 @@ struct Parts {
     watchers: Arc<Semaphore>,
     strangers: Arc<Semaphore>,
     leaving: watch::Receiver<bool>,
+    /// Who knows which identities are revoked; without one nobody is.
+    engine: OnceLock<Arc<Engine>>,
 }
 
 /// One request, whichever service it came by.
@@ -81,6 +86,10 @@ enum Refusal {
     Issues(Duration),
     #[error("metadata.{0}: {1}")]
     Metadata(String, &'static str),
+    #[error("{0} is revoked")]
+    Revoked(String),
+    #[error("what is revoked is not known yet; come back in a moment")]
+    Starting,
     #[error("it did not come to an end")]
     Ended,
 }
@@ -97,6 +106,8 @@ impl Refusal {
             Self::Attempts(_) => "limit_address",
             Self::Issues(_) => "limit_issue",
             Self::Metadata(..) => "metadata",
+            Self::Revoked(_) => "revoked",
+            Self::Starting => "starting",
             Self::Ended => "internal",
         }
     }
@@ -107,7 +118,8 @@ impl Refusal {
             Self::Credential(it) => it.code(),
             Self::Csr(it) => it.code(),
             Self::Issue(IssueError::TooShort(_)) | Self::Metadata(..) => Code::InvalidArgument,
-            Self::Issue(_) => Code::Unavailable,
+            Self::Issue(_) | Self::Starting => Code::Unavailable,
+            Self::Revoked(_) => Code::PermissionDenied,
             Self::Attempts(_) | Self::Issues(_) => Code::ResourceExhausted,
             Self::Ended => Code::Internal,
         }
@@ -131,7 +143,17 @@ impl CertificateService {
     ) -> Self {
         let watchers = Arc::new(Semaphore::new(WATCHERS));
         let strangers = Arc::new(Semaphore::new(STRANGERS));
-        Self { parts: Arc::new(Parts { ca, credentials, limits, audit, watchers, strangers, leaving }) }
+        let engine = OnceLock::new();
+        let parts = Parts { ca, credentials, limits, audit, watchers, strangers, leaving, engine };
+        Self { parts: Arc::new(parts) }
+    }
+
+    /// Asks this one which identities are revoked. Until it is ready nobody gets a certificate.
+    #[must_use]
+    pub fn following(self, engine: Arc<Engine>) -> Self {
+        // Once, at the start.
+        let _ = self.parts.engine.set(engine);
+        self
     }
 
     /// `outrider.identity.v1.Identity`.
@@ -209,6 +231,13 @@ impl CertificateService {
         let name = identity.as_str().into();
         let (peer, lease) = (asked.peer.address, Lease::default());
         *who = Some(Identity { name, role: Role::Proxy, how, peer, lease });
+        if let Some(engine) = parts.engine.get() {
+            let known = tokio::time::timeout(KNOWN, engine.until_ready()).await;
+            known.map_err(|_| Refusal::Starting)?;
+            if engine.snapshot().context.world.is_revoked(&identity) {
+                return Err(Refusal::Revoked(identity));
+            }
+        }
         parts.limits.issue(&workload, Instant::now()).map_err(Refusal::Issues)?;
         let (csr, uri) = (asked.csr, identity.clone());
         let key = blocking(move || csr::judge(&csr, &uri)).await??;

@@ -31,7 +31,7 @@ use crate::pb::identity::identity_client::IdentityClient;
 use crate::pb::identity::issue_request::Credential;
 use crate::pb::istio::IstioCertificateRequest;
 use crate::pb::istio::istio_certificate_service_client::IstioCertificateServiceClient;
-use crate::source::{Input, Origin};
+use crate::source::{Input, Inputs, Origin};
 use crate::store::SharedStore;
 use crate::store::memory::Memory;
 
@@ -48,6 +48,8 @@ struct Plane {
     issuer: TokenIssuer,
     address: SocketAddr,
     leave: watch::Sender<bool>,
+    engine: Arc<Engine>,
+    inputs: Inputs,
 }
 
 struct Setup {
@@ -82,7 +84,8 @@ impl Plane {
         );
         let (engine, inputs) = Engine::start(BTreeSet::from([Origin::Store]));
         inputs.send(Input::Reset { origin: Origin::Store, revision: 1, objects: Vec::new() }).await.unwrap();
-        let ads = Ads::new(engine, Arc::new(Connected::default()), Default::default(), leaving);
+        let service = service.following(Arc::clone(&engine));
+        let ads = Ads::new(Arc::clone(&engine), Arc::new(Connected::default()), Default::default(), leaving);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let guard = Guard::new(Arc::clone(&security.authenticator), None);
@@ -93,7 +96,7 @@ impl Plane {
             .add_service(service.own())
             .add_service(service.istio());
         tokio::spawn(server.serve_with_incoming(connections));
-        Self { dir, ca, security, audit, store, issuer, address, leave }
+        Self { dir, ca, security, audit, store, issuer, address, leave, engine, inputs }
     }
 
     /// Connects, with a certificate or without.
@@ -356,4 +359,43 @@ async fn who_asks_too_often_is_told_to_come_back_and_one_address_does_not_fill_t
     // Ten lines in each second that it took: on a machine with much to do it took several.
     let (lines, seconds) = (plane.audit.lines().len(), second() - began + 1);
     assert!(i64::try_from(lines).unwrap() <= 10 * seconds, "{lines} lines in {seconds} s");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_revoked_gets_no_certificate_and_its_streams_end() {
+    let plane = Plane::start(Setup::default()).await;
+    let join = plane.join().await;
+    let (key, csr) = request(None);
+    let given = plane.issue(csr, join.clone()).await.unwrap();
+    // A stream of that identity.
+    let node = Node { id: "sidecar~10.0.0.1~web-0.shop~svc.cluster.local".into(), ..Default::default() };
+    let url = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+    let asked = DiscoveryRequest { node: Some(node), type_url: url.into(), ..Default::default() };
+    let asked = tokio_stream::StreamExt::chain(tokio_stream::once(asked), tokio_stream::pending());
+    let channel = plane.channel(Some(identity_of(&given, &key))).await;
+    let mut client = AggregatedDiscoveryServiceClient::new(channel);
+    let mut answers = client.stream_aggregated_resources(Request::new(asked)).await.unwrap().into_inner();
+    assert!(tokio::time::timeout(DEADLINE, answers.message()).await.unwrap().unwrap().is_some());
+
+    let yaml = format!(
+        "apiVersion: outrider.dev/v1\nkind: Revocation\nmetadata: {{name: lost, namespace: outrider-system}}\nspec: {{identities: ['{}']}}\n",
+        given.identity
+    );
+    let value = crate::model::documents("test.yaml", &yaml).unwrap().remove(0);
+    let object = crate::model::read_value("test.yaml", value, "outrider-system").unwrap().unwrap();
+    let changes = vec![(object.key.clone(), Some(object))];
+    plane.inputs.send(Input::Changes { origin: Origin::Store, revision: 2, changes }).await.unwrap();
+    plane.engine.applied(2).await;
+    let ended = async {
+        loop {
+            if let Err(status) = answers.message().await {
+                return status;
+            }
+        }
+    };
+    let status = tokio::time::timeout(DEADLINE, ended).await.expect("it ends");
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().contains("revoked"), "{status}");
+    let status = plane.issue(request(None).1, join).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status)), (Code::PermissionDenied, "revoked"));
 }

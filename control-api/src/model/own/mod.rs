@@ -9,6 +9,7 @@ mod health_check;
 mod join_token;
 mod jwt;
 mod peer_policy;
+mod revocation;
 mod settings;
 mod settings_check;
 mod telemetry;
@@ -32,6 +33,7 @@ pub use jwt::{JwksFrom, JwksKind, JwtIssuer};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 pub use peer_policy::{Mtls, MtlsMode, PeerPolicy, PeerPolicySpec, PeerPort};
+pub use revocation::{Revocation, RevocationSpec};
 pub use settings::{
     Backoff, CircuitBreakers, ConnectionPool, FailurePercentage, HashCookie, HashOn, Http2Settings,
     LoadBalancing, LoadBalancingPolicy, OutlierDetection, RateLimit, RateLimitHeader, RateLimitRule, Retries,
@@ -51,6 +53,7 @@ pub fn check(body: &Body) -> Vec<(String, String)> {
         Body::AuthorizationPolicy(it) => authorization_policy::check(it),
         Body::Telemetry(it) => telemetry::check(it),
         Body::JoinToken(it) => join_token::check(it),
+        Body::Revocation(it) => revocation::check(it),
         _ => Vec::new(),
     }
 }
@@ -64,6 +67,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         AuthorizationPolicy::crd(),
         Telemetry::crd(),
         JoinToken::crd(),
+        Revocation::crd(),
     ]
 }
 

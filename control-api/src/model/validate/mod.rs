@@ -43,7 +43,8 @@ pub fn check(object: &Object) -> Vec<(String, String)> {
         | Kind::PeerPolicy
         | Kind::AuthorizationPolicy
         | Kind::Telemetry
-        | Kind::JoinToken => report.0.extend(own::check(&object.body)),
+        | Kind::JoinToken
+        | Kind::Revocation => report.0.extend(own::check(&object.body)),
     }
     report.0
 }

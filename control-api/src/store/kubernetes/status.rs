@@ -259,4 +259,5 @@ pub const KINDS: &[Kind] = &[
     Kind::PeerPolicy,
     Kind::AuthorizationPolicy,
     Kind::Telemetry,
+    Kind::Revocation,
 ];

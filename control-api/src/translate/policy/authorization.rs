@@ -64,6 +64,31 @@ pub fn http_filters(context: &Context, workload: Workload<'_>) -> Vec<hcm::HttpF
     tokens.into_iter().chain(rules).collect()
 }
 
+/// What turns revoked identities away, in front of all else that a connection meets: nothing when none is revoked. No policy lets them in.
+pub fn revoked(world: &World) -> Option<listener::Filter> {
+    let exactly = |uri: &str| {
+        let name =
+            StringMatcher { match_pattern: Some(MatchPattern::Exact(uri.to_owned())), ..Default::default() };
+        let name = pb::principal::Authenticated { principal_name: Some(name) };
+        principal(Is::That(pb::principal::Identifier::Authenticated(name)))
+    };
+    let principals: Vec<_> = world.revoked().into_iter().map(exactly).collect();
+    if principals.is_empty() {
+        return None;
+    }
+    let policy = pb::Policy { permissions: vec![permission(Is::Anything)], principals, ..Default::default() };
+    let rules = pb::Rbac {
+        action: pb::rbac::Action::Deny as i32,
+        policies: HashMap::from([("revoked".to_owned(), policy)]),
+        ..Default::default()
+    };
+    let config = NetworkRbac { rules: Some(rules), stat_prefix: "revoked.".to_owned(), ..Default::default() };
+    Some(listener::Filter {
+        name: "envoy.filters.network.rbac".to_owned(),
+        config_type: Some(listener::filter::ConfigType::TypedConfig(any_sorted(&config))),
+    })
+}
+
 /// What the policies of a workload fetch the keys of issuers from.
 pub fn keys(context: &Context, workload: Workload<'_>) -> BTreeSet<Target> {
     jwt::targets(&of_workload(context, workload))

@@ -10,8 +10,8 @@ use super::status::{self, Verdict};
 use super::{Policies, Target};
 use crate::attach::Writer;
 use crate::model::own::{
-    Action, AuthorizationPolicy, ExternalService, MtlsMode, PeerPolicy, Selector, TargetRef, Telemetry,
-    TrafficPolicy,
+    Action, AuthorizationPolicy, ExternalService, MESH_NAMESPACE, MtlsMode, PeerPolicy, Revocation, Selector,
+    TargetRef, Telemetry, TrafficPolicy,
 };
 use crate::model::{Kind, Object, Typed};
 use crate::translate::port::ports;
@@ -24,6 +24,7 @@ pub(super) fn policies(world: &World, writer: &Writer<'_>) -> Policies {
     authorization(world, writer, &mut out);
     telemetry(world, writer, &mut out);
     peers(world, writer, &mut out);
+    revocations(world, writer, &mut out);
     out.materials = Arc::new(external::materials(world));
     for (key, left_out) in external::judge(world, &out.materials) {
         if let Some(object) = world.object(&key) {
@@ -272,6 +273,18 @@ fn peers(world: &World, writer: &Writer<'_>, out: &mut Policies) {
         let message = in_force(world, namespace, selector);
         out.statuses
             .insert(policy.object.key.clone(), status::whole(writer, policy.object, &verdict, &message));
+    }
+}
+
+fn revocations(world: &World, writer: &Writer<'_>, out: &mut Policies) {
+    for revocation in world.all::<Revocation>() {
+        let verdict = if **revocation.namespace() == *MESH_NAMESPACE {
+            Verdict::fine()
+        } else {
+            Verdict::Refused("WrongNamespace", format!("it counts in namespace {MESH_NAMESPACE} alone"))
+        };
+        let status = status::whole(writer, revocation.object, &verdict, "in force");
+        out.statuses.insert(revocation.object.key.clone(), status);
     }
 }
 

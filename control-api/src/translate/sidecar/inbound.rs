@@ -210,6 +210,8 @@ impl At<'_> {
     /// A chain behind mutual TLS.
     fn tls(self, mut chain: FilterChain, protocols: &[&str]) -> FilterChain {
         chain.transport_socket = Some(mtls::downstream(self.context, protocols));
+        let rest = std::mem::take(&mut chain.filters);
+        chain.filters = authorization::revoked(&self.context.world).into_iter().chain(rest).collect();
         chain
     }
 

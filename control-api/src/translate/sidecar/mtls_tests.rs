@@ -358,3 +358,41 @@ fn of_two_policies_for_a_pod_the_newer_is_told_that_the_older_goes_first() {
     );
     assert_eq!(doors(&resources(&context), 5432).len(), 2, "the older one counts");
 }
+
+#[test]
+fn who_is_revoked_is_neither_let_in_nor_called() {
+    let revoked = |namespace: &str, account: &str| {
+        format!(
+            "---\napiVersion: outrider.dev/v1\nkind: Revocation\nmetadata: {{name: lost, namespace: {namespace}}}\nspec: {{identities: ['spiffe://cluster.local/ns/shop/sa/{account}']}}\n"
+        )
+    };
+    let first = |all: &Resources, name: &str| {
+        let listener: Listener = message(all, Type::Listener, "virtualInbound");
+        let chain = listener.filter_chains.into_iter().find(|it| it.name == name).unwrap();
+        format!("{:?}", chain.filters[0])
+    };
+    let world = |more: &str| context(&format!("{}{}{more}", web(), pod(MESHED)));
+    let http = "outbound|80||web.shop.svc.cluster.local";
+    let theirs = world(&revoked("outrider-system", "thief"));
+    let all = resources(&theirs);
+    envoy_takes(&all);
+    for chain in ["inbound|8080||mtls", "inbound|5432||mtls", "virtualInbound|mtls"] {
+        let found = first(&all, chain);
+        assert!(found.contains("envoy.filters.network.rbac"), "{chain}: {found}");
+    }
+    assert!(
+        !first(&all, "inbound|8080||").contains("envoy.filters.network.rbac"),
+        "nobody has an identity there"
+    );
+    let common = upstream(&theirs, &client(), http).unwrap().common_tls_context.unwrap();
+    assert_eq!(peers_of(&common), [MatchPattern::Exact("spiffe://cluster.local/ns/shop/sa/web".to_owned())]);
+    // The last one who might answer is gone: nobody does, not anybody.
+    let common = upstream(&world(&revoked("outrider-system", "web")), &client(), http);
+    let common = common.unwrap().common_tls_context.unwrap();
+    assert_eq!(peers_of(&common), [MatchPattern::Exact("spiffe://cluster.local/revoked".to_owned())]);
+    // Elsewhere it does not count, and says so.
+    let elsewhere = world(&revoked("shop", "thief"));
+    assert!(!first(&resources(&elsewhere), "inbound|8080||mtls").contains("network.rbac"));
+    let said = conditions(&elsewhere.policies.statuses[&Key::new(Kind::Revocation, "shop", "lost")]);
+    assert!(said.iter().any(|it| it.contains("Accepted=False WrongNamespace")), "{said:?}");
+}
