@@ -24,6 +24,8 @@ pub struct Audit {
     sink: Mutex<Sink>,
     /// Lines that wait for the disk: those that come while it is busy are written, and waited for, as one.
     open: Mutex<Open>,
+    /// Whose turn it is to write, of the tasks that wait.
+    turn: tokio::sync::Mutex<()>,
     /// Where that is, for people.
     place: String,
     next: AtomicU64,
@@ -188,7 +190,16 @@ impl Audit {
         let run = chrono::Utc::now().timestamp_micros();
         let room = Arc::new(Semaphore::new(WAITING));
         let (sink, next) = (Mutex::new(sink), AtomicU64::new(1));
-        Self { sink, open: Mutex::default(), place, next, run, refusals: Refusals::default(), room }
+        Self {
+            sink,
+            open: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            place,
+            next,
+            run,
+            refusals: Refusals::default(),
+            room,
+        }
     }
 
     /// What was written to memory.
@@ -274,8 +285,19 @@ impl Audit {
 
     async fn write(self: &Arc<Self>, entry: Entry) -> io::Result<()> {
         let this = Arc::clone(self);
-        let written = tokio::task::spawn_blocking(move || this.write_now(&entry)).await;
-        written.unwrap_or_else(|error| Err(io::Error::other(error)))
+        // A task of its own: who goes away takes no line along.
+        let written = tokio::spawn(async move {
+            let outcome = this.queue(&entry)?;
+            // Whoever waits keeps no thread from others that have work.
+            let turn = this.turn.lock().await;
+            if outcome.get().is_none() {
+                let (writer, mine) = (Arc::clone(&this), Arc::clone(&outcome));
+                tokio::task::spawn_blocking(move || writer.flush(&mine)).await.map_err(io::Error::other)?;
+            }
+            drop(turn);
+            told(&outcome)
+        });
+        written.await.unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 
     /// Writes a line, and waits until the disk has it. Whoever finds the disk free writes for all that wait, so that it is waited for once,
@@ -284,27 +306,39 @@ impl Audit {
     /// # Errors
     /// When it could not be written.
     pub fn write_now(&self, entry: &Entry) -> io::Result<()> {
+        let outcome = self.queue(entry)?;
+        self.flush(&outcome);
+        told(&outcome)
+    }
+
+    /// Puts a line to those that wait for the disk.
+    fn queue(&self, entry: &Entry) -> io::Result<Arc<Outcome>> {
         let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
         let mut line = serde_json::to_vec(&Entry { time, ..entry.clone() })?;
         line.push(b'\n');
-        let outcome = {
-            let mut open = locked(&self.open);
-            open.lines.append(&mut line);
-            Arc::clone(&open.outcome)
-        };
+        let mut open = locked(&self.open);
+        open.lines.append(&mut line);
+        Ok(Arc::clone(&open.outcome))
+    }
+
+    /// Writes all lines that wait, unless somebody has written the one whose outcome this is.
+    fn flush(&self, mine: &Outcome) {
         let mut sink = locked(&self.sink);
-        // Lines are taken, and their outcome is said, while the sink is held: without one, this line is still among those that wait.
-        if outcome.get().is_none() {
+        // Lines are taken, and their outcome is said, while the sink is held: without one, that line is still among those that wait.
+        if mine.get().is_none() {
             let Open { lines, outcome } = std::mem::take(&mut *locked(&self.open));
             let written = sink.write(lines).map_err(|error| (error.kind(), error.to_string()));
             let _ = outcome.set(written);
         }
-        drop(sink);
-        match outcome.get() {
-            Some(Ok(())) => Ok(()),
-            Some(Err((kind, text))) => Err(io::Error::new(*kind, text.clone())),
-            None => Err(io::Error::other("whoever wrote it did not come to an end")),
-        }
+    }
+}
+
+/// What became of a line that was flushed.
+fn told(outcome: &Outcome) -> io::Result<()> {
+    match outcome.get() {
+        Some(Ok(())) => Ok(()),
+        Some(Err((kind, text))) => Err(io::Error::new(*kind, text.clone())),
+        None => Err(io::Error::other("whoever wrote it did not come to an end")),
     }
 }
 

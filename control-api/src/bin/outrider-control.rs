@@ -31,6 +31,17 @@ fn rotate(data_dir: &std::path::Path, domain: &TrustDomain) -> anyhow::Result<()
     Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
+/// Has former roots believed no longer.
+fn drop_roots(data_dir: &std::path::Path, domain: &TrustDomain, force: bool) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let gone = own::drop_roots(data_dir, domain, force, std::time::SystemTime::now())?;
+    let listed = gone.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let text = format!(
+        "former roots ({listed}) are taken out of the trust bundle; the control plane does so within seconds\n"
+    );
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
 fn main() -> ExitCode {
     let options = Options::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("OUTRIDER_LOG")
@@ -47,6 +58,9 @@ fn main() -> ExitCode {
     let ended = match options.command {
         Some(server::Command::Crds) => crds(),
         Some(server::Command::RotateCa { data_dir, trust_domain }) => rotate(&data_dir, &trust_domain),
+        Some(server::Command::DropCaRoot { data_dir, trust_domain, force }) => {
+            drop_roots(&data_dir, &trust_domain, force)
+        }
         None => runtime.block_on(server::run(options)),
     };
     match ended {

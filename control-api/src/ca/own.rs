@@ -5,6 +5,8 @@
 //! one is announced: it is in the trust bundle, and signs from when everybody who had a certificate at that moment has
 //! got another, and with it the bundle.
 
+mod dropped;
+
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -24,6 +26,7 @@ use super::authority::{Authority, BACKDATE, date, seconds};
 use super::identity::TrustDomain;
 use super::trust::Trust;
 use crate::api::auth::{private_folder, write_private};
+pub use dropped::drop_roots;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How long a root is believed.
@@ -75,6 +78,7 @@ impl Own {
     /// When something is damaged; it is never written over.
     pub fn load(&mut self, trust: &mut Trust, now: SystemTime) -> anyhow::Result<Loaded> {
         private_folder(&self.folder)?;
+        dropped::forget(&self.folder, trust)?;
         let generations = generations(&self.folder)?;
         let mut state = self.state(&generations)?;
         let Some(mut state) = state.take() else {

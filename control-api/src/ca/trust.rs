@@ -104,6 +104,21 @@ impl Trust {
             .collect()
     }
 
+    /// Forgets a root, whatever still hangs from it.
+    ///
+    /// # Errors
+    /// When it cannot be written down: then it stays.
+    pub fn forget(&mut self, root: &CertificateDer<'_>) -> anyhow::Result<()> {
+        let Some(until) = self.known.remove(root.as_ref()) else { return Ok(()) };
+        let kept = self.keep();
+        if kept.is_err() {
+            self.known.insert(root.as_ref().to_vec(), until);
+        } else {
+            tracing::warn!(until = date(until), "a former root is no longer believed: it was dropped");
+        }
+        kept
+    }
+
     /// Forgets the roots whose last certificate has ended, but for those that are configured. Gives how many went.
     pub fn prune(&mut self, configured: &[CertificateDer<'_>], now: i64) -> usize {
         let before = self.known.len();

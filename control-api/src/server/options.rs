@@ -81,4 +81,17 @@ pub enum Command {
         #[arg(long, value_name = "NAME", default_value = "cluster.local")]
         trust_domain: TrustDomain,
     },
+    /// Take former roots of this control plane's own authority out of the trust bundle now, rather than when the last certificate under
+    /// them has ended. Refused while there may be such certificates, unless it is forced
+    DropCaRoot {
+        /// The data directory of the control plane, which may run
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// Its trust domain
+        #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+        trust_domain: TrustDomain,
+        /// Although certificates under them may be valid: whoever has one is cut off until it has another
+        #[arg(long)]
+        force: bool,
+    },
 }

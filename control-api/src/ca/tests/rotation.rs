@@ -195,3 +195,34 @@ fn supplied_files_that_change_are_taken_over_and_both_roots_are_believed_for_a_w
     ca.refresh(now + DAY * 2).unwrap();
     assert_eq!(ca.bundle().borrow().roots, [new.root]);
 }
+
+#[test]
+fn a_former_root_goes_before_its_time_when_it_is_forced_to() {
+    let (dir, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
+    let drop_roots = |force, at| folder::drop_roots(dir.path(), &domain(), force, at);
+    assert!(drop_roots(true, now).unwrap_err().to_string().contains("no authority"));
+    let ca = own(dir.path(), now).unwrap();
+    let error = drop_roots(true, now).unwrap_err().to_string();
+    assert!(error.contains("no former root"), "{error}");
+    ca.issue(&workload_key(), &web(), None, now).unwrap();
+    folder::rotate(dir.path(), &domain(), now).unwrap();
+    ca.refresh(now).unwrap();
+    let error = drop_roots(true, now).unwrap_err().to_string();
+    assert!(error.contains("under way"), "{error}");
+    // One that is still valid when the new root signs.
+    let late = ca.issue(&workload_key(), &web(), None, now + 20 * HOUR).unwrap();
+    let then = now + 26 * HOUR;
+    ca.refresh(then).unwrap();
+    assert_eq!(ca.bundle().borrow().roots.len(), 2);
+    assert!(ca.recognise(&late.chain, then).is_ok());
+
+    let error = drop_roots(false, then).unwrap_err().to_string();
+    assert!(error.contains("--force"), "{error}");
+    assert_eq!(drop_roots(true, then).unwrap(), [1]);
+    ca.refresh(then).unwrap();
+    assert_eq!(ca.bundle().borrow().roots.len(), 1);
+    assert!(ca.recognise(&late.chain, then).is_err(), "its root is still believed");
+    // A restart does not bring it back.
+    drop(ca);
+    assert_eq!(own(dir.path(), then).unwrap().bundle().borrow().roots.len(), 1);
+}
