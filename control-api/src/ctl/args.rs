@@ -283,6 +283,12 @@ pub(super) enum Command {
         /// For which shell
         shell: Shell,
     },
+    /// What becomes of identities of workloads
+    Identity {
+        /// What to do
+        #[command(subcommand)]
+        command: IdentityCommand,
+    },
     /// Make a token: for operators and proxies, or by `create` for workloads
     ///
     /// With a name, a token for the API or xDS, and the line by which the control plane knows it. `create`: a join token, by
@@ -304,6 +310,20 @@ pub(super) enum Command {
         /// This program's alone
         #[arg(long)]
         client: bool,
+    },
+}
+
+/// What can be done with identities.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum IdentityCommand {
+    /// Believe an identity no longer: it gets no certificate and no configuration, and its connections are closed. `get revocations` shows
+    /// those that there are, `delete` gives one back
+    Revoke {
+        /// The identity, as in spiffe://cluster.local/ns/shop/sa/web
+        identity: String,
+        /// Why, for people
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
     },
 }
 

@@ -11,6 +11,7 @@ mod explain;
 mod failure;
 mod files;
 mod get;
+mod identity;
 mod local;
 mod output;
 mod problems;
@@ -29,7 +30,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use args::{Cli, Color, Command, DryRun, Flags, TokenCommand};
+use args::{Cli, Color, Command, DryRun, Flags, IdentityCommand, TokenCommand};
 use connect::{Client, Target};
 use failure::Failure;
 
@@ -185,6 +186,9 @@ async fn command(cli: Cli, console: &mut Console<'_>, color: bool) -> Result<(),
         Command::Explain(asked) => explain::explain(session, asked).await,
         Command::Problems { output } => problems::problems(session, output).await,
         Command::Version { client: false } => local::versions(session).await,
+        Command::Identity { command: IdentityCommand::Revoke { identity, reason } } => {
+            identity::revoke(session, &identity, reason.as_deref()).await
+        }
         Command::Token { join: Some(TokenCommand::Create { service_account, ttl, uses }), .. } => {
             token::create(session, &service_account, ttl, uses).await
         }

@@ -86,3 +86,25 @@ async fn differences_show_no_secrets() {
     assert!(differs.out.contains("(before)") && differs.out.contains("(after)"), "{}", differs.out);
     assert_eq!(ctl(&harness, "diff -f -", &secret("b25l")).await.code, 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_identity_is_revoked_and_given_back() {
+    let harness = Harness::start().await;
+    let identity = "spiffe://cluster.local/ns/shop/sa/web";
+    for _ in 0..2 {
+        let done = ctl(&harness, &format!("identity revoke {identity} --reason stolen"), "").await;
+        assert!(done.code == 0 && done.out.contains("is revoked"), "{} {}", done.out, done.err);
+    }
+    let kept = ctl(&harness, "get revocations -n outrider-system -o yaml", "").await;
+    assert!(
+        kept.out.contains(identity) && kept.out.contains("stolen") && kept.out.contains("web.shop"),
+        "{}",
+        kept.out
+    );
+    let done = ctl(&harness, "delete revocations web.shop -n outrider-system", "").await;
+    assert_eq!(done.code, 0, "{}", done.err);
+    for wrong in ["web", "spiffe://cluster.local/ns/shop", "cluster.local/ns/shop/sa/web"] {
+        let done = ctl(&harness, &format!("identity revoke {wrong}"), "").await;
+        assert!(done.code == 2 && done.err.contains("in full"), "{wrong}: {} {}", done.code, done.err);
+    }
+}
