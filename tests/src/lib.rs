@@ -9,6 +9,7 @@
 //!   the time.
 //! * [`control`] starts `outrider-control` on a folder of manifests, which it writes.
 //! * [`identity`] are proxies with an identity agent.
+//! * [`spire`] is an agent that hands out identities on a unix socket.
 //! * [`etcd`] is a real one; [`relay`] is a wire that can be cut.
 //! * [`oracle`] installs the real Envoy, [`binary`] builds Outrider.
 //!
@@ -35,6 +36,7 @@ pub mod raw_plane;
 pub mod record;
 pub mod relay;
 pub mod reply;
+pub mod spire;
 pub mod upstream;
 pub mod wait;
 pub mod wire;

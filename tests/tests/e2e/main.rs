@@ -19,6 +19,7 @@ mod outage;
 mod policies;
 mod runtime;
 mod sockets;
+mod spire;
 mod srds;
 mod start;
 mod state;
