@@ -144,7 +144,7 @@ mod tests {
     }
 
     fn secret(kind: SecretKind) -> Secret {
-        Secret { name: Arc::from("s"), kind }
+        Secret { name: Arc::from("s"), kind, watched: None }
     }
 
     fn shown(slot: &SecretSlot) -> Option<String> {

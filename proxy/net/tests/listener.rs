@@ -316,7 +316,7 @@ fn a_secret_that_one_chain_cannot_use_is_in_force_for_the_others_and_narrows_the
         let (chain, key) = (inline(&own.cert), inline(&own.key));
         SecretKind::Certificate(TlsCertificate { chain, key, ocsp_staple: None })
     };
-    let found = |name: &str, kind| Some(Arc::new(Secret { name: name.into(), kind }));
+    let found = |name: &str, kind| Some(Arc::new(Secret { name: name.into(), kind, watched: None }));
     let shared = ListenerShared::build(
         Arc::new(listener),
         &Registry::new(),

@@ -6,17 +6,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
-use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use outrider_proto::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use outrider_proto::{Descriptors, load};
 use prost::Message as _;
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
@@ -24,13 +21,11 @@ use crate::config::MAX_MESSAGE_BYTES;
 use crate::core::{Now, Request, Response};
 use crate::event::Event;
 use crate::handle::{Handle, QUEUE};
+use crate::moves::{self, LOOK_AGAIN, moved};
 use crate::stream::{Shared, sleep_until, upkeep};
 use crate::{Kind, core};
 
 const MESSAGE: &str = "envoy.service.discovery.v3.DiscoveryResponse";
-
-/// How often a directory is looked for that cannot be watched.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// A file, and what it holds.
 #[derive(Debug, Clone)]
@@ -124,17 +119,7 @@ impl Source {
     }
 
     fn watch(&self) -> Option<AsyncFd<OwnedFd>> {
-        let open = || {
-            let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-            inotify::add_watch(&fd, self.directory(), WatchFlags::MOVED_TO)?;
-            #[expect(
-                deprecated,
-                reason = "what took its place is unsafe for descriptors that are closed or replaced while they are \
-                          registered; this one belongs to the AsyncFd alone"
-            )]
-            AsyncFd::new(fd)
-        };
-        match open() {
+        match moves::watch(std::iter::once(self.directory())) {
             Ok(watch) => Some(watch),
             Err(error) => {
                 tracing::warn!(directory = %self.directory().display(), "cannot be watched: {error}");
@@ -182,33 +167,6 @@ impl Source {
         }
         drop(core);
         self.shared.upkeep.notify_one();
-    }
-}
-
-/// Waits for a move to `name`, or to any name. Returns whether there was one among what happened.
-async fn moved(watch: Option<&AsyncFd<OwnedFd>>, name: Option<&OsStr>) -> std::io::Result<bool> {
-    let Some(watch) = watch else { return std::future::pending().await };
-    let mut ready = watch.readable().await?;
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    let mut reader = inotify::Reader::new(watch.get_ref(), &mut buffer);
-    let mut found = false;
-    loop {
-        match reader.next() {
-            Ok(event) => {
-                if event.events().contains(inotify::ReadFlags::IGNORED) {
-                    return Err(std::io::Error::other("the directory is gone"));
-                }
-                // When events were lost, this may have been one of them.
-                let lost = event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW);
-                let to = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
-                found |= lost || name.is_none_or(|name| to == Some(name));
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                ready.clear_ready();
-                return Ok(found);
-            }
-            Err(error) => return Err(error.into()),
-        }
     }
 }
 

@@ -26,6 +26,7 @@ mod grpc;
 mod handle;
 mod kind;
 mod limit;
+mod moves;
 mod stream;
 
 pub use backoff::Schedule;
@@ -35,4 +36,5 @@ pub use event::{Event, Refusal, Resource, Token, Update};
 pub use file::{FileConfig, spawn_file};
 pub use handle::{Handle, spawn};
 pub use kind::Kind;
+pub use moves::Moves;
 pub use transport::{ConnectError, Connecting, Connection, Connector, Io};

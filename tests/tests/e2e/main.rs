@@ -18,6 +18,7 @@ mod on_demand;
 mod outage;
 mod policies;
 mod runtime;
+mod secret_files;
 mod sockets;
 mod spire;
 mod srds;

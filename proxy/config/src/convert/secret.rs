@@ -39,18 +39,20 @@ pub(crate) fn secret(cx: &Cx, path: &Path<'_>, message: &pb::Secret) -> Option<S
             return None;
         }
     };
-    let watched = match r#type {
+    let directory = match r#type {
         Some(Type::TlsCertificate(message)) => Some(("tls_certificate", &message.watched_directory)),
         Some(Type::ValidationContext(message)) => Some(("validation_context", &message.watched_directory)),
         _ => None,
     };
-    if let (true, Some((field, Some(_)))) = (cx.is_sds, watched) {
-        cx.refuse(
-            &path.field(field).field("watched_directory"),
-            "files of secrets are read when the secret comes, not watched; remove it and send the secret anew",
-        );
+    let mut watched = None;
+    if let (true, Some((field, Some(WatchedDirectory { path: directory })))) = (cx.is_sds, directory) {
+        if directory.is_empty() {
+            let path = path.field(field);
+            cx.error(&path.field("watched_directory").field("path"), "the name of a directory is needed");
+        }
+        watched = Some(Arc::from(directory.as_str()));
     }
-    Some(Secret { name: Arc::from(name.as_str()), kind })
+    Some(Secret { name: Arc::from(name.as_str()), kind, watched })
 }
 
 /// A secret of no kind in particular; `None`, and an error, when it is not usable.

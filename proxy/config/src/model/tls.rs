@@ -1,5 +1,6 @@
 //! TLS contexts and secrets.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -139,9 +140,32 @@ pub struct Secret {
     pub name: Arc<str>,
     /// What it is.
     pub kind: SecretKind,
+    /// The directory whose moves announce that its files have changed; `None`: those that the files are in.
+    pub watched: Option<Arc<str>>,
 }
 
 impl Secret {
+    /// The directories that are watched for moves: of certificates and validation contexts that are in files. Others are read
+    /// when they come, as in Envoy.
+    pub fn watched_directories(&self) -> Vec<PathBuf> {
+        if !matches!(self.kind, SecretKind::Certificate(_) | SecretKind::Validation(_)) {
+            return Vec::new();
+        }
+        let files = self.files();
+        if let Some(directory) = self.watched.as_ref().filter(|_| !files.is_empty()) {
+            return vec![PathBuf::from(&**directory)];
+        }
+        let mut directories = Vec::with_capacity(files.len());
+        for file in files {
+            let parent = Path::new(&**file).parent().filter(|parent| !parent.as_os_str().is_empty());
+            let parent = parent.unwrap_or(Path::new(".")).to_owned();
+            if !directories.contains(&parent) {
+                directories.push(parent);
+            }
+        }
+        directories
+    }
+
     /// The files that it is in.
     pub fn files(&self) -> Vec<&Arc<str>> {
         let sources: Vec<&DataSource> = match &self.kind {

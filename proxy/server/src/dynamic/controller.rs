@@ -27,6 +27,7 @@ use super::records::Version;
 use super::restore::Restore;
 use super::runtime::RuntimeSubscriptions;
 use super::scopes::RouteScopes;
+use super::secret_files::SecretFiles;
 use super::stale::Stale;
 use super::stats::SubscriptionStats;
 use super::streams::{QUEUE, StreamId, Streams};
@@ -59,6 +60,7 @@ pub(crate) struct Controller {
     pub(super) wanted_secrets: Vec<(StreamId, Arc<DynamicSecret>)>,
     /// The secrets in force, each by a number that is another when it is another.
     pub(super) secrets_here: HashMap<(StreamId, Arc<str>), u64>,
+    pub(super) secret_files: SecretFiles,
     pub(super) held: Held,
     pub(super) stale: Stale,
     tidy: Tidy,
@@ -106,6 +108,7 @@ impl Controller {
             streams,
             wanted_secrets: Vec::new(),
             secrets_here: HashMap::new(),
+            secret_files: SecretFiles::default(),
             held: Held::default(),
             stale: Stale::default(),
             tidy: Tidy::default(),
@@ -137,6 +140,7 @@ impl Controller {
                 Some((stream, event)) = self.events.recv() => self.take(stream, event),
                 Ok(()) = changes.changed() => self.clusters.hosts_changed(),
                 Some(ask) = self.demand.asks.recv() => self.asked(ask),
+                Some(place) = self.secret_files.changes.recv() => self.secret_files_changed(&place),
                 () = until(due) => {}
             }
             self.settle();

@@ -15,6 +15,7 @@ use super::generations::Step;
 use super::records::Version;
 use super::routes::RouteKey;
 use super::scopes::ScopesKey;
+use super::secret_files::prints_of;
 use super::streams::StreamId;
 use super::subscriptions::Owner;
 use crate::listeners::BuiltListener;
@@ -362,6 +363,8 @@ impl Controller {
             return Ok(());
         }
         let secret = self.decoder.secret(resource)?;
+        // Before they are read: what changes from here on is another reading.
+        let prints = prints_of(&secret);
         outrider_net::tls::check_secret(&secret)
             .map_err(|error| vec![Refusal::new(&*resource.name, "", error.to_string())])?;
         outrider_http::secrets::check(&secret)
@@ -370,22 +373,32 @@ impl Controller {
         let version = Version { body: Bytes::new(), ..version_of(resource) };
         self.control.records.warming(Kind::Secret, &resource.name, version);
         self.control.records.promoted(Kind::Secret, &resource.name);
-        let wanted: Vec<_> = self
-            .wanted_secrets
-            .iter()
-            .filter(|(from, wanted)| *from == stream && wanted.name == resource.name)
-            .map(|(_, wanted)| wanted.clone())
-            .collect();
-        for wanted in wanted {
-            self.control.secrets.store(wanted.source.kind.clone(), secret.clone());
-            self.secret_came(&wanted);
-            self.listeners_with_secret(&wanted);
-            self.control.listeners.renew_tls(&wanted);
-            self.renew_waiting(&wanted);
-            self.control.clusters.renew_tls(&wanted, &|wanted| self.control.secrets.find(wanted));
+        if self.put_secret(stream, &resource.name, &secret) {
             self.secrets_here.insert(place.clone(), print);
+            self.secret_files.follow(place, &secret, prints);
         }
         Ok(())
+    }
+
+    /// Puts a secret in force for all who want it; false: nobody does.
+    pub(super) fn put_secret(
+        &mut self,
+        stream: StreamId,
+        name: &Arc<str>,
+        secret: &Arc<model::Secret>,
+    ) -> bool {
+        let of = self.wanted_secrets.iter();
+        let of = of.filter(|(from, wanted)| *from == stream && wanted.name == *name);
+        let wanted: Vec<_> = of.map(|(_, wanted)| wanted.clone()).collect();
+        for wanted in &wanted {
+            self.control.secrets.store(wanted.source.kind.clone(), secret.clone());
+            self.secret_came(wanted);
+            self.listeners_with_secret(wanted);
+            self.control.listeners.renew_tls(wanted);
+            self.renew_waiting(wanted);
+            self.control.clusters.renew_tls(wanted, &|wanted| self.control.secrets.find(wanted));
+        }
+        !wanted.is_empty()
     }
 
     /// A secret is late, or no good: filters that wait for it go on without, and turn requests away that need it.
@@ -419,7 +432,7 @@ impl Controller {
 }
 
 /// Tells one secret from another without keeping it.
-fn fingerprint(body: &[u8]) -> u64 {
+pub(super) fn fingerprint(body: &[u8]) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     std::hash::Hash::hash(body, &mut hasher);
     std::hash::Hasher::finish(&hasher)

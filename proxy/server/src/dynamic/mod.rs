@@ -18,6 +18,7 @@ mod restore;
 mod routes;
 mod runtime;
 mod scopes;
+mod secret_files;
 mod secrets;
 mod stale;
 mod stats;

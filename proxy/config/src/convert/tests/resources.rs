@@ -304,8 +304,11 @@ fn a_secret_and_its_files() {
     assert_eq!(secret.files().iter().map(|name| &***name).collect::<Vec<_>>(), ["/t/c.pem", "/t/k.pem"]);
     assert_eq!(ledger, Ledger::default());
     let watched = yaml.replace("}}}", "}, watched_directory: {path: /t}}}");
-    let problems = bad(ResourceKind::Secret, &watched, &ads());
-    assert!(problems[0].starts_with("tls_certificate.watched_directory: files of secrets"), "{problems:?}");
+    assert_eq!(secret.watched_directories(), [std::path::Path::new("/t")], "that of both files, once");
+    let (Resource::Secret(secret), _) = good(ResourceKind::Secret, &watched) else { panic!() };
+    assert_eq!(secret.watched.as_deref(), Some("/t"));
+    let problems = bad(ResourceKind::Secret, &watched.replace("path: /t}}}", "path: ''}}}"), &ads());
+    assert!(problems[0].starts_with("tls_certificate.watched_directory.path"), "{problems:?}");
 }
 
 #[test]
