@@ -9,7 +9,7 @@ use outrider_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use super::cx::{Cx, UNSUPPORTED, inert, refuse};
 use super::scalar::data_source;
 use super::validation;
-use super::xds::config_source;
+use super::xds::{self, config_source};
 use crate::model::{
     CertificateValidation, DataSource, DynamicSecret, Secret, SecretKind, SecretRef, TlsCertificate,
 };
@@ -44,14 +44,10 @@ pub(crate) fn secret(cx: &Cx, path: &Path<'_>, message: &pb::Secret) -> Option<S
         Some(Type::ValidationContext(message)) => Some(("validation_context", &message.watched_directory)),
         _ => None,
     };
-    let mut watched = None;
-    if let (true, Some((field, Some(WatchedDirectory { path: directory })))) = (cx.is_sds, directory) {
-        if directory.is_empty() {
-            let path = path.field(field);
-            cx.error(&path.field("watched_directory").field("path"), "the name of a directory is needed");
-        }
-        watched = Some(Arc::from(directory.as_str()));
-    }
+    let watched = directory.filter(|_| cx.is_sds).and_then(|(field, message)| {
+        let path = path.field(field);
+        message.as_ref().map(|message| xds::directory(cx, &path, message))
+    });
     Some(Secret { name: Arc::from(name.as_str()), kind, watched })
 }
 

@@ -99,7 +99,7 @@ pub(crate) fn delta_source(
 }
 
 /// The directory that is watched for moves.
-fn directory(cx: &Cx, path: &Path<'_>, message: &pb::WatchedDirectory) -> Arc<str> {
+pub(super) fn directory(cx: &Cx, path: &Path<'_>, message: &pb::WatchedDirectory) -> Arc<str> {
     let path = path.field("watched_directory");
     let pb::WatchedDirectory { path: directory, watch_modify } = message;
     refuse!(cx, path, "files are replaced by moves, not written in place; remove it"; watch_modify);
