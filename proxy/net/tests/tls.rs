@@ -393,3 +393,24 @@ fn contexts_that_cannot_be_are_refused_with_the_field_and_the_reason() {
     tls.session_ticket_keys = Some(vec![inline("short")].into());
     assert!(error(&tls).contains("it must have 80"));
 }
+
+#[test]
+fn a_context_narrows_when_it_believes_less_and_not_when_it_believes_more() {
+    let (ca, other) = (Authority::new("root"), Authority::new("other"));
+    let context = |validation: Option<CertificateValidation>| {
+        let mut client = upstream(&[]);
+        if let Some(validation) = validation {
+            client.common.validation = validation.into();
+        }
+        Pair::new(&downstream(&[&leaf(&ca, vec![])]), &client).client
+    };
+    let both = || CertificateValidation {
+        trusted_ca: Some(inline(&format!("{}{}", ca.pem(), other.pem()))),
+        ..CertificateValidation::default()
+    };
+    let (none, one, two) = (context(None), context(Some(trusting(&ca))), context(Some(both())));
+    assert!(one.narrows(&none) && one.narrows(&two));
+    assert!(!two.narrows(&one) && !one.narrows(&one));
+    let listed = context(Some(CertificateValidation { crl: Some(inline(&ca.crl(&[8]))), ..trusting(&ca) }));
+    assert!(listed.narrows(&one));
+}

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -69,6 +70,7 @@ pub struct ClusterShared {
     pub(crate) via_api: AtomicBool,
     /// Another took its place, or none.
     pub(crate) retired: AtomicBool,
+    narrowed: AtomicU64,
 }
 
 impl ClusterShared {
@@ -120,6 +122,7 @@ impl ClusterShared {
             warm: AtomicBool::new(false),
             via_api: AtomicBool::new(false),
             retired: AtomicBool::new(false),
+            narrowed: AtomicU64::default(),
         };
         if tracked {
             // What remains is shown from the start.
@@ -128,7 +131,19 @@ impl ClusterShared {
         Ok(cluster)
     }
 
-    /// Builds its TLS context anew if `changed` is part of it: connections from now on use it, those that are open stay.
+    /// How often it was told to believe fewer servers than before: pools of earlier times are drained.
+    pub(crate) fn narrowed(&self) -> u64 {
+        self.narrowed.load(Acquire)
+    }
+
+    /// Counts connections that an update closes.
+    pub(crate) fn closed_by_update(&self, connections: u64) {
+        let scope = self.registry.scope(format!("{}outrider.closed_by_update.", scope_of(&self.config)));
+        Counter::new(&scope, &StatSlot::new(), "server_certificate").add(connections);
+    }
+
+    /// Builds its TLS context anew if `changed` is part of it: connections from now on use it. Those that are open stay, but
+    /// where it may refuse servers that the one before believed: there they finish what they do, and close.
     ///
     /// # Errors
     /// One cannot be built with it: that in force stays. The others are renewed all the same.
@@ -140,7 +155,12 @@ impl ClusterShared {
             if config.dynamic_secrets().iter().any(|secret| ***secret == *changed) {
                 let scope = self.registry.scope(scope_of(&self.config));
                 match build_tls(&self.config, config, secrets, &scope) {
-                    Ok(built) => tls.store(built),
+                    Ok(built) => {
+                        let before = tls.swap(built.clone());
+                        if built.narrows(&before) {
+                            self.narrowed.fetch_add(1, Release);
+                        }
+                    }
                     Err(error) => renewed = Err(error),
                 }
             }

@@ -173,8 +173,13 @@ impl ClusterManager {
     /// Tells all clusters of a secret that changed; what cannot be built with it keeps what it has, and is logged.
     pub fn renew_tls(&self, changed: &model::DynamicSecret, secrets: FindSecret<'_>) {
         for cluster in self.clusters() {
+            let before = cluster.narrowed();
             if let Err(error) = cluster.renew_tls(changed, secrets) {
                 tracing::error!(secret = &*changed.name, "the certificate in force stays: {error}");
+            }
+            if cluster.narrowed() != before {
+                // Workers drain its pools, also where nobody asks anything of it.
+                self.changed(&cluster);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Clusters as one worker sees them: balancers and pools.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -60,6 +60,8 @@ pub struct WorkerCluster {
     lb: RefCell<Balancers>,
     pools: Rc<Pools>,
     original_dst: RefCell<HashMap<SocketAddr, Arc<Host>>>,
+    /// As [`ClusterShared::narrowed`] was when its pools were last looked at.
+    narrowed: Cell<u64>,
 }
 
 /// Balancers by priority and source, made when first drawn from.
@@ -160,8 +162,11 @@ impl std::fmt::Debug for WorkerClusters {
 
 impl WorkerCluster {
     fn new(slot: Arc<ClusterSlot>, shared: Arc<ClusterShared>, earlier: Option<&Self>) -> Self {
+        let narrowed = shared.narrowed();
         let pools = match earlier {
             Some(earlier) if earlier.shared.same_connections(&shared) => {
+                // What the secrets took away before it was replaced.
+                earlier.drop_narrowed();
                 earlier.pools.adopt(&shared);
                 earlier.pools.clone()
             }
@@ -179,6 +184,16 @@ impl WorkerCluster {
             lb: RefCell::new(Balancers { hosts, by_source: Vec::new() }),
             pools,
             original_dst: RefCell::default(),
+            narrowed: Cell::new(narrowed),
+        }
+    }
+
+    /// Drains the pools whose servers may not be believed any more.
+    fn drop_narrowed(&self) {
+        let narrowed = self.shared.narrowed();
+        if self.narrowed.replace(narrowed) != narrowed {
+            self.shared.closed_by_update(self.pools.open());
+            self.pools.drain_all();
         }
     }
 
@@ -282,8 +297,9 @@ impl WorkerCluster {
         RetryPermit::take(&self.shared, high_priority)
     }
 
-    /// Notices that the hosts changed.
+    /// Notices that the hosts changed, or that fewer of them are to be believed.
     fn refresh(&self) {
+        self.drop_narrowed();
         let current = self.shared.hosts.load();
         let mut lb = self.lb.borrow_mut();
         if !Arc::ptr_eq(&lb.hosts, &current) {

@@ -137,6 +137,11 @@ impl ClientTls {
         self.identities.in_use().chain(self.verifier.in_use())
     }
 
+    /// Whether it may refuse servers that `before` believed: what was opened under that does not stand any more.
+    pub fn narrows(&self, before: &Self) -> bool {
+        self.verifier.narrows(&before.verifier)
+    }
+
     /// Does the handshake as the client.
     ///
     /// # Errors

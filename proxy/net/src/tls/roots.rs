@@ -115,6 +115,15 @@ impl Roots {
         })
     }
 
+    /// Each authority with its trust domain and the lists that count beside it: what tells a bundle that has lost something.
+    pub(super) fn believed(&self, domain: &str) -> impl Iterator<Item = Vec<u8>> {
+        let lists = sha256(format!("{:?}{}", self.crls, self.leaf_crl_only).as_bytes());
+        let domain = domain.as_bytes().to_vec();
+        self.certificates
+            .iter()
+            .map(move |root| [&domain[..], b"|".as_slice(), &lists[..], &root.der[..]].concat())
+    }
+
     /// A digest of all that decides.
     pub(super) fn fingerprint(&self) -> Vec<u8> {
         let mut all: Vec<u8> = self.certificates.iter().flat_map(|root| sha256(&root.der)).collect();

@@ -68,6 +68,11 @@ impl Domains {
         self.by_name.values().flat_map(Roots::in_use)
     }
 
+    /// As [`Roots::believed`].
+    pub(super) fn believed(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.by_name.iter().flat_map(|(name, roots)| roots.believed(name))
+    }
+
     /// A digest of all that decides.
     pub(super) fn fingerprint(&self) -> Vec<u8> {
         let mut all = Vec::new();

@@ -1,5 +1,6 @@
 //! Whom we believe: Envoy's default certificate validator on webpki.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -119,7 +120,37 @@ impl PeerVerifier {
 
     /// A digest of all that decides whom we believe: sessions are not resumed across a change of it.
     pub(super) fn fingerprint(&self) -> Vec<u8> {
-        let mut all = format!(
+        let mut all = self.rules();
+        match &self.trust {
+            Trust::Nobody => {}
+            Trust::Roots(roots) => all.extend(roots.fingerprint()),
+            Trust::Domains(domains) => {
+                all.extend(b"spiffe|");
+                all.extend(domains.fingerprint());
+            }
+        }
+        all
+    }
+
+    /// Whether it may refuse peers that `before` believed: another rule, an authority less, other revocation lists. More
+    /// authorities are no reason.
+    pub(super) fn narrows(&self, before: &Self) -> bool {
+        self.rules() != before.rules()
+            || std::mem::discriminant(&self.trust) != std::mem::discriminant(&before.trust)
+            || !before.believed().is_subset(&self.believed())
+    }
+
+    fn believed(&self) -> HashSet<Vec<u8>> {
+        match &self.trust {
+            Trust::Nobody => HashSet::new(),
+            Trust::Roots(roots) => roots.believed("").collect(),
+            Trust::Domains(domains) => domains.believed().collect(),
+        }
+    }
+
+    /// What decides beside the authorities.
+    fn rules(&self) -> Vec<u8> {
+        format!(
             "{:?}|{:?}|{:?}|{}|{}|{:?}|{}|{}|",
             self.sans,
             self.certificate_hashes,
@@ -130,16 +161,7 @@ impl PeerVerifier {
             self.request,
             self.require
         )
-        .into_bytes();
-        match &self.trust {
-            Trust::Nobody => {}
-            Trust::Roots(roots) => all.extend(roots.fingerprint()),
-            Trust::Domains(domains) => {
-                all.extend(b"spiffe|");
-                all.extend(domains.fingerprint());
-            }
-        }
-        all
+        .into_bytes()
     }
 
     fn verify(

@@ -115,6 +115,11 @@ impl Pools {
         self.drain_where(|id| !ids.contains(&id));
     }
 
+    /// How many connections are open in pools that are not drained yet.
+    pub(crate) fn open(&self) -> u64 {
+        self.by_host.borrow().values().flatten().map(|pool| pool.open()).sum()
+    }
+
     /// Drains all pools.
     pub(crate) fn drain_all(&self) {
         self.drain_where(|_| true);

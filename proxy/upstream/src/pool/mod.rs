@@ -177,6 +177,11 @@ impl Pool {
         drop(shared);
     }
 
+    /// Its connections.
+    pub(crate) fn open(&self) -> u64 {
+        self.connections.get().into()
+    }
+
     /// Whether nothing is left of it.
     pub(crate) fn is_spent(&self) -> bool {
         self.connections.get() == 0 && self.pending.borrow().is_empty()
