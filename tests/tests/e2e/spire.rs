@@ -9,7 +9,10 @@ use outrider_tests::{
     client::{Conn, TlsOptions},
     ports::Lease,
     proxy::{Kind, Proxy},
+    record::Diary,
+    reply::Script,
     spire::Spire,
+    upstream::{Speaks, Upstream},
     wait,
 };
 
@@ -218,4 +221,60 @@ async fn certs_tells_who_uses_what_and_how_long() -> Result<()> {
     ensure!((1..7_000).contains(&days), "{days} days, of a leaf that ends in 2040; {:?}", scene.places);
     drop(open);
     scene.proxy.wait_stat(age, |age| age == 0).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_root_that_goes_takes_the_connections_to_upstreams_along() -> Result<()> {
+    let sds = "{ name: \"spiffe://test\", sds_config: { resource_api_version: V3, api_config_source: { api_type: GRPC, transport_api_version: V3, grpc_services: [ { envoy_grpc: { cluster_name: spire_agent } } ] } } }";
+    let socket = format!(
+        "transport_socket:\n  name: tls\n  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext\n    sni: upstream.test\n    common_tls_context: {{ validation_context_sds_secret_config: {sds} }}\n"
+    );
+    let bootstrap = Bootstrap::new().http("main", ALL).hosts("up", &["up"], &socket);
+    let (mut places, _leases) = places(&bootstrap)?;
+    let dir = PathBuf::from(&places["dir"]);
+    let (papers, agent) = (Papers::new(&dir.join("papers"))?, Spire::listen(&dir)?);
+    let bootstrap = bootstrap.cluster("spire_agent", &agent.cluster("spire_agent"));
+    let (diary, script) = (Diary::default(), Script::default());
+    let tls = papers.server("upstream", &[], false)?;
+    let upstream = Upstream::start("up", Speaks::Http, Some(tls), &diary, &script).await?;
+    places.insert("up".to_owned(), upstream.address().port().to_string());
+    let (own, other) = (papers.pem("ca.pem")?, papers.pem("other-ca.pem")?);
+    agent.bundle("test", &own);
+    let proxy = Proxy::outrider(&bootstrap.render(&places), places["admin"].parse()?).await?;
+    let port: u16 = places["main"].parse()?;
+    let get = async || -> Result<u16> {
+        let mut conn = Conn::plain(port).await?;
+        conn.send("GET / HTTP/1.1\r\nhost: test\r\n\r\n").await?;
+        Ok(conn.response("GET").await?.status)
+    };
+    ensure!(get().await? == 200);
+    let renewed = "cluster.up.outrider.closed_by_update.server_certificate";
+
+    // One root more touches nothing.
+    agent.bundle("test", &format!("{own}{other}"));
+    let acknowledged = |count: usize| {
+        let agent = &agent;
+        async move {
+            wait::until("the agent to be answered", wait::LIMIT, async || {
+                let acks = agent.heard().iter().filter(|line| line.starts_with("ack")).count();
+                Ok((acks >= count).then_some(()))
+            })
+            .await
+        }
+    };
+    acknowledged(2).await?;
+    ensure!(get().await? == 200 && upstream.connections() == 1, "the connection was not used again");
+
+    // Its root is gone: the connection that was opened under it is not used again.
+    agent.bundle("test", &other);
+    proxy.wait_stat(renewed, |count| count == 1).await?;
+    ensure!(get().await? == 503);
+    let requests = diary.len();
+    agent.bundle("test", &own);
+    wait::until("the upstream to be believed again", wait::LIMIT, async || {
+        Ok((get().await? == 200).then_some(()))
+    })
+    .await?;
+    ensure!(diary.len() == requests + 1 && upstream.connections() > 1);
+    Ok(())
 }
