@@ -1,4 +1,9 @@
-//! Tokens for clients (RFC 6749, "Client Credentials Grant"): what is asked, and what the answer says.
+//! Tokens for clients (RFC 6749, "Client Credentials Grant"): what is asked, and what the answer says. The modules are what the login
+//! of users needs beside it ("Authorization Code Grant").
+
+pub mod exchange;
+pub mod seal;
+pub mod state;
 
 use std::time::Duration;
 
