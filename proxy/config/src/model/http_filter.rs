@@ -10,7 +10,7 @@ use outrider_core::matcher::{RuntimeFraction, StringMatcher};
 use super::{
     ApiKeyAuth, ApiKeyAuthRoute, AppendAction, AuthzRoute, BasicAuth, BasicUsers, ConfigSource,
     CredentialInjector, Discovered, ExtAuthz, Fault, GrpcStats, HeaderAdd, HealthCheckFilter, JwtAuthn,
-    LocalRateLimit, Rbac,
+    LocalRateLimit, OAuth2Login, Rbac,
 };
 
 /// A filter's name. Every name is kept once as long as anybody has it, so that two are compared by their address.
@@ -76,6 +76,8 @@ pub enum HttpFilterKind {
     GrpcStats(Arc<GrpcStats>),
     /// `envoy.filters.http.header_mutation`
     HeaderMutation(Arc<HeaderMutationFilter>),
+    /// `envoy.filters.http.oauth2`; `None`: routes alone say what it does.
+    OAuth2(Option<Arc<OAuth2Login>>),
     /// `envoy.filters.http.on_demand`
     OnDemand(Arc<OnDemand>),
     /// `envoy.filters.http.health_check`
@@ -119,6 +121,8 @@ pub enum RouteFilterConfig {
     Fault(Arc<Fault>),
     /// For [`HttpFilterKind::HeaderMutation`].
     HeaderMutation(Arc<FilterMutations>),
+    /// For [`HttpFilterKind::OAuth2`], in place of the filter's own.
+    OAuth2(Arc<OAuth2Login>),
     /// For [`HttpFilterKind::OnDemand`].
     OnDemand(Arc<OnDemand>),
     /// For [`HttpFilterKind::Rbac`], in place of the filter's own; `None` turns it off.

@@ -448,8 +448,12 @@ fn route_needs(config: &model::Listener) -> Needs {
             Routes::Inline(_) => {}
         }
         for filter in &manager.filters {
-            if let HttpFilterKind::CredentialInjector(injector) = &filter.kind {
-                needs.secrets.extend(injector.dynamic_secret().cloned());
+            match &filter.kind {
+                HttpFilterKind::CredentialInjector(injector) => {
+                    needs.secrets.extend(injector.dynamic_secret().cloned());
+                }
+                HttpFilterKind::OAuth2(Some(login)) => needs.secrets.extend(login.dynamic_secrets().cloned()),
+                _ => {}
             }
         }
     }

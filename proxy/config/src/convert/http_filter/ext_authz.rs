@@ -19,6 +19,8 @@ use crate::convert::scalar::{bool_of, enumeration, fraction, runtime_flag};
 use crate::convert::{matcher, metadata};
 use crate::model::{AuthzBody, AuthzRoute, AuthzService, ExtAuthz, RuntimeFlag};
 
+pub(super) use self::service::retries;
+
 /// The headers that a service that speaks HTTP gets in any case.
 const ALWAYS: [&str; 4] = ["authorization", ":method", ":path", ":authority"];
 

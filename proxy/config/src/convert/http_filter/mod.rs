@@ -14,6 +14,7 @@ mod header_mutation;
 mod health_check;
 mod jwt_authn;
 mod local_rate_limit;
+mod oauth2;
 mod on_demand;
 mod rbac;
 
@@ -125,7 +126,7 @@ fn one(cx: &Cx, path: &Path<'_>, message: &pb::HttpFilter, is_last: bool) -> Opt
 }
 
 /// The types of filters that a control plane may send.
-const TYPES: [&str; 13] = [
+const TYPES: [&str; 14] = [
     "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth",
     "envoy.extensions.filters.http.basic_auth.v3.BasicAuth",
     "envoy.extensions.filters.http.cors.v3.Cors",
@@ -137,6 +138,7 @@ const TYPES: [&str; 13] = [
     "envoy.extensions.filters.http.health_check.v3.HealthCheck",
     "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
     "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+    "envoy.extensions.filters.http.oauth2.v3.OAuth2",
     "envoy.extensions.filters.http.on_demand.v3.OnDemand",
     "envoy.extensions.filters.http.rbac.v3.RBAC",
 ];
@@ -174,6 +176,10 @@ pub(super) fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<HttpFilterKind>
     } else if is::<ext::health_check::v3::HealthCheck>(any) {
         unpack(cx, path, any)
             .map(|message| HttpFilterKind::HealthCheck(Arc::new(health_check::filter(cx, path, &message))))
+    } else if is::<ext::oauth2::v3::OAuth2>(any) {
+        unpack(cx, path, any)
+            .and_then(|message| oauth2::filter(cx, path, &message))
+            .map(|login| HttpFilterKind::OAuth2(login.map(Arc::new)))
     } else if is::<ext::on_demand::v3::OnDemand>(any) {
         unpack(cx, path, any).map(|ext::on_demand::v3::OnDemand { odcds }| {
             HttpFilterKind::OnDemand(Arc::new(on_demand::settings(cx, path, odcds.as_ref())))
@@ -218,6 +224,10 @@ fn route_config(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<RouteFilterConfig>
         unpack(cx, path, any).map(|message| {
             RouteFilterConfig::HeaderMutation(Arc::new(header_mutation::per_route(cx, path, &message)))
         })
+    } else if is::<ext::oauth2::v3::OAuth2PerRoute>(any) {
+        unpack(cx, path, any)
+            .and_then(|message| oauth2::per_route(cx, path, &message))
+            .map(|login| RouteFilterConfig::OAuth2(Arc::new(login)))
     } else if is::<ext::on_demand::v3::PerRouteConfig>(any) {
         unpack(cx, path, any).map(|ext::on_demand::v3::PerRouteConfig { odcds }| {
             RouteFilterConfig::OnDemand(Arc::new(on_demand::settings(cx, path, odcds.as_ref())))

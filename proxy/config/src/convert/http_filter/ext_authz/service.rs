@@ -115,7 +115,11 @@ fn longest(cx: &Cx, path: &Path<'_>, message: &Option<google::Duration>) -> Opti
 }
 
 /// How the service is asked again; `None`: it is not.
-fn retries(cx: &Cx, path: &Path<'_>, message: &core_pb::RetryPolicy) -> Option<JwksRetries> {
+pub(in crate::convert::http_filter) fn retries(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &core_pb::RetryPolicy,
+) -> Option<JwksRetries> {
     let core_pb::RetryPolicy {
         retry_back_off,
         num_retries,
