@@ -2,11 +2,14 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderMap, Request, StatusCode, response};
+use http::{HeaderMap, Request, StatusCode, request, response};
 use http_body::Body as _;
+use outrider_config::model::JwksRetries;
+use outrider_core::rng::{self, Rng as _};
 use outrider_upstream::stats::ResponseKind;
 use outrider_upstream::{AcquireContext, Event, Incoming, PickContext, UpstreamBody, WorkerCluster};
 
@@ -67,6 +70,45 @@ pub(crate) async fn ask(
             counts.count_response(StatusCode::GATEWAY_TIMEOUT.as_u16(), KIND);
             Err(ServiceError::Timeout)
         }
+    }
+}
+
+/// [`ask`], again and again as `retries` say, after answers of 5xx and where there is none. `limit` is for all tries.
+///
+/// # Errors
+/// The last try had no answer in time, or it is too large.
+pub(crate) async fn ask_again(
+    cluster: &WorkerCluster,
+    head: &request::Parts,
+    body: &Bytes,
+    (limit, retries): (Option<Duration>, Option<JwksRetries>),
+    largest: usize,
+) -> Result<Answer, ServiceError> {
+    let request = || {
+        let body = if body.is_empty() { UpstreamBody::Empty } else { UpstreamBody::Full(body.clone()) };
+        Request::from_parts(head.clone(), body)
+    };
+    let Some(retries) = retries else {
+        return ask(cluster, request(), limit, largest).await;
+    };
+    let end = limit.map(|limit| Instant::now() + limit);
+    let (mut left, mut wait) = (retries.count, retries.base);
+    loop {
+        let rest = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let limit = rest.map_or(retries.most, |rest| rest.min(retries.most));
+        let answer = ask(cluster, request(), Some(limit), largest).await;
+        let again = match &answer {
+            Ok(answer) => answer.head.status.is_server_error(),
+            Err(error) => matches!(error, ServiceError::Upstream(_) | ServiceError::Timeout),
+        };
+        let most = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+        let pause = Duration::from_millis(rng::with(|rng| rng.below(most)));
+        if !again || left == 0 || end.is_some_and(|end| Instant::now() + pause >= end) {
+            return answer;
+        }
+        left -= 1;
+        tokio::time::sleep(pause).await;
+        wait = wait.saturating_mul(2).min(retries.most);
     }
 }
 

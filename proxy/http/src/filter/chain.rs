@@ -110,7 +110,7 @@ impl Chain {
 
     /// The places of secrets that its filters need.
     pub(crate) fn secret_slots(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
-        self.entries.iter().filter_map(|entry| entry.filter.secret_slot())
+        self.entries.iter().flat_map(|entry| entry.filter.secret_slots())
     }
 
     /// The places whose filters work on `route`: each as the most specific level says that speaks of it, else as the

@@ -48,6 +48,7 @@ mod health_check;
 mod jwt_authn;
 mod local_rate_limit;
 mod named;
+mod oauth2;
 mod on_demand;
 mod places;
 mod rbac;
@@ -106,6 +107,7 @@ pub(crate) fn route_settings(config: &RouteFilterConfig) -> Result<RouteFilterCo
         RouteFilterConfig::BasicAuth(users) => {
             RouteFilterConfig::BasicAuth(BasicUsers::Here(basic_auth::read(users, true)?))
         }
+        RouteFilterConfig::OAuth2(login) => RouteFilterConfig::OAuth2(Arc::new(oauth2::read(login)?)),
         config => config.clone(),
     })
 }
@@ -122,6 +124,7 @@ pub(crate) enum Filter {
     GrpcStats(grpc_stats::GrpcStats),
     HeaderMutation(header_mutation::HeaderMutation),
     HealthCheck(health_check::HealthCheck),
+    OAuth2(Box<oauth2::OAuth2>),
     OnDemand(on_demand::OnDemand),
     Rbac(rbac::Rbac),
     JwtAuthn(Box<jwt_authn::JwtAuthn>),
@@ -139,6 +142,7 @@ pub(crate) enum State {
     GrpcStats(Rc<grpc_stats::Call>),
     HealthCheck,
     LocalRateLimit(outrider_core::rate_limit::Found),
+    OAuth2(Box<oauth2::Renewed>),
 }
 
 impl Filter {
@@ -173,6 +177,9 @@ impl Filter {
             HttpFilterKind::HeaderMutation(config) => {
                 Self::HeaderMutation(header_mutation::HeaderMutation::new(config.clone()))
             }
+            HttpFilterKind::OAuth2(config) => {
+                Self::OAuth2(Box::new(oauth2::OAuth2::build(config.as_ref(), scope)?))
+            }
             HttpFilterKind::OnDemand(config) => Self::OnDemand(on_demand::OnDemand::new(config.clone())),
             HttpFilterKind::JwtAuthn(config) => {
                 Self::JwtAuthn(Box::new(jwt_authn::JwtAuthn::build(config.clone(), scope)?))
@@ -196,11 +203,12 @@ impl Filter {
         }
     }
 
-    /// The place of the secret that it needs.
-    fn secret_slot(&self) -> Option<&Arc<SecretSlot>> {
+    /// The places of the secrets that it needs.
+    fn secret_slots(&self) -> &[Arc<SecretSlot>] {
         match self {
-            Self::CredentialInjector(filter) => Some(filter.slot()),
-            _ => None,
+            Self::CredentialInjector(filter) => std::slice::from_ref(filter.slot()),
+            Self::OAuth2(filter) => filter.slots(),
+            _ => &[],
         }
     }
 
@@ -216,6 +224,7 @@ impl Filter {
             Self::GrpcStats(filter) => filter.request(cx),
             Self::HeaderMutation(filter) => filter.request(cx),
             Self::HealthCheck(filter) => filter.request(cx),
+            Self::OAuth2(filter) => filter.request(cx),
             Self::OnDemand(filter) => filter.request(cx),
             Self::Rbac(filter) => filter.request(cx),
             Self::JwtAuthn(filter) => filter.request(cx),
@@ -237,6 +246,7 @@ impl Filter {
             Self::HeaderMutation(filter) => filter.response(cx),
             Self::HealthCheck(filter) => filter.response(cx),
             Self::LocalRateLimit(_) => local_rate_limit::response(cx),
+            Self::OAuth2(_) => oauth2::response(cx),
             Self::ApiKeyAuth(_)
             | Self::BasicAuth(_)
             | Self::CredentialInjector(_)

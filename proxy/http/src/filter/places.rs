@@ -79,7 +79,8 @@ pub(super) fn remove_cookie(headers: &mut HeaderMap, name: &str) {
     }
 }
 
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+/// All cookies, with their names, without their quotes.
+pub(super) fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     let all = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
     all.filter_map(|cookie| {
         let equals = cookie.iter().position(|byte| *byte == b'=')?;

@@ -2,13 +2,11 @@
 
 use std::rc::Rc;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use outrider_config::model::{AuthzGrpc, AuthzHttp, AuthzPath, AuthzService, HeaderMutation};
-use outrider_core::rng::{self, Rng as _};
 use outrider_proto::pb::envoy::service::auth::v3 as pb;
 use outrider_upstream::{UpstreamBody, WorkerCluster, WorkerClusters};
 
@@ -174,34 +172,10 @@ async fn by_http(
     cluster: &WorkerCluster,
     request: Request<Bytes>,
 ) -> Result<Answer, ServiceError> {
-    let (parts, body) = request.into_parts();
-    let request = || {
-        let body = if body.is_empty() { UpstreamBody::Empty } else { UpstreamBody::Full(body.clone()) };
-        Request::from_parts(parts.clone(), body)
-    };
-    let Some(retries) = service.retries else {
-        let answer = service::ask(cluster, request(), service.timeout, LARGEST_BODY).await?;
-        return Ok(Answer::of_http(service, answer));
-    };
-    let end = service.timeout.map(|limit| Instant::now() + limit);
-    let (mut left, mut wait) = (retries.count, retries.base);
-    loop {
-        let rest = end.map(|end| end.saturating_duration_since(Instant::now()));
-        let limit = rest.map_or(retries.most, |rest| rest.min(retries.most));
-        let answer = service::ask(cluster, request(), Some(limit), LARGEST_BODY).await;
-        let again = match &answer {
-            Ok(answer) => answer.head.status.is_server_error(),
-            Err(error) => matches!(error, ServiceError::Upstream(_) | ServiceError::Timeout),
-        };
-        let most = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
-        let pause = Duration::from_millis(rng::with(|rng| rng.below(most)));
-        if !again || left == 0 || end.is_some_and(|end| Instant::now() + pause >= end) {
-            return answer.map(|answer| Answer::of_http(service, answer));
-        }
-        left -= 1;
-        tokio::time::sleep(pause).await;
-        wait = wait.saturating_mul(2).min(retries.most);
-    }
+    let (head, body) = request.into_parts();
+    let times = (service.timeout, service.retries);
+    let answer = service::ask_again(cluster, &head, &body, times, LARGEST_BODY).await?;
+    Ok(Answer::of_http(service, answer))
 }
 
 fn unsendable(error: impl std::fmt::Display) -> ServiceError {

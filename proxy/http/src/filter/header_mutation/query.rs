@@ -25,6 +25,11 @@ impl Query {
         query
     }
 
+    /// The first value of `name`, as it was written.
+    pub(in crate::filter) fn first(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.first().map(String::as_str)
+    }
+
     /// Removes all values of `name`.
     pub(in crate::filter) fn remove(&mut self, name: &str) {
         self.0.remove(name);
