@@ -7,6 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use outrider_config::convert::{self, Options, ResourceKind, ResourceReader};
 use outrider_core::jwt::{Buffers, Jwks, JwtError, Token};
+use outrider_core::oauth2::exchange::{Tokens, lifetime_of};
+use outrider_core::oauth2::seal::Seal;
+use outrider_core::oauth2::state::State;
 use outrider_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_proto::{Descriptors, any, load, validate};
 
@@ -33,6 +36,9 @@ pub enum What {
     Token,
     /// A set of keys for tokens.
     KeySet,
+    /// What users bring back from an authorization server, and what it answers: a state before it is encoded, a sealed cookie and
+    /// the answer of a token endpoint, a line each.
+    Login,
     /// Messages of a control plane on the wire, and what the subscriptions make of them: state of the world, or delta.
     Stream(bool),
 }
@@ -54,6 +60,7 @@ pub fn all() -> Vec<What> {
         What::Http1Response,
         What::Token,
         What::KeySet,
+        What::Login,
         What::Stream(false),
         What::Stream(true),
     ];
@@ -74,6 +81,7 @@ impl What {
             Self::Http1Response => "http1-response".into(),
             Self::Token => "token".into(),
             Self::KeySet => "key-set".into(),
+            Self::Login => "login".into(),
             Self::Stream(false) => "stream-sotw".into(),
             Self::Stream(true) => "stream-delta".into(),
         }
@@ -126,6 +134,13 @@ impl What {
                 br#"{"keys":[{"kty":"oct","k":"c2VjcmV0","alg":"HS256","kid":"k"},{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#.to_vec(),
                 br#"{"keys":[{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"},{"kty":"RSA","n":"AQAB","e":"AQAB"}]}"#.to_vec(),
             ],
+            Self::Login => vec![
+                br#"{"url":"http://a.test/x?y","csrf_token":"n.c","flow_id":"0123456789abcdef"}
+P6ZphNMILhBKdJ3hKN3haiguMkefUinijzILSlB-iOA
+{"access_token":"a","id_token":"b","refresh_token":"c","expires_in":"1e2"}"#
+                    .to_vec(),
+                b"[1]\nAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n{\"expires_in\":-1}".to_vec(),
+            ],
             Self::Stream(delta) => outrider_xds::fuzz::seeds(delta),
         };
         let regressions =
@@ -169,6 +184,7 @@ impl Target {
                 let read = Jwks::parse(input).map(|keys| keys.left_out().to_string());
                 note(&mut outcome, "keys", &read.unwrap_or_else(|error| error.name().to_owned()));
             }
+            What::Login => login(&mut outcome, input),
             What::ClientHello => number(&mut outcome, outrider_net::listener::fuzz::client_hello(input)),
             What::Http1Response => number(&mut outcome, outrider_upstream::pool::fuzz::http1_response(input)),
             What::Stream(delta) => outcome.extend(outrider_xds::fuzz::stream(delta, input)),
@@ -234,6 +250,41 @@ fn token(input: &[u8]) -> String {
             format!("{time} {} {}", token.header().is_some(), token.payload().is_some())
         }
         Err(error) => error.to_string(),
+    }
+}
+
+/// What becomes of what a user brings, and of what a token endpoint answers.
+fn login(outcome: &mut Outcome, input: &[u8]) {
+    let mut lines = input.splitn(3, |byte| *byte == b'\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let (state, sealed, answer) = (line(), line(), line());
+    let seal = Seal::new(b"macsecret");
+    for text in [URL_SAFE_NO_PAD.encode(state).as_bytes(), state] {
+        match State::parse(text) {
+            Ok(state) => {
+                let signed = seal.is_csrf(state.csrf.as_bytes());
+                note(outcome, "state", &format!("{} {signed}", state.flow.is_empty()));
+                assert_eq!(
+                    State::parse(state.encode().as_bytes()).as_ref(),
+                    Ok(&state),
+                    "written and read again"
+                );
+            }
+            Err(error) => note(outcome, "state", error.to_string().split(':').next().unwrap_or_default()),
+        }
+    }
+    let opened = seal.decrypt(sealed).err();
+    note(outcome, "sealed", &opened.map_or_else(String::new, |error| error.to_string()));
+    match Tokens::parse(answer, std::time::Duration::ZERO) {
+        Ok(tokens) => {
+            let said = lifetime_of(&tokens.id, 1000).is_some();
+            note(
+                outcome,
+                "tokens",
+                &format!("{} {} {said}", tokens.id.is_empty(), tokens.refresh.is_empty()),
+            );
+        }
+        Err(error) => note(outcome, "tokens", &error.to_string()),
     }
 }
 

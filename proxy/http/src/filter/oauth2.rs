@@ -21,7 +21,7 @@ use outrider_core::LocalReply;
 use outrider_core::matcher::{HeadView, HeaderMatcher};
 use outrider_core::oauth2::exchange::Grant;
 use outrider_core::oauth2::seal::Seal;
-use outrider_core::stats::Scope;
+use outrider_core::stats::{Registry, Scope};
 use outrider_upstream::ClusterSlot;
 
 use self::cookies::Jar;
@@ -54,9 +54,8 @@ outrider_core::stat_struct! {
 #[derive(Debug)]
 pub(crate) struct OAuth2 {
     own: Option<Own>,
-    /// The connection manager's.
-    scope: Scope,
-    /// Of routes, by `stat_prefix`.
+    registry: Registry,
+    /// Of routes, by `stat_prefix`, behind which nothing stands, as in Envoy.
     stats: Named<LoginStats>,
     /// The places of the clusters that are asked, by name: found once.
     slots: Named<OnceLock<Arc<ClusterSlot>>>,
@@ -111,7 +110,7 @@ impl OAuth2 {
         };
         Ok(Self {
             own: settings.map(own).transpose()?,
-            scope: scope.clone(),
+            registry: scope.registry().clone(),
             stats: Named::default(),
             slots: Named::default(),
         })
@@ -133,7 +132,7 @@ impl OAuth2 {
         let (settings, stats) = match (&route, &self.own) {
             (Some(settings), _) => {
                 let prefix = &settings.stat_prefix;
-                let make = || LoginStats::new(self.scope.child(prefix));
+                let make = || LoginStats::new(self.registry.scope(&**prefix));
                 (settings, self.stats.any(prefix, make))
             }
             (None, Some(own)) => (&own.settings, own.stats.clone()),

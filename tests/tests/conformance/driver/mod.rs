@@ -2,6 +2,7 @@
 
 pub(crate) mod case;
 pub(crate) mod known;
+pub(crate) mod masks;
 pub(crate) mod normal;
 pub(crate) mod report;
 pub(crate) mod request;

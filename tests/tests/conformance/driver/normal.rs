@@ -167,9 +167,9 @@ fn sort_labels(line: &str) -> String {
     }
 }
 
-/// Replaces ports by their names and UUIDs by `<uuid>`, everywhere in a line.
+/// Replaces ports by their names and UUIDs by `<uuid>`, everywhere in a line, and what logins make up.
 pub(crate) fn normal(line: &str, ports: &BTreeMap<String, String>) -> String {
-    let line = without_tls_words(line);
+    let line = super::masks::logins(&without_tls_words(line));
     let mut out = String::with_capacity(line.len());
     let mut rest = line.as_str();
     while let Some(first) = rest.chars().next() {

@@ -16,6 +16,7 @@ mod injected;
 mod internal;
 mod jwt;
 mod limits;
+mod login;
 mod logs;
 mod mutations;
 mod pedantry;
@@ -88,6 +89,8 @@ pub(crate) fn all() -> Vec<Group> {
         credentials::basic(),
         credentials::keys(),
         injected::generic_secrets(),
+        login::sessions(),
+        login::returns(),
         jwt::tokens(),
         jwt::ways(),
         jwt::requirements(),
