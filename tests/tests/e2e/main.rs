@@ -12,6 +12,7 @@ mod injected;
 mod keys;
 mod limits;
 mod load_reports;
+mod login;
 mod narrowing;
 mod oauth2;
 mod on_demand;

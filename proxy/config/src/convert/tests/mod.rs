@@ -11,6 +11,7 @@ mod first;
 mod identity;
 mod jwt;
 mod listeners;
+mod login;
 mod mesh;
 mod mutations;
 mod rbac;
