@@ -6,6 +6,7 @@ use outrider_tests::{
     bootstrap::Bootstrap,
     client::{Conn, Response},
     oracle,
+    ports::Lease,
     proxy::{Kind, Proxy},
     record::Diary,
     reply::{Reply, Script},
@@ -87,19 +88,31 @@ fn tokens(access: &str, seconds: u32) -> Reply {
     ))
 }
 
-async fn start(kind: Kind) -> Result<(Proxy, u16, Upstream, Diary, Script)> {
+/// A proxy with its authorization server.
+struct Stage {
+    proxy: Proxy,
+    port: u16,
+    diary: Diary,
+    script: Script,
+    _server: Upstream,
+    _leases: Vec<Lease>,
+}
+
+async fn start(kind: Kind) -> Result<Stage> {
     let (server, diary, script) = Upstream::http("auth").await?;
     let bootstrap = bootstrap();
-    let (mut places, _leases) = places(&bootstrap)?;
+    let (mut places, leases) = places(&bootstrap)?;
     places.insert("auth".to_owned(), server.address().port().to_string());
     let port = places["main"].parse()?;
     let proxy = Proxy::start(kind, &bootstrap.render(&places), places["admin"].parse()?, &[]).await?;
-    Ok((proxy, port, server, diary, script))
+    Ok(Stage { proxy, port, diary, script, _server: server, _leases: leases })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_logs_in_is_renewed_and_logs_out() -> Result<()> {
-    let (proxy, port, _server, diary, script) = start(Kind::Outrider).await?;
+    let stage = start(Kind::Outrider).await?;
+    let Stage { proxy, port, diary, script, .. } = &stage;
+    let port = *port;
     let mut browser = Browser::default();
     script.set(&[tokens("one", 1000)], &[]);
     browser.log_in(port).await?;
@@ -141,7 +154,8 @@ async fn a_user_logs_in_is_renewed_and_logs_out() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_without_an_end_is_no_session() -> Result<()> {
-    let (_proxy, port, _server, _diary, script) = start(Kind::Outrider).await?;
+    let stage = start(Kind::Outrider).await?;
+    let (port, script) = (stage.port, &stage.script);
     let mut browser = Browser::default();
     let away = browser.get(port, "/page").await?;
     let state = away.header("location").and_then(|to| to.split("state=").nth(1)).context("a state")?;
@@ -158,11 +172,13 @@ async fn a_session_goes_from_one_proxy_to_the_other() -> Result<()> {
     if oracle::envoy().is_err() {
         return Ok(());
     }
-    let (_ours, our_port, _server, _diary, our_script) = start(Kind::Outrider).await?;
-    let (_theirs, their_port, _other, _diary, their_script) = start(Kind::Envoy).await?;
-    our_script.set(&[tokens("ours", 1000)], &[]);
-    their_script.set(&[tokens("theirs", 1000)], &[]);
-    for (from, to, seen) in [(our_port, their_port, "Bearer ours"), (their_port, our_port, "Bearer theirs")] {
+    let ours = start(Kind::Outrider).await?;
+    let theirs = start(Kind::Envoy).await?;
+    ours.script.set(&[tokens("ours", 1000)], &[]);
+    theirs.script.set(&[tokens("theirs", 1000)], &[]);
+    for (from, to, seen) in
+        [(ours.port, theirs.port, "Bearer ours"), (theirs.port, ours.port, "Bearer theirs")]
+    {
         let mut browser = Browser::default();
         browser.log_in(from).await?;
         let page = browser.get(to, "/page").await?;
