@@ -186,7 +186,9 @@ pub(crate) fn sessions() -> Group {
             .reply(Reply::text("app")),
         one("not renewed, is not sent to log in", "matched", &[with("/x", &[&refresh("r")]).h("x-deny", "")])
             .reply(Reply::status(400)),
-        one("renewed by name", "domain", &[with("/x", &[&refresh("a:/=&?+~")])]),
+        one("not renewed where nothing is", "domain", &[with("/x", &[&refresh("r")])]),
+        one("what renews is encoded", "certificate", &[with("/x", &[&refresh("a:/=&?+~")])])
+            .reply(Reply::status(400)),
         one("signed out", "plain", &[get("/signout"), get("/signout?x=y")]),
         one(
             "signed out of a login",
