@@ -132,9 +132,11 @@ async fn a_user_logs_in_is_renewed_and_logs_out() -> Result<()> {
     *browser.cookie("OauthExpires").context("an end")? = real;
     // One that is over is renewed on the way.
     *browser.cookie("OauthHMAC").context("a signature")? = "old".to_owned();
+    browser.0.push(("IdToken".to_owned(), "forged".to_owned()));
     script.set(&[tokens("two", 1000)], &[]);
     let renewed = browser.get(port, "/page").await?;
     ensure!(renewed.status == 200 && renewed.header("x-seen") == Some("Bearer two"), "{renewed:?}");
+    ensure!(renewed.header("x-cookie") == Some("BearerToken=two"), "nothing forged goes along: {renewed:?}");
     script.set(&[Reply::status(500)], &[]);
     let page = browser.get(port, "/page").await?;
     ensure!(page.header("x-seen") == Some("Bearer two"), "the new session holds: {page:?}");

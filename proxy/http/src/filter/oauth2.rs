@@ -240,6 +240,10 @@ impl OAuth2 {
             }
         };
         let session = active.session(&cx, &jar, &tokens, old);
+        // A refresh token says nothing of the other tokens beside it: what was never signed does not go upstream.
+        if !active.is_signed(&jar, &cx) {
+            jar.remove_tokens(names);
+        }
         if !session.access.is_empty() {
             jar.set(&names.access.name, session.access.as_bytes());
         }

@@ -104,7 +104,7 @@ fn login(cx: &Cx, path: &Path<'_>, message: &pb::OAuth2Config) -> Option<OAuth2L
     let auth = auth(cx, path, *auth_type);
     refuse!(cx, path, "assertions signed by the client are not supported; use another auth_type"; private_key_jwt_config);
     let secrets = secrets(cx, path, credentials.as_ref(), auth);
-    // Those four fields are the cookies'.
+    // What is left out above is the cookies'.
     let cookies = cookies::cookies(cx, path, message);
     let end_session = end_session(cx, path, end_session_endpoint, auth_scopes);
     let post_logout = post_logout(cx, path, post_logout_redirect_uri.as_ref());

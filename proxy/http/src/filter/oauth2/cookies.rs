@@ -84,6 +84,11 @@ impl Jar {
     /// Takes out all that a login or a session has.
     pub(super) fn remove_all(&mut self, cookies: &LoginCookies) {
         self.remove_login(cookies);
+        self.remove_tokens(cookies);
+    }
+
+    /// Takes out the tokens that upstreams see.
+    pub(super) fn remove_tokens(&mut self, cookies: &LoginCookies) {
         let tokens = [&cookies.access, &cookies.id];
         self.cookies.retain(|(name, _)| !tokens.iter().any(|cookie| *name == cookie.name.as_bytes()));
     }
@@ -142,22 +147,26 @@ impl Active {
 
     /// Whether the cookies are a session that is not over.
     pub(super) fn is_session(&self, jar: &Jar, cx: &RequestCx<'_>) -> bool {
-        let cookies = &self.settings.cookies;
-        let expires = jar.get(&cookies.expires.name);
-        let session = Session {
-            domain: self.domain(cx).as_bytes(),
-            expires,
-            access: jar.get(&cookies.access.name),
-            id: jar.get(&cookies.id.name),
-            refresh: jar.get(&cookies.refresh.name),
-        };
+        let expires = jar.get(&self.settings.cookies.expires.name);
         let end = std::str::from_utf8(expires).ok().and_then(|end| end.trim().parse::<u64>().ok());
-        let is_valid =
-            self.seal.is_signed(&session, jar.get(&cookies.hmac.name)) && end.is_some_and(|end| end > now());
+        let is_valid = self.is_signed(jar, cx) && end.is_some_and(|end| end > now());
         if is_valid {
             self.stats.oauth_success().inc();
         }
         is_valid
+    }
+
+    /// Whether the cookies are a session, be it over or not.
+    pub(super) fn is_signed(&self, jar: &Jar, cx: &RequestCx<'_>) -> bool {
+        let cookies = &self.settings.cookies;
+        let session = Session {
+            domain: self.domain(cx).as_bytes(),
+            expires: jar.get(&cookies.expires.name),
+            access: jar.get(&cookies.access.name),
+            id: jar.get(&cookies.id.name),
+            refresh: jar.get(&cookies.refresh.name),
+        };
+        self.seal.is_signed(&session, jar.get(&cookies.hmac.name))
     }
 
     fn domain<'a>(&'a self, cx: &'a RequestCx<'_>) -> &'a str {
