@@ -77,6 +77,11 @@ impl ResponseFlags {
         self.0 == 0
     }
 
+    /// The flags as Envoy numbers them: the first is bit 0.
+    pub const fn bits(self) -> u64 {
+        self.0 & !(1 << 63)
+    }
+
     /// Both sets together.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {

@@ -3,6 +3,7 @@
 //! Stream info, response flags, local replies, matchers, the substitution
 //! formatter, stat handles and the random source. No protobuf and no I/O here.
 
+pub mod cel;
 pub mod credentials;
 pub mod flags;
 pub mod format;

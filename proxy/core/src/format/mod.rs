@@ -5,7 +5,7 @@
 
 mod op;
 mod parse;
-mod request;
+pub(crate) mod request;
 mod time;
 mod tls;
 mod write;

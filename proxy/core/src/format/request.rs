@@ -93,26 +93,31 @@ pub(super) fn server_name(which: ServerName, cx: &FormatContext<'_>, out: &mut V
 
 /// The bytes of all names and values, pseudo headers among them.
 pub(super) fn head_bytes(part: Part, cx: &FormatContext<'_>) -> u64 {
-    let (headers, pseudo) = match (part, &cx.request, &cx.response) {
-        (Part::Request, Some(request), _) => {
-            // `host` is here what `:authority` is to Envoy.
-            let authority =
-                request.headers.get_all(http::header::HOST).iter().count() * (":authority".len() - 4);
-            let named = |name: &str, value: &str| if value.is_empty() { 0 } else { name.len() + value.len() };
-            let pseudo = named(":method", request.method)
-                + named(":path", request.path)
-                + named(":scheme", request.scheme);
-            (request.headers, pseudo + authority)
-        }
-        (Part::Response, _, Some(response)) => (response.headers, ":status".len() + response.status.len()),
-        (Part::Trailers, ..) => match cx.trailers {
-            Some(trailers) => (trailers, 0),
-            None => return 0,
-        },
-        _ => return 0,
-    };
-    let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    (fields + pseudo) as u64
+    match part {
+        Part::Request => cx.request.as_ref().map_or(0, request_bytes),
+        Part::Response => cx.response.as_ref().map_or(0, response_bytes),
+        Part::Trailers => cx.trailers.map_or(0, trailer_bytes),
+    }
+}
+
+/// The bytes of a request's head.
+pub(crate) fn request_bytes(head: &HeadView<'_>) -> u64 {
+    // `host` is here what `:authority` is to Envoy.
+    let authority = head.headers.get_all(http::header::HOST).iter().count() * (":authority".len() - 4);
+    let named = |name: &str, value: &str| if value.is_empty() { 0 } else { name.len() + value.len() };
+    let pseudo =
+        named(":method", head.method) + named(":path", head.path) + named(":scheme", head.scheme) + authority;
+    trailer_bytes(head.headers) + pseudo as u64
+}
+
+/// The bytes of a response's head.
+pub(crate) fn response_bytes(head: &HeadView<'_>) -> u64 {
+    trailer_bytes(head.headers) + (":status".len() + head.status.len()) as u64
+}
+
+/// The bytes of trailers.
+pub(crate) fn trailer_bytes(trailers: &http::HeaderMap) -> u64 {
+    trailers.iter().map(|(name, value)| (name.as_str().len() + value.len()) as u64).sum()
 }
 
 #[cfg(test)]
