@@ -7,7 +7,7 @@
 //! - [`walk`], [`unknown`]: which fields are set; which were set and are not known.
 //! - [`Inspector`]: the two last for messages that come over the wire, at little cost where nothing is wrong.
 //! - [`json`], [`mod@redact`], [`secrets`], [`encode`]: messages to JSON, secrets out of messages or found, bytes that compare.
-//! - [`own`]: extensions that Envoy does not have.
+//! - [`own`]: extensions that Envoy does not have; [`xds`]: messages that its package lacks.
 //! - [`any`], [`Path`], [`IsSet`]: small tools for converters.
 //!
 //! ```
@@ -43,6 +43,7 @@ pub mod suggest;
 pub mod unknown;
 pub mod validate;
 pub mod walk;
+pub mod xds;
 
 pub use descriptors::Descriptors;
 pub use inspect::{Inspected, Inspector};

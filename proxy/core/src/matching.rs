@@ -12,6 +12,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::cel::Program;
 use crate::matcher::{HeadView, HeaderRef, StringMatcher};
 use crate::metadata_matcher::{MetadataMatcher, ValueMatcher};
 use crate::rbac::Facts;
@@ -80,6 +81,8 @@ pub enum InputMatcher {
     Ip(Box<[IpNet]>),
     /// A value of metadata, turned round or not.
     Value(ValueMatcher, bool),
+    /// Whether an expression is true of all attributes.
+    Expression(Program),
 }
 
 /// Where a value comes from.
@@ -111,6 +114,8 @@ pub enum Input {
     Absent,
     /// A value of dynamic metadata.
     Metadata(Box<MetadataMatcher>),
+    /// All attributes, for an expression.
+    Attributes,
 }
 
 impl<T> Tree<T> {
@@ -212,7 +217,10 @@ impl Predicate {
                 let address: Option<IpAddr> = value.and_then(|value| value.parse().ok());
                 address.is_some_and(|address| nets.iter().any(|net| net.contains(&address)))
             }
-            Self::Single(_, InputMatcher::Value(..)) => false,
+            Self::Single(Input::Attributes, InputMatcher::Expression(program)) => {
+                program.is_true(&facts.view())
+            }
+            Self::Single(_, InputMatcher::Value(..) | InputMatcher::Expression(_)) => false,
             Self::OneOf(any) => any.iter().any(|one| one.matches(facts)),
             Self::All(all) => all.iter().all(|one| one.matches(facts)),
             Self::Not(one) => !one.matches(facts),
@@ -260,7 +268,7 @@ impl Input {
             Self::Subject => {
                 Some(&*certificate()?.subject).filter(|text| !text.is_empty()).map(Cow::Borrowed)
             }
-            Self::Absent | Self::Metadata(_) => None,
+            Self::Absent | Self::Metadata(_) | Self::Attributes => None,
         }
     }
 }

@@ -203,6 +203,7 @@ mod tests {
             name: "p".into(),
             permission: Condition::Any,
             principal: Condition::SourceIp("10.0.0.0/8".parse().unwrap()),
+            condition: None,
         };
         let config = NetworkRbac {
             stat_prefix: "gate".into(),

@@ -1,15 +1,17 @@
 //! When access log entries are written.
 
 use outrider_core::ResponseFlags;
+use outrider_core::cel::Place;
 use outrider_proto::Path;
 use outrider_proto::pb::envoy::config::accesslog::v3 as pb;
 use outrider_proto::pb::envoy::config::core::v3 as core_pb;
 use outrider_proto::pb::envoy::data::accesslog::v3::AccessLogType;
+use outrider_proto::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
 
 use super::access_log::Protocol;
-use super::cx::{Cx, UNSUPPORTED};
-use super::matcher;
-use super::scalar::{enumeration, runtime_fraction, runtime_integer};
+use super::cx::Cx;
+use super::scalar::{enumeration, runtime_fraction, runtime_integer, type_of, unpack};
+use super::{cel, matcher};
 use crate::model::{Comparison, ComparisonOp, LogFilter};
 
 /// A filter; `None`, and an error, when it is not usable.
@@ -60,10 +62,7 @@ pub(crate) fn filter(
         }
         Some(Kind::GrpcStatusFilter(message)) => grpc(cx, &path.field("grpc_status_filter"), message),
         Some(Kind::LogTypeFilter(message)) => log_type(cx, &path.field("log_type_filter"), message),
-        Some(Kind::ExtensionFilter(_)) => {
-            cx.refuse(&path.field("extension_filter"), UNSUPPORTED);
-            return None;
-        }
+        Some(Kind::ExtensionFilter(message)) => extension(cx, &path.field("extension_filter"), message)?,
         Some(Kind::MetadataFilter(_)) => {
             cx.refuse(&path.field("metadata_filter"), "no supported filter writes metadata; remove it");
             return None;
@@ -138,6 +137,25 @@ fn grpc(cx: &Cx, path: &Path<'_>, message: &pb::GrpcStatusFilter) -> LogFilter {
         })
         .collect();
     LogFilter::GrpcStatus { statuses, exclude: *exclude }
+}
+
+/// `envoy.access_loggers.extension_filters.cel` is the one there is.
+fn extension(cx: &Cx, path: &Path<'_>, message: &pb::ExtensionFilter) -> Option<LogFilter> {
+    use pb::extension_filter::ConfigType;
+    // The name is for people alone: extensions go by their type.
+    let pb::ExtensionFilter { name: _name, config_type } = message;
+    let path = path.field("typed_config");
+    let Some(ConfigType::TypedConfig(any)) = config_type else {
+        cx.error(&path, "settings with their @type are needed");
+        return None;
+    };
+    if !outrider_proto::any::is::<ExpressionFilter>(any) {
+        cx.refuse(&path, format!("the filter {} is not supported; use the one for CEL", type_of(any)));
+        return None;
+    }
+    let ExpressionFilter { expression, cel_config } = unpack(cx, &path, any)?;
+    let program = cel::text(cx, &path.field("expression"), &expression, cel_config.as_ref(), Place::Log)?;
+    Some(LogFilter::Expression(program))
 }
 
 fn log_type(cx: &Cx, path: &Path<'_>, message: &pb::LogTypeFilter) -> LogFilter {

@@ -15,6 +15,7 @@ mod address;
 mod bootstrap;
 mod bootstrap_extension;
 mod breaker;
+mod cel;
 mod cluster;
 mod cluster_http;
 mod cluster_specifier;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use outrider_core::ResponseFlags;
+use outrider_core::cel::Program;
 use outrider_core::format::Format;
 use outrider_core::matcher::{HeaderMatcher, RuntimeFraction};
 
@@ -99,6 +100,8 @@ pub enum LogFilter {
         /// Turned round.
         exclude: bool,
     },
+    /// An expression is true.
+    Expression(Program),
     /// The kind of log entry is one of these (`DownstreamEnd`, ...).
     LogType {
         /// The types.

@@ -16,13 +16,13 @@ use crate::matcher::HeaderRef;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CelError {
     /// It has so many bytes.
-    #[error("the expression has {0} bytes; {LONGEST} are the most")]
+    #[error("the expression has {0} bytes; {most} are the most", most = LONGEST)]
     TooLong(usize),
     /// It is nested too deeply.
-    #[error("the expression is nested more than {DEEPEST} deep; write lists, or several policies")]
+    #[error("the expression is nested more than {most} deep; write lists, or several policies", most = DEEPEST)]
     TooDeep,
     /// It has too many parts.
-    #[error("the expression has more than {MOST_PARTS} parts; write several policies")]
+    #[error("the expression has more than {most} parts; write several policies", most = MOST_PARTS)]
     TooMany,
     /// It is not what the parser takes.
     #[error("not an expression of CEL: {0}")]
@@ -36,7 +36,7 @@ pub enum CelError {
     #[error("{0} are not supported in expressions")]
     Unsupported(&'static str),
     /// A name stands for nothing.
-    #[error("{0:?} is no attribute; there are {ROOTS}")]
+    #[error("{0:?} is no attribute; there are {roots}", roots = ROOTS)]
     Name(String),
     /// A group of attributes is used by itself.
     #[error("{0} is no value by itself; name one of its attributes, as in request.path")]

@@ -93,7 +93,7 @@ impl Display for Operand<'_> {
 }
 
 /// How an operator is written.
-pub(super) fn operator(function: &str) -> Option<&'static str> {
+fn operator(function: &str) -> Option<&'static str> {
     Some(match function {
         "_&&_" => "&&",
         "_||_" => "||",

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::cel::View;
 use crate::matcher::{HeadView, HeaderMatcher, StringMatcher};
 use crate::metadata::Metadata;
 use crate::metadata_matcher::MetadataMatcher;
@@ -145,6 +146,17 @@ impl Condition {
 }
 
 impl<'a> Facts<'a> {
+    /// What expressions see of it.
+    pub(crate) fn view(&self) -> View<'a> {
+        View {
+            stream: self.stream,
+            request: Some(self.head),
+            response: None,
+            trailers: None,
+            route: self.route,
+        }
+    }
+
     /// The path without query and fragment; `None` for none.
     pub(super) fn path(&self) -> Option<&str> {
         let end = self.head.path.find(['?', '#']).unwrap_or(self.head.path.len());

@@ -10,6 +10,7 @@ mod notes;
 
 use std::sync::Arc;
 
+use crate::cel::Program;
 use crate::matching::Tree;
 use index::Index;
 
@@ -37,6 +38,8 @@ pub struct Policy {
     pub permission: Condition,
     /// Whom it is about.
     pub principal: Condition,
+    /// What must be true besides. One that is an error is not.
+    pub condition: Option<Program>,
 }
 
 /// Policies with an action.
@@ -160,7 +163,9 @@ impl Engine {
 impl Policy {
     /// Whether it matches `facts`.
     pub fn matches(&self, facts: &Facts<'_>) -> bool {
-        self.permission.matches(facts) && self.principal.matches(facts)
+        self.permission.matches(facts)
+            && self.principal.matches(facts)
+            && self.condition.as_ref().is_none_or(|condition| condition.is_true(&facts.view()))
     }
 
     fn reads_head(&self) -> bool {

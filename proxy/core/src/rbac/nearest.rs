@@ -67,21 +67,30 @@ impl Rules {
         let mut best: Option<(&Policy, Share)> = None;
         for policy in self.policies.iter().take(MOST) {
             let share = policy.permission.share(facts).and(policy.principal.share(facts));
+            let share = share.and(policy.condition_share(facts));
             if best.is_none_or(|(_, best)| share.exceeds(best)) {
                 best = Some((policy, share));
             }
         }
         let (policy, _) = best?;
-        let (kind, condition) = match policy.permission.lacks(facts) {
-            Some(condition) => ("permission", condition),
-            None => ("principal", policy.principal.lacks(facts)?),
+        let mut failed = match (policy.permission.lacks(facts), policy.principal.lacks(facts)) {
+            (Some(permission), _) => format!("permission: {permission}"),
+            (None, Some(principal)) => format!("principal: {principal}"),
+            (None, None) => format!("condition: {}", policy.condition.as_ref()?),
         };
-        let mut failed = format!("{kind}: {condition}");
         if failed.len() > LONGEST {
             failed.truncate(failed.floor_char_boundary(LONGEST));
             failed.push_str("...");
         }
         Some(Nearest { policy: &policy.name, failed })
+    }
+}
+
+impl Policy {
+    /// A condition is one part; without one there is none.
+    fn condition_share(&self, facts: &Facts<'_>) -> Share {
+        let holds = self.condition.as_ref().map(|condition| condition.is_true(&facts.view()));
+        Share { met: usize::from(holds == Some(true)), of: usize::from(holds.is_some()) }
     }
 }
 

@@ -113,6 +113,7 @@ proptest! {
             name: format!("p{i:02}").into(),
             permission: permission.condition(),
             principal: principal.condition(),
+            condition: None,
         });
         let rules = Rules::new(action, policies.collect());
         let found = trees.iter().position(|(one, other)| one.says(bits) && other.says(bits));

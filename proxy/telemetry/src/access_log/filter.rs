@@ -2,6 +2,7 @@
 
 use outrider_config::model::{Comparison, ComparisonOp, LogFilter};
 use outrider_core::ResponseFlags;
+use outrider_core::cel::{Reads, View};
 use outrider_core::format::FormatContext;
 use outrider_core::matcher::HeadView;
 use outrider_core::rng;
@@ -30,6 +31,13 @@ pub fn passes(filter: &LogFilter, cx: &FormatContext<'_>) -> bool {
         LogFilter::GrpcStatus { statuses, exclude } => {
             grpc_status(cx).is_some_and(|status| statuses.contains(&status)) != *exclude
         }
+        LogFilter::Expression(program) => program.is_true(&View {
+            stream: cx.info,
+            request: cx.request,
+            response: cx.response,
+            trailers: cx.trailers,
+            route: None,
+        }),
         LogFilter::LogType { types, exclude } => types.iter().any(|name| name == cx.log_type) != *exclude,
     }
 }
@@ -54,12 +62,30 @@ fn grpc_status(cx: &FormatContext<'_>) -> Option<u32> {
 
 /// Whether deciding needs the request's head.
 pub fn reads_request(filter: &LogFilter) -> bool {
-    any(filter, &|filter| matches!(filter, LogFilter::Header(_)))
+    any(filter, &|filter| matches!(filter, LogFilter::Header(_)) || expression(filter).request)
 }
 
 /// Whether deciding needs the response's head or trailers.
 pub(super) fn reads_response(filter: &LogFilter) -> bool {
-    any(filter, &|filter| matches!(filter, LogFilter::GrpcStatus { .. }))
+    any(filter, &|filter| matches!(filter, LogFilter::GrpcStatus { .. }) || expression(filter).response)
+}
+
+/// Whether deciding needs to know of upstream connections that were tried.
+pub(super) fn reads_attempts(filter: &LogFilter) -> bool {
+    any(filter, &|filter| expression(filter).attempts)
+}
+
+/// Whether deciding needs metadata of routes, clusters and hosts.
+pub(super) fn reads_metadata(filter: &LogFilter) -> bool {
+    any(filter, &|filter| expression(filter).metadata)
+}
+
+/// What an expression reads; nothing for other filters.
+fn expression(filter: &LogFilter) -> Reads {
+    match filter {
+        LogFilter::Expression(program) => program.reads(),
+        _ => Reads::default(),
+    }
 }
 
 fn any(filter: &LogFilter, is: &dyn Fn(&LogFilter) -> bool) -> bool {

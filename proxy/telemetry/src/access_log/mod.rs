@@ -37,8 +37,12 @@ impl AccessLogger {
             reads_response: logs
                 .iter()
                 .any(|log| reads(log, &|format| format.reads_response(), filter::reads_response)),
-            reads_attempts: logs.iter().any(|log| reads(log, &|format| format.reads_attempts(), |_| false)),
-            reads_metadata: logs.iter().any(|log| reads(log, &|format| format.reads_metadata(), |_| false)),
+            reads_attempts: logs
+                .iter()
+                .any(|log| reads(log, &|format| format.reads_attempts(), filter::reads_attempts)),
+            reads_metadata: logs
+                .iter()
+                .any(|log| reads(log, &|format| format.reads_metadata(), filter::reads_metadata)),
         })
     }
 

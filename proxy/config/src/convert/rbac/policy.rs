@@ -1,6 +1,7 @@
 //! Policies: their permissions and principals.
 
 use ipnet::IpNet;
+use outrider_core::cel::Place;
 use outrider_core::rbac::{Condition, MetadataFrom, Policy};
 use outrider_core::san::SanMatcher;
 use outrider_proto::Path;
@@ -16,7 +17,7 @@ use outrider_proto::pb::xds::core::v3 as xds_pb;
 use super::View;
 use crate::convert::cx::{Cx, inert, refuse};
 use crate::convert::scalar::{enumeration, type_of, unpack};
-use crate::convert::{address, matcher, metadata, validation};
+use crate::convert::{address, cel, matcher, metadata, validation};
 
 /// A policy; `None`, and an error, when it is not usable.
 pub(super) fn policy(
@@ -27,13 +28,25 @@ pub(super) fn policy(
     view: View,
 ) -> Option<Policy> {
     let pb::Policy { permissions, principals, condition, checked_condition, cel_config } = message;
-    refuse!(cx, path, "conditions are not supported; write the policy without"; condition);
-    refuse!(cx, path, "not implemented, in Envoy neither; write condition"; checked_condition);
-    inert!(cx, path, "the policy has no condition"; cel_config);
+    refuse!(cx, path, "not implemented, in Envoy neither, which takes no notice of it; write condition"; checked_condition);
+    if condition.is_none() {
+        inert!(cx, path, "the policy has no condition"; cel_config);
+    }
+    let condition = match condition {
+        Some(message) => {
+            let at = path.field("condition");
+            Some(cel::parsed(cx, &at, message, cel_config.as_ref(), Place::Policy))
+        }
+        None => None,
+    };
     let to = Reader { cx, view };
     let permission = to.one_of(&path.field("permissions"), permissions, Reader::permission);
     let principal = to.one_of(&path.field("principals"), principals, Reader::principal);
-    Some(Policy { name: name.into(), permission: permission?, principal: principal? })
+    let condition = match condition {
+        Some(condition) => Some(condition?),
+        None => None,
+    };
+    Some(Policy { name: name.into(), permission: permission?, principal: principal?, condition })
 }
 
 /// Reads conditions.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use outrider_core::cel::Place;
 use outrider_core::matcher::HeaderRef;
 use outrider_core::matching::{Branches, Input, InputMatcher, OnMatch, Predicate, Then, Tree};
 use outrider_core::metadata_matcher::{MetadataMatcher, ValueMatcher};
@@ -16,12 +17,13 @@ use outrider_proto::pb::envoy::r#type::matcher::v3 as type_pb;
 use outrider_proto::pb::google::protobuf::Any;
 use outrider_proto::pb::xds::core::v3::TypedExtensionConfig;
 use outrider_proto::pb::xds::r#type::matcher::v3 as pb;
+use outrider_proto::xds::{CelMatcher, HttpAttributesCelMatchInput};
 use outrider_proto::{Path, any};
 
 use super::{View, action_of};
 use crate::convert::cx::{Cx, inert};
 use crate::convert::scalar::{type_of, unpack};
-use crate::convert::{address, matcher, metadata};
+use crate::convert::{address, cel, matcher, metadata};
 
 /// Trees may hold trees, so deep; who writes the configuration must not be able to exhaust the stack.
 const DEEPEST: usize = 32;
@@ -112,6 +114,12 @@ impl Reader<'_> {
         use pb::matcher::matcher_tree::{MatchMap, TreeType};
         let pb::matcher::MatcherTree { input, tree_type } = message;
         let input = self.input(&path.field("input"), input.as_ref());
+        if matches!(input, Some(Input::Attributes)) {
+            self.cx.error(
+                &path.field("input"),
+                "all attributes are no text; write a matcher_list with the matcher of CEL",
+            );
+        }
         let map = |field: &str, MatchMap { map }: &MatchMap| -> Option<HashMap<Box<str>, _>> {
             let path = path.field(field);
             let path = path.field("map");
@@ -205,6 +213,12 @@ impl Reader<'_> {
                 "dynamic metadata and the matcher of metadata go together, and with nothing else",
             );
         }
+        if matches!(input, Input::Attributes) != matches!(wanted, InputMatcher::Expression(_)) {
+            self.cx.error(
+                path,
+                "the input of attributes and the matcher of CEL go together, and with nothing else",
+            );
+        }
         Some(Predicate::Single(input, wanted))
     }
 
@@ -224,6 +238,16 @@ impl Reader<'_> {
                 return None;
             };
             return Some(InputMatcher::Value(metadata::value(cx, &path.field("value"), &value)?, invert));
+        }
+        if any::is::<CelMatcher>(any) {
+            // The description is for people.
+            let CelMatcher { expr_match, description: _description } = unpack(cx, &path, any)?;
+            let path = path.field("expr_match");
+            let Some(message) = expr_match else {
+                cx.error(&path, "an expression is needed");
+                return None;
+            };
+            return cel::expression(cx, &path, &message, Place::Policy).map(InputMatcher::Expression);
         }
         cx.refuse(&path, format!("the matcher {} is not supported; write value_match", type_of(any)));
         None
@@ -252,6 +276,9 @@ impl Reader<'_> {
                     return None;
                 };
                 return Some(Input::Header(name));
+            }
+            if any::is::<HttpAttributesCelMatchInput>(any) {
+                return unpack(self.cx, &path, any).map(|HttpAttributesCelMatchInput {}| Input::Attributes);
             }
             if any::is::<net::DynamicMetadataInput>(any) {
                 return self.metadata(&path, &unpack(self.cx, &path, any)?);
