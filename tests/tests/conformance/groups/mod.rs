@@ -4,6 +4,7 @@
 mod admin;
 mod authz;
 mod bad_certificates;
+mod cel;
 mod credentials;
 mod failures;
 mod filters;
@@ -101,6 +102,10 @@ pub(crate) fn all() -> Vec<Group> {
         rbac::actions(),
         rbac::trees(),
         rbac::network(),
+        cel::policies(),
+        cel::trees(),
+        cel::connections(),
+        cel::logs(),
         health::first_checks(),
         hashing::hashing(),
         runtime::runtime(),

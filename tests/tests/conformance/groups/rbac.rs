@@ -44,7 +44,7 @@ fn principal(principal: &str) -> String {
 }
 
 /// A route with the filter's settings for it, and with more of the same kind.
-fn route(name: &str, rbac: &str, more: &str) -> String {
+pub(super) fn route(name: &str, rbac: &str, more: &str) -> String {
     format!(
         "- match: {{ prefix: /{name} }}\n  route: {{ cluster: a }}\n  metadata: {{ filter_metadata: {{ my: {{ color: blue, deep: {{ er: 3 }} }} }} }}\n  \
          typed_per_filter_config:\n    rbac: {{ \"@type\": {TYPE}.RBACPerRoute, rbac: {{ {rbac} }} }}\n{}",
@@ -52,7 +52,7 @@ fn route(name: &str, rbac: &str, more: &str) -> String {
     )
 }
 
-fn manager(name: &str, filter: &str, routes: &[String]) -> String {
+pub(super) fn manager(name: &str, filter: &str, routes: &[String]) -> String {
     format!(
         "stat_prefix: {name}\nhttp_filters:\n- name: fault\n  typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault }}\n\
          - name: rbac\n  typed_config: {{ \"@type\": {TYPE}.RBAC, {filter} }}\n{ROUTER}{}route_config:\n  virtual_hosts:\n  - name: all\n    domains: [\"*\"]\n    routes:\n{}",
