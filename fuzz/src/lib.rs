@@ -10,6 +10,7 @@
 //! sends, a sixth of that for the others. What makes a target panic, overflow its stack or take longer than
 //! [`run::SLOW`] is written to a file and named. An input that did so once stays in `regressions/` and is run each time.
 
+mod expression;
 pub mod mutate;
 pub mod rng;
 pub mod run;

@@ -13,6 +13,7 @@ use outrider_core::oauth2::state::State;
 use outrider_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_proto::{Descriptors, any, load, validate};
 
+use crate::expression;
 use crate::mutate::Shape;
 use crate::seeds;
 
@@ -39,6 +40,8 @@ pub enum What {
     /// What users bring back from an authorization server, and what it answers: a state before it is encoded, a sealed cookie and
     /// the answer of a token endpoint, a line each.
     Login,
+    /// An expression of CEL: parsed, compiled, evaluated.
+    Expression,
     /// Messages of a control plane on the wire, and what the subscriptions make of them: state of the world, or delta.
     Stream(bool),
 }
@@ -61,6 +64,7 @@ pub fn all() -> Vec<What> {
         What::Token,
         What::KeySet,
         What::Login,
+        What::Expression,
         What::Stream(false),
         What::Stream(true),
     ];
@@ -82,6 +86,7 @@ impl What {
             Self::Token => "token".into(),
             Self::KeySet => "key-set".into(),
             Self::Login => "login".into(),
+            Self::Expression => "expression".into(),
             Self::Stream(false) => "stream-sotw".into(),
             Self::Stream(true) => "stream-delta".into(),
         }
@@ -141,6 +146,7 @@ P6ZphNMILhBKdJ3hKN3haiguMkefUinijzILSlB-iOA
                     .to_vec(),
                 b"[1]\nAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n{\"expires_in\":-1}".to_vec(),
             ],
+            Self::Expression => expression::SEEDS.map(|text| text.as_bytes().to_vec()).to_vec(),
             Self::Stream(delta) => outrider_xds::fuzz::seeds(delta),
         };
         let regressions =
@@ -185,6 +191,7 @@ impl Target {
                 note(&mut outcome, "keys", &read.unwrap_or_else(|error| error.name().to_owned()));
             }
             What::Login => login(&mut outcome, input),
+            What::Expression => note(&mut outcome, "cel", &expression::run(&String::from_utf8_lossy(input))),
             What::ClientHello => number(&mut outcome, outrider_net::listener::fuzz::client_hello(input)),
             What::Http1Response => number(&mut outcome, outrider_upstream::pool::fuzz::http1_response(input)),
             What::Stream(delta) => outcome.extend(outrider_xds::fuzz::stream(delta, input)),

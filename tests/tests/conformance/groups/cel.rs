@@ -8,6 +8,7 @@ use outrider_tests::upstream::TcpScript;
 use super::rbac::{manager, route};
 use crate::driver::{Case, Group, Req, Tls, case, get, post, talk};
 
+const LOG: &str = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %RESPONSE_FLAGS% %CONNECTION_TERMINATION_DETAILS% in=%BYTES_RECEIVED%";
 const NETWORK: &str = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
 const DYNAMIC: &str = "fault: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, delay: { fixed_delay: 0.001s, percentage: { numerator: 100 } }, filter_metadata: { name: tiger, num: 3, b: true, z: null, list: [ 1, two ], map: { in: x } } }\n";
 
@@ -247,13 +248,13 @@ pub(crate) fn connections() -> Group {
         let filters = format!(
             "- name: rbac\n  typed_config: {{ \"@type\": {NETWORK}, stat_prefix: {name}, {} }}\n{}",
             allow(text, ""),
-            tcp_filter("echo", "stat_prefix: tcp\n")
+            tcp_filter(name, &format!("cluster: echo\n{}", access_log(LOG)))
         );
         let chain = format!("filter_chains:\n- filters:\n{}", indent(2, &filters));
         group = group.with(|b| b.listener(name, &chain));
         let talk = talk(name).send("hello");
         let talk = if passes { talk.read("hello").finish().drain() } else { talk.drain() };
-        cases.push(case(name, talk).logs(0).stats(&[&format!("{name}.rbac.*")]));
+        cases.push(case(name, talk).logs(1).stats(&[&format!("{name}.rbac.*")]));
     }
     group.cases(cases)
 }
@@ -269,12 +270,12 @@ pub(crate) fn logs() -> Group {
             "  filter: {{ extension_filter: {{ name: cel, typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter, expression: {text} }} }} }}\n"
         ));
     };
-    // One line at least, for the driver to wait for.
-    add("all", "true");
     for (name, text) in FILTERS {
         add(name, text);
         add(&format!("not-{name}"), &format!("!({text})"));
     }
+    // One line at least, for the driver to wait for.
+    add("all", "true");
     let routes = "route_config:\n  virtual_hosts:\n  - name: all\n    domains: [\"*\"]\n    routes:\n    - match: { prefix: /local }\n      direct_response: { status: 418 }\n    - match: { prefix: / }\n      name: named\n      route: { cluster: a }\n";
     let hcm = format!("{log}{routes}");
     let context = "name: envoy.transport_sockets.tls\ntyped_config:\n  \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext\n  common_tls_context:\n    tls_certificates: [ { certificate_chain: { filename: \"@{certs}/server.pem\" }, private_key: { filename: \"@{certs}/server.key\" } } ]\n    validation_context: { trusted_ca: { filename: \"@{certs}/ca.pem\" } }\n";

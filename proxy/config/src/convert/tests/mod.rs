@@ -1,6 +1,7 @@
 //! Conversions of whole bootstraps, written as users write them.
 
 mod balancing;
+mod cel;
 mod clusters;
 mod credential_injector;
 mod credentials;
