@@ -9,7 +9,7 @@ use super::eval::{Math, Node, Wanted, map_of, negated};
 use super::fault::Fuel;
 use super::function::{Call, Function};
 use super::value::{Kind, Value};
-use super::{DEEPEST, LONGEST, MOST_PARTS, Options, Reads};
+use super::{DEEPEST, LONGEST, MOST_PARTS, Options, Reads, instant};
 use crate::matcher::HeaderRef;
 
 /// Why an expression was refused.
@@ -213,6 +213,12 @@ impl Compiler<'_> {
         let call = Call { name: function, on_target: target.is_some(), args: count };
         let found = Function::find(call, self.options.extras)
             .map_err(|why| CelError::Function { name: function.to_owned(), why })?;
+        if let (Function::Get(_), Some(Expr::Literal(Literal::Text(zone)))) = (found, args.last())
+            && instant::offset(zone).is_none()
+        {
+            let why = "names of time zones are not supported; write an offset, as '+01:00'";
+            return Err(CelError::Function { name: function.to_owned(), why });
+        }
         let args = all.map(|arg| self.node(arg, depth + 1)).collect::<Result<Vec<_>, _>>()?;
         Ok(folded(found, args))
     }

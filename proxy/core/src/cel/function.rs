@@ -172,10 +172,10 @@ impl Function {
                 strings::replace(text, from, to, usize::try_from(*most).ok(), fuel)
             }
             (Self::Split, [Value::Text(text), Value::Text(separator)]) => {
-                strings::split(text, separator, None, fuel)
+                strings::split(text.clone(), separator, None, fuel)
             }
             (Self::Split, [Value::Text(text), Value::Text(separator), Value::Int(most)]) => {
-                strings::split(text, separator, usize::try_from(*most).ok(), fuel)
+                strings::split(text.clone(), separator, usize::try_from(*most).ok(), fuel)
             }
             (Self::Join, [list]) => strings::join(list, "", fuel),
             (Self::Join, [list, Value::Text(separator)]) => strings::join(list, separator, fuel),

@@ -7,7 +7,7 @@
 //!
 //! Semantics are those of Envoy 1.40, which are CEL's with less in them: no comprehensions (`all`, `exists`, `map`),
 //! no concatenation of lists, and of texts only where configuration says so. So each part of an expression is evaluated once at
-//! most. What is compared and made is counted beside that ([`fault::Fuel`]); who exceeds it gets an error. Errors never match.
+//! most. What is compared and made is counted beside that (`fault::Fuel`); who exceeds it gets an error. Errors never match.
 
 pub mod ast;
 mod attribute;

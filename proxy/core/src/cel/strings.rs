@@ -29,7 +29,7 @@ pub(super) fn replace<'a>(
 
 /// The parts of `text` between `separator`, at most `most`; its characters where that is empty.
 pub(super) fn split<'a>(
-    text: &Cow<'a, str>,
+    text: Cow<'a, str>,
     separator: &str,
     most: Option<usize>,
     fuel: &Fuel,
@@ -37,7 +37,7 @@ pub(super) fn split<'a>(
     fuel.text(text.len())?;
     let most = most.unwrap_or(usize::MAX);
     let mut parts: Vec<Value<'a>> = Vec::new();
-    let mut rest = Some(text.clone());
+    let mut rest = Some(text);
     while let Some(whole) = rest.take().filter(|_| parts.len() < most) {
         fuel.burn(1)?;
         let cut = if parts.len() + 1 == most {
