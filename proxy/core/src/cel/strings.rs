@@ -57,7 +57,9 @@ pub(super) fn split<'a>(
             // Each part is copied once, and what is left behind it: that counts as well.
             Cow::Owned(text) => {
                 fuel.text(text.len())?;
-                let part = |text: Option<&str>| text.map(|text| Cow::Owned(text.to_owned()));
+                let part = |text: Option<&str>| -> Option<Cow<'a, str>> {
+                    text.map(|text| Cow::Owned(text.to_owned()))
+                };
                 (part(text.get(..end)), part(text.get(next..)))
             }
         };

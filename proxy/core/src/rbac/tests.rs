@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 
 use super::*;
+use crate::cel::{Extras, Options, Place};
 use crate::matcher::{HeadView, HeaderCheck, HeaderMatcher, HeaderRef, StringMatch, StringMatcher};
 use crate::stream::{Address, CertInfo, ConnInfo, Origin, StreamInfo, TlsInfo};
 
@@ -45,6 +46,30 @@ fn header(name: &'static str) -> Condition {
         invert: false,
         treat_missing_as_empty: false,
     }))
+}
+
+#[test]
+fn a_condition_must_be_true_and_an_error_is_not() {
+    let regex = |pattern: &str| regex::Regex::new(pattern).map_err(|error| error.to_string());
+    let options = Options { place: Place::Policy, extras: Extras::default(), regex: &regex };
+    let says = |text: &str, action: Action| {
+        let condition = Some(Program::parse(text, &options).unwrap());
+        let policy =
+            Policy { name: "p".into(), permission: Condition::Any, principal: Condition::Any, condition };
+        let rules = Rules::new(action, vec![policy]);
+        let stream = StreamInfo::new(connection(None), None);
+        let map = headers(1);
+        let facts = Facts { conn: &stream.conn, stream: &stream, head: HeadView::of(&map), route: None };
+        let lacks = rules.nearest(&facts).map(|nearest| nearest.failed);
+        (rules.decide(&facts).allowed, lacks)
+    };
+    assert!(says("request.headers['a'] == '1'", Action::Allow).0);
+    assert!(!says("request.headers['a'] == '1'", Action::Deny).0);
+    let error = "request.headers['b'] == '1'";
+    assert!(says(error, Action::Deny).0, "what is an error denies nothing, as in Envoy");
+    let (allowed, lacks) = says(error, Action::Allow);
+    assert!(!allowed);
+    assert_eq!(lacks.as_deref(), Some("condition: request.headers[\"b\"] == \"1\""));
 }
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
