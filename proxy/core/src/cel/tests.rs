@@ -297,7 +297,9 @@ fn what_is_too_large_or_too_deep_is_refused() {
     assert_eq!(refused(&" ".repeat(LONGEST + 1)), CelError::TooLong(LONGEST + 1));
     assert_eq!(refused(&format!("1{}", "+1".repeat(4000))), CelError::TooDeep);
     assert_eq!(refused(&format!("[{}] == []", "1,".repeat(3000) + "1")), CelError::TooMany);
-    for text in ["(".repeat(4000), "[".repeat(4000), "!".repeat(4000), "-".repeat(4000) + "1"] {
+    for text in
+        ["(".repeat(4000), "[".repeat(4000), "!".repeat(4000), "f(".repeat(200) + "1" + &")".repeat(200)]
+    {
         refused(&text);
     }
 }
