@@ -248,7 +248,7 @@ impl Text {
 
 impl Input {
     const fn reads_head(&self) -> bool {
-        matches!(self, Self::Header(_) | Self::Query(_))
+        matches!(self, Self::Header(_) | Self::Query(_) | Self::Attributes)
     }
 
     /// The value; `None` for none. `room` holds what has to be written for it.

@@ -247,6 +247,19 @@ fn xds(name: &str, place: Place) -> Named {
 impl Attribute {
     /// Notes what is read for it.
     pub(super) fn note(self, reads: &mut Reads) {
+        // The source is what the request's head says of it, where that is trusted.
+        reads.per_request |= !matches!(
+            self,
+            Self::Mtls
+                | Self::ServerName
+                | Self::ConnectionId
+                | Self::DownstreamFailure
+                | Self::Tls(Peer::Downstream, _)
+                | Self::Address(Whose::Destination)
+                | Self::Port(Whose::Destination)
+                | Self::FilterChainName
+                | Self::Metadata(Of::Listener)
+        );
         match self {
             Self::Headers(Side::Request)
             | Self::HeadersBytes(Side::Request)

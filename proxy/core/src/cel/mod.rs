@@ -79,6 +79,8 @@ pub struct Options<'a> {
 /// What an expression reads, so that it can be kept until it is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reads {
+    /// Anything that may be another for another request of the same connection.
+    pub per_request: bool,
     /// The request's head.
     pub request: bool,
     /// The response's head or trailers.

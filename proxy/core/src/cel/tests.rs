@@ -307,11 +307,13 @@ fn what_is_too_large_or_too_deep_is_refused() {
 #[test]
 fn an_expression_says_what_it_reads() {
     let reads = |text: &str| compile(text, Extras::default()).unwrap().reads();
-    assert_eq!(reads("connection.mtls && source.port > 1"), Reads::default());
-    assert_eq!(reads("request.path != ''"), Reads { request: true, ..Reads::default() });
-    assert_eq!(reads("has(response.headers.a)"), Reads { response: true, ..Reads::default() });
-    assert_eq!(reads("has(metadata.filter_metadata)"), Reads { dynamic: true, ..Reads::default() });
-    assert_eq!(reads("has(xds.cluster_metadata)"), Reads { metadata: true, ..Reads::default() });
+    assert_eq!(reads("connection.mtls && destination.port > 1"), Reads::default());
+    let asked = Reads { per_request: true, ..Reads::default() };
+    assert_eq!(reads("source.port > 1"), asked);
+    assert_eq!(reads("request.path != ''"), Reads { request: true, ..asked });
+    assert_eq!(reads("has(response.headers.a)"), Reads { response: true, ..asked });
+    assert_eq!(reads("has(metadata.filter_metadata)"), Reads { dynamic: true, ..asked });
+    assert_eq!(reads("has(xds.cluster_metadata)"), Reads { metadata: true, ..asked });
 }
 
 /// Expressions as parsers make them.

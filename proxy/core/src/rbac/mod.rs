@@ -169,7 +169,9 @@ impl Policy {
     }
 
     fn reads_head(&self) -> bool {
-        self.permission.reads_head() || self.principal.reads_head()
+        self.permission.reads_head()
+            || self.principal.reads_head()
+            || self.condition.as_ref().is_some_and(|condition| condition.reads().per_request)
     }
 }
 

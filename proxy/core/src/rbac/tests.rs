@@ -257,7 +257,7 @@ proptest! {
         path in text(), uri in text(), dns in prop::option::of(text()), subject in text(), tls in 0..4
     ) {
         let policies = policies.into_iter().enumerate().map(|(i, (permission, principal))| {
-            Policy { name: format!("{i:02}").into(), permission, principal }
+            Policy { name: format!("{i:02}").into(), permission, principal, condition: None }
         });
         let rules = Rules::new(Action::Allow, policies.collect());
         let peer = CertInfo { subject, uri_sans: vec![uri], dns_sans: dns.into_iter().collect(), ..CertInfo::default() };
@@ -274,7 +274,12 @@ proptest! {
 
 #[test]
 fn the_nearest_policy_is_that_of_which_most_holds() {
-    let policy = |name: &str, permission, principal| Policy { name: name.into(), permission, principal };
+    let policy = |name: &str, permission, principal| Policy {
+        name: name.into(),
+        permission,
+        principal,
+        condition: None,
+    };
     let rules = Rules::new(
         Action::Allow,
         vec![
@@ -309,7 +314,8 @@ fn what_asks_for_nothing_of_a_request_is_told_from_what_does() {
         (Condition::All([Condition::Any, conn()].into()), false),
         (Condition::OneOf([conn(), Condition::All([conn(), path].into())].into()), true),
     ] {
-        let policy = |permission, principal| Policy { name: "p".into(), permission, principal };
+        let policy =
+            |permission, principal| Policy { name: "p".into(), permission, principal, condition: None };
         for policy in [policy(condition.clone(), conn()), policy(conn(), condition.clone())] {
             let engine = Engine::Rules(Rules::new(Action::Deny, vec![policy]));
             assert_eq!(engine.reads_head(), reads, "{condition:?}");
