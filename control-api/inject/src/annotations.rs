@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::names::{INJECT, STATUS};
-use crate::settings::{Capture, LogLevel, Settings};
+use crate::settings::{LogLevel, Settings};
 
 /// Before all of our names.
 const FRONT: &str = "outrider.dev/";
@@ -100,14 +100,7 @@ fn set(out: &mut Settings, name: &str, text: &str) -> Result<(), String> {
         "proxy-memory" => out.resources.memory = Some(text.to_owned()),
         "proxy-cpu-limit" => out.resources.cpu_limit = (text != "none").then(|| text.to_owned()),
         "proxy-memory-limit" => out.resources.memory_limit = (text != "none").then(|| text.to_owned()),
-        "capture" => {
-            out.capture = match text {
-                "init" => Capture::Init,
-                "cni" => Capture::Cni,
-                "none" => Capture::None,
-                _ => return Err(want()),
-            }
-        }
+        "capture" => out.capture = text.parse()?,
         "capture-mode" => match text {
             "redirect" => {}
             "tproxy" => {

@@ -64,7 +64,7 @@ impl Default for Settings {
             cluster_domain: "cluster.local".to_owned(),
             token_audience: "outrider".to_owned(),
             trust_config_map: "outrider-ca".to_owned(),
-            trust_key: "ca.crt".to_owned(),
+            trust_key: "ca.pem".to_owned(),
             kubernetes_version: None,
             native_sidecar: None,
             capture: Capture::Init,
@@ -137,7 +137,7 @@ impl Settings {
         }
         let good = |it: u8| it.is_ascii_alphanumeric() || b"-_.".contains(&it);
         if self.trust_key.is_empty() || self.trust_key.starts_with('.') || !self.trust_key.bytes().all(good) {
-            return wrong("trustKey", "want a key of the config map, as in ca.crt");
+            return wrong("trustKey", "want a key of the config map, as in ca.pem");
         }
         self.resources
             .check()
@@ -235,6 +235,20 @@ pub enum Capture {
     Cni,
     /// Nobody: applications speak to the sidecar's own port.
     None,
+}
+
+impl FromStr for Capture {
+    type Err = String;
+
+    /// Reads `init`, `cni` or `none`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "init" => Ok(Self::Init),
+            "cni" => Ok(Self::Cni),
+            "none" => Ok(Self::None),
+            _ => Err(format!("{text:?} is not understood; want init, cni or none")),
+        }
+    }
 }
 
 /// How much the sidecar says.

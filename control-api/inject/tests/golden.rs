@@ -2,6 +2,8 @@
 //!
 //! `NAME.yaml` becomes `NAME.out`: reports as comments, then the text. In `NAME.classic.yaml` sidecars are not native.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::fmt::Write as _;
 use std::path::Path;
 

@@ -1,5 +1,7 @@
 //! Whatever a manifest looks like: twice is once, nothing of it is lost, and the patch makes what was promised.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
 use outrider_inject::manifest::inject_text;
 use outrider_inject::settings::{Capture, Settings};
 use outrider_inject::{CAPTURE, Outcome, PROXY, inject, patch};
