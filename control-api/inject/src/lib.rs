@@ -1,8 +1,8 @@
 //! Puts the sidecar into manifests: pods, and what makes pods.
 //!
 //! [`inject`] is one pure function from a manifest and [`Settings`] to the manifest with the sidecar in it. The admission webhook
-//! and `outriderctl inject` are what it looks like from outside; [`patch::between`] makes a JSON patch of what it did, [`manifest`]
-//! takes files of several documents apart and puts them together again.
+//! ([`review`]) and `outriderctl inject` ([`manifest`]) are what it looks like from outside; [`patch::between`] makes a JSON patch of
+//! what it did.
 //!
 //! What is added to a pod:
 //! - `outrider-capture`, an init container that has the pod's traffic redirected (none with CNI);
@@ -23,6 +23,7 @@ mod names;
 pub mod patch;
 mod pod;
 mod quantity;
+pub mod review;
 pub mod settings;
 mod value;
 

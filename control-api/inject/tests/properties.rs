@@ -74,18 +74,18 @@ fn unknown() -> impl Strategy<Value = Map<String, Value>> {
 
 fn containers() -> impl Strategy<Value = Vec<Value>> {
     vec((unknown(), prop::option::of(1_u16..14_000), any::<bool>()), 1..4).prop_map(|all| {
-        let container =
-            |(at, (mut fields, port, stays)): (usize, (Map<String, Value>, Option<u16>, bool))| {
-                fields.insert("name".to_owned(), format!("c{at}").into());
-                if let Some(port) = port {
-                    fields.insert("ports".to_owned(), json!([{ "containerPort": port }]));
-                }
-                if stays {
-                    fields.insert("restartPolicy".to_owned(), "Always".into());
-                }
-                Value::Object(fields)
-            };
-        all.into_iter().enumerate().map(container).collect()
+        let mut out = Vec::new();
+        for (at, (mut fields, port, stays)) in all.into_iter().enumerate() {
+            fields.insert("name".to_owned(), format!("c{at}").into());
+            if let Some(port) = port {
+                fields.insert("ports".to_owned(), json!([{ "containerPort": port }]));
+            }
+            if stays {
+                fields.insert("restartPolicy".to_owned(), "Always".into());
+            }
+            out.push(Value::Object(fields));
+        }
+        out
     })
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use outrider_inject::settings::{Capture, Version};
 
 use crate::api::auth::Role;
 use crate::model::own::Duration;
@@ -276,6 +277,12 @@ pub(super) enum Command {
         #[arg(short, long, value_name = "FORMAT")]
         output: Option<Format>,
     },
+    /// Put the sidecar into manifests, and print them
+    ///
+    /// Pods, and what makes pods: Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs, CronJobs, and lists of them. All else is
+    /// printed as it was written. Done twice it is done once. What a pod's annotations say goes before the settings; the label
+    /// `outrider.dev/inject: disabled` leaves a pod out. What became of each object is told on standard error. No control plane is needed.
+    Inject(InjectArgs),
     /// Show the kinds that the control plane knows
     ApiResources,
     /// Print a script that completes command lines: `source <(outriderctl completion bash)`
@@ -364,6 +371,32 @@ pub(super) enum ConfigKind {
     Secrets,
     /// All of them
     All,
+}
+
+/// Manifests that get sidecars.
+#[derive(Clone, Debug, Args)]
+pub(super) struct InjectArgs {
+    /// The manifests.
+    #[command(flatten)]
+    pub(super) files: Files,
+    /// What sidecars are like (YAML), as the control plane's --inject-settings; the flags below go before it
+    #[arg(long, value_name = "FILE")]
+    pub(super) settings: Option<PathBuf>,
+    /// The sidecar's image
+    #[arg(long, value_name = "IMAGE")]
+    pub(super) image: Option<String>,
+    /// The control plane's xDS port, as sidecars reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(super) control_plane: Option<String>,
+    /// Who has traffic redirected: init (an init container), cni, or none
+    #[arg(long, value_name = "HOW")]
+    pub(super) capture: Option<Capture>,
+    /// Kubernetes' version: from 1.29 on the sidecar is an init container that stays (a native sidecar) [default: it is newer]
+    #[arg(long, value_name = "VERSION")]
+    pub(super) kubernetes_version: Option<Version>,
+    /// Whether it is, whatever the version
+    #[arg(long, value_name = "true|false")]
+    pub(super) native_sidecar: Option<bool>,
 }
 
 /// A request that is asked about.

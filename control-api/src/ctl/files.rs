@@ -45,13 +45,41 @@ impl Document {
 
 /// All objects in the files, those without a namespace in the one that is meant.
 pub(super) fn read(session: &mut Session<'_, '_>, files: &Files) -> Result<Vec<Document>, Failure> {
+    let mut out = Vec::new();
+    for Text { source, text, of_folder } in texts(session.console, files)? {
+        let before = out.len();
+        parse(&source, &text, &mut out)?;
+        if out.len() == before && !of_folder {
+            return Err(Failure::usage(format!("{source}: there is no object in it")));
+        }
+    }
+    let (namespace, given) = session.namespace.clone();
+    for document in &mut out {
+        place(document, &namespace, given)?;
+    }
+    Ok(out)
+}
+
+/// A file as it is.
+#[derive(Clone, Debug)]
+pub(super) struct Text {
+    /// The file.
+    pub(super) source: String,
+    /// What is in it.
+    pub(super) text: String,
+    /// It was found in a folder, rather than named.
+    of_folder: bool,
+}
+
+/// All files.
+pub(super) fn texts(console: &mut Console<'_>, files: &Files) -> Result<Vec<Text>, Failure> {
     if files.filename.is_empty() {
         return Err(Failure::usage("which manifests? give files, folders or `-` by -f"));
     }
     let mut out = Vec::new();
     for path in &files.filename {
-        let (source, text) = if path.as_os_str() == "-" {
-            ("-".to_owned(), stdin(session.console)?)
+        if path.as_os_str() == "-" {
+            out.push(Text { source: "-".to_owned(), text: stdin(console)?, of_folder: false });
         } else if path.is_dir() {
             let mut found = Vec::new();
             list(path, files.recursive, 0, &mut found)?;
@@ -63,23 +91,11 @@ pub(super) fn read(session: &mut Session<'_, '_>, files: &Files) -> Result<Vec<D
                 )));
             }
             for path in found {
-                let source = path.display().to_string();
-                let text = open(&path)?;
-                parse(&source, &text, &mut out)?;
+                out.push(Text { source: path.display().to_string(), text: open(&path)?, of_folder: true });
             }
-            continue;
         } else {
-            (path.display().to_string(), open(path)?)
-        };
-        let before = out.len();
-        parse(&source, &text, &mut out)?;
-        if out.len() == before {
-            return Err(Failure::usage(format!("{source}: there is no object in it")));
+            out.push(Text { source: path.display().to_string(), text: open(path)?, of_folder: false });
         }
-    }
-    let (namespace, given) = session.namespace.clone();
-    for document in &mut out {
-        place(document, &namespace, given)?;
     }
     Ok(out)
 }

@@ -12,6 +12,7 @@ mod failure;
 mod files;
 mod get;
 mod identity;
+mod inject;
 mod local;
 mod output;
 mod problems;
@@ -147,6 +148,7 @@ async fn command(cli: Cli, console: &mut Console<'_>, color: bool) -> Result<(),
             return local::token(name, *role, console.out);
         }
         Command::Version { client: true } => return local::version(console.out),
+        Command::Inject(args) => return inject::inject(args, cli.namespace.as_deref(), console),
         _ => {}
     }
     let target = Target::read(&cli.connection, console.home.as_deref())?;
@@ -194,6 +196,7 @@ async fn command(cli: Cli, console: &mut Console<'_>, color: bool) -> Result<(),
         }
         Command::ApiResources
         | Command::Completion { .. }
+        | Command::Inject(_)
         | Command::Token { .. }
         | Command::Version { client: true } => Ok(()),
     }

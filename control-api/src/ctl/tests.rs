@@ -1,5 +1,6 @@
 //! The program against a control plane in this process: what it prints, and how it ends.
 
+mod inject;
 mod typed;
 
 use std::io::Write;
