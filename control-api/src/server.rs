@@ -3,6 +3,7 @@
 mod identity;
 mod options;
 mod statuses;
+mod webhook;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -13,6 +14,7 @@ use anyhow::Context as _;
 pub use options::{Command, Options};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+pub use webhook::WebhookArgs;
 
 use crate::ads::{Ads, AdsServer, Connected, Limits};
 use crate::api::audit::Audit;
@@ -51,10 +53,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let Opened { store, writer, kubernetes, shared } = open_store(&options).await?;
     tracing::info!(store = store.describe(), "what is applied is kept in");
     let security = Arc::new(options.auth.build(options.data_dir.as_deref(), &[options.xds, options.api])?);
+    let (leave, leaving) = watch::channel(false);
+    webhook::start(&options.injection, kubernetes.as_ref(), security.ca(), &leaving).await?;
     let xds = TcpListener::bind(options.xds).await.with_context(|| format!("--xds {}", options.xds))?;
     let api = TcpListener::bind(options.api).await.with_context(|| format!("--api {}", options.api))?;
     let audit = Arc::new(audit(&options)?);
-    let (leave, leaving) = watch::channel(false);
     let certificates = identity::start(&options, &security, &audit, &store, kubernetes, shared, &leaving)?;
 
     let mut origins = BTreeSet::from([Origin::Store]);

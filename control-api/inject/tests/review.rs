@@ -73,7 +73,7 @@ fn a_pod_that_cannot_have_one_is_refused_and_told_why() {
     assert!(response.get("patch").is_none());
     // Also one with a thousand mistakes.
     wrong["metadata"]["annotations"] =
-        (0..1000).map(|it| (format!("outrider.dev/x{it}"), "".into())).collect();
+        (0..1000).map(|it| (format!("outrider.dev/x{it}"), Value::from(""))).collect();
     let done = asked("CREATE", "shop", &wrong);
     assert!(done.review.to_string().len() < 8192);
 }

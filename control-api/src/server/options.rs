@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::api::auth::AuthArgs;
 use crate::ca::CaArgs;
 use crate::ca::identity::TrustDomain;
+use crate::server::WebhookArgs;
 
 /// The control plane of Outrider: services, routes and policies in Kubernetes shape, served as xDS.
 ///
@@ -64,6 +65,10 @@ pub struct Options {
     /// Workloads' identities.
     #[command(flatten)]
     pub ca: CaArgs,
+
+    /// Sidecars of pods.
+    #[command(flatten)]
+    pub injection: WebhookArgs,
 }
 
 /// What it can do besides serving.
