@@ -45,6 +45,8 @@ const LONGEST: usize = 3 << 20;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection may be silent between two requests, or in the middle of a request's head.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long the start waits for Kubernetes, each time that it asks.
+const FIRST: Duration = Duration::from_secs(5);
 /// How long accepting rests when there are no file descriptors left.
 const REST: Duration = Duration::from_millis(100);
 
@@ -92,8 +94,10 @@ pub(super) async fn start(
         injected: Notify::new(),
     });
     let mut publisher = Publisher::new(client.clone(), args, trust, Arc::clone(&shared));
-    // Before anything else is served: who is ready is asked.
-    publisher.turn().await;
+    // Before anything else is served, as who is ready is asked; but proxies do not wait for an API server that is away.
+    if tokio::time::timeout(FIRST, publisher.turn()).await.is_err() {
+        tracing::warn!("Kubernetes does not answer yet; the webhook is made known to it later");
+    }
     tokio::spawn(publisher.run());
     tokio::spawn(serve(listener, shared, leaving.clone()));
     Ok(())
@@ -101,11 +105,11 @@ pub(super) async fn start(
 
 /// The version of Kubernetes, when it can be asked.
 async fn version(client: &kube::Client) -> Option<Version> {
-    let asked = tokio::time::timeout(PATIENCE, client.apiserver_version()).await;
+    let asked = tokio::time::timeout(FIRST, client.apiserver_version()).await;
     let version = match asked {
         Ok(Ok(info)) => format!("{}.{}", info.major, info.minor).parse::<Version>(),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+        Err(_) => Err(format!("no answer within {FIRST:?}")),
     };
     match version {
         Ok(version) => Some(version),

@@ -97,7 +97,9 @@ impl Publisher {
         if self.next.is_none() && now >= self.shared.certificate.load().renew_at {
             self.next = Some((Arc::new(Generation::new(&self.names)?), None));
         }
-        self.make_known(now).await?;
+        if !self.make_known(now).await? {
+            return Ok(());
+        }
         match &mut self.next {
             Some((next, Some(known))) if now.duration_since(*known).is_ok_and(|it| it >= HEARD) => {
                 self.shared.certificate.store(Arc::clone(next));
@@ -112,8 +114,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Puts the authorities into the configuration where they are missing.
-    async fn make_known(&self, now: SystemTime) -> anyhow::Result<()> {
+    /// Puts the authorities into the configuration where they are missing. `false`: somebody else wrote it meanwhile.
+    async fn make_known(&self, now: SystemTime) -> anyhow::Result<bool> {
         let name = &self.configuration;
         let api: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
         let found =
@@ -138,20 +140,21 @@ impl Publisher {
             }
         }
         if changed.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         // With the version that was read: two control planes must not write over each other.
         let version = found.metadata.resource_version;
         let patch: Value = json!({ "metadata": { "resourceVersion": version }, "webhooks": changed });
         match api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-            // The next turn sees what the other one wrote.
             Err(kube::Error::Api(status)) if status.code == 409 => {
+                // The next turn, which comes soon, sees what they wrote.
                 self.shared.injected.notify_one();
-                Err(anyhow!(
-                    "MutatingWebhookConfiguration {name}: somebody else wrote it meanwhile; it is tried again"
-                ))
+                Ok(false)
             }
-            done => done.map(drop).with_context(|| format!("MutatingWebhookConfiguration {name}: caBundle")),
+            done => {
+                done.with_context(|| format!("MutatingWebhookConfiguration {name}: caBundle"))?;
+                Ok(true)
+            }
         }
     }
 

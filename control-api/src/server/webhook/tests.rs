@@ -92,9 +92,9 @@ async fn an_api_server_asks_and_is_answered() {
     let long = vec![b' '; LONGEST + 1];
     for (head, body, wanted) in [
         ("POST /inject", &b"{}"[..], "400"),
-        ("GET /inject", b"", "405"),
-        ("POST /", b"", "404"),
-        ("POST /inject", &long, "413"),
+        ("GET /inject", &b""[..], "405"),
+        ("POST /", &b""[..], "404"),
+        ("POST /inject", long.as_slice(), "413"),
     ] {
         let mut stream = connect(address, &trusted, NAME).await.unwrap();
         let (status, _) = ask(&mut stream, head, body).await;
