@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::names::{INJECT, STATUS};
+use crate::names::{CAPTURED, INJECT, STATUS};
 use crate::settings::{LogLevel, Settings};
 
 /// Before all of our names.
@@ -15,14 +15,14 @@ const KNOWN: [(&str, &str); 17] = [
     ("proxy-memory", "the memory that the sidecar asks for, as in 64Mi"),
     ("proxy-cpu-limit", "the most CPUs of the sidecar, as in 2; `none`: no limit"),
     ("proxy-memory-limit", "the most memory of the sidecar, as in 256Mi; `none`: no limit"),
-    ("capture", "init, cni or none"),
+    ("interception", "init, cni or none"),
     ("capture-mode", "redirect"),
-    ("include-inbound-ports", "ports, as in 80,8080-8090, or *"),
-    ("exclude-inbound-ports", "ports, as in 80,8080-8090"),
-    ("include-outbound-ports", "ports, as in 80,8080-8090, or *"),
-    ("exclude-outbound-ports", "ports, as in 80,8080-8090"),
-    ("include-outbound-cidrs", "networks, as in 10.0.0.0/8,fd00::/8, or *"),
-    ("exclude-outbound-cidrs", "networks, as in 10.0.0.0/8,fd00::/8"),
+    ("capture-include-inbound-ports", "ports, as in 80,8080-8090, or *"),
+    ("capture-exclude-inbound-ports", "ports, as in 80,8080-8090"),
+    ("capture-include-outbound-ports", "ports, as in 80,8080-8090"),
+    ("capture-exclude-outbound-ports", "ports, as in 80,8080-8090"),
+    ("capture-include-outbound-cidrs", "networks, as in 10.0.0.0/8,fd00::/8, or *"),
+    ("capture-exclude-outbound-cidrs", "networks, as in 10.0.0.0/8,fd00::/8"),
     ("concurrency", "the sidecar's worker threads, 0 (one for each CPU) to 1024"),
     ("log-level", "trace, debug, info, warning, error, critical or off"),
     ("native-sidecar", "true or false"),
@@ -65,7 +65,7 @@ pub(crate) fn apply(
     let mut problems = Vec::new();
     for (name, value) in annotations {
         let Some(short) = name.strip_prefix(FRONT) else { continue };
-        if name == INJECT || name == STATUS || OTHERS.contains(&short) {
+        if name == INJECT || name == STATUS || name == CAPTURED || OTHERS.contains(&short) {
             continue;
         }
         let done = match value.as_str() {
@@ -100,7 +100,7 @@ fn set(out: &mut Settings, name: &str, text: &str) -> Result<(), String> {
         "proxy-memory" => out.resources.memory = Some(text.to_owned()),
         "proxy-cpu-limit" => out.resources.cpu_limit = (text != "none").then(|| text.to_owned()),
         "proxy-memory-limit" => out.resources.memory_limit = (text != "none").then(|| text.to_owned()),
-        "capture" => out.capture = text.parse()?,
+        "interception" => out.capture = text.parse()?,
         "capture-mode" => match text {
             "redirect" => {}
             "tproxy" => {
@@ -109,12 +109,12 @@ fn set(out: &mut Settings, name: &str, text: &str) -> Result<(), String> {
             }
             _ => return Err(want()),
         },
-        "include-inbound-ports" => rules.include_inbound_ports = list_of(text, false, true)?,
-        "exclude-inbound-ports" => rules.exclude_inbound_ports = list_of(text, false, false)?,
-        "include-outbound-ports" => rules.include_outbound_ports = list_of(text, false, true)?,
-        "exclude-outbound-ports" => rules.exclude_outbound_ports = list_of(text, false, false)?,
-        "include-outbound-cidrs" => rules.include_outbound_cidrs = list_of(text, true, true)?,
-        "exclude-outbound-cidrs" => rules.exclude_outbound_cidrs = list_of(text, true, false)?,
+        "capture-include-inbound-ports" => rules.include_inbound_ports = list_of(text, false, true)?,
+        "capture-exclude-inbound-ports" => rules.exclude_inbound_ports = list_of(text, false, false)?,
+        "capture-include-outbound-ports" => rules.include_outbound_ports = list_of(text, false, false)?,
+        "capture-exclude-outbound-ports" => rules.exclude_outbound_ports = list_of(text, false, false)?,
+        "capture-include-outbound-cidrs" => rules.include_outbound_cidrs = list_of(text, true, true)?,
+        "capture-exclude-outbound-cidrs" => rules.exclude_outbound_cidrs = list_of(text, true, false)?,
         "concurrency" => {
             out.concurrency = text.parse().ok().filter(|it| *it <= 1024).ok_or_else(want)?;
         }
@@ -168,42 +168,73 @@ fn distance(one: &str, other: &str) -> usize {
     row.last().copied().unwrap_or_default()
 }
 
-/// A list of ports or networks, judged, without its spaces. `all`: it may be `*`.
+/// A list of ports or networks, judged as capture itself does, without its spaces. `all`: it may be `*`.
 pub(crate) fn list_of(text: &str, networks: bool, all: bool) -> Result<String, String> {
     let text = text.trim();
-    if text.is_empty() || (all && text == "*") {
+    if all && text == "*" {
         return Ok(text.to_owned());
     }
-    let mut out = Vec::new();
+    let mut known: Vec<Part> = Vec::new();
     for element in text.split(',').map(str::trim) {
-        let good = if networks { network(element) } else { ports(element) };
-        out.push(good.ok_or_else(|| {
+        let part = if networks { network(element)? } else { ports(element) };
+        let part = part.ok_or_else(|| {
             let what = if networks {
                 "network; want networks, as in 10.0.0.0/8,fd00::/8"
             } else {
                 "port; want ports, as in 80,8080-8090"
             };
             format!("{element:?} is no {what}{}", if all { ", or * alone" } else { "" })
-        })?);
+        })?;
+        if let Some(other) = known.iter().find(|it| it.overlaps(&part)) {
+            return Err(format!(
+                "{element} and {} overlap; leave one out, or make one of them",
+                other.text()
+            ));
+        }
+        known.push(part);
     }
-    Ok(out.join(","))
+    Ok(known.iter().map(Part::text).collect::<Vec<_>>().join(","))
 }
 
-fn network(text: &str) -> Option<String> {
+/// An element of a list.
+enum Part {
+    Ports(u16, u16),
+    Network(ipnet::IpNet),
+}
+
+impl Part {
+    fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Ports(first, last), Self::Ports(from, to)) => first <= to && from <= last,
+            (Self::Network(one), Self::Network(other)) => one.contains(other) || other.contains(one),
+            _ => false,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Ports(first, last) if first == last => first.to_string(),
+            Self::Ports(first, last) => format!("{first}-{last}"),
+            Self::Network(network) => network.to_string(),
+        }
+    }
+}
+
+fn network(text: &str) -> Result<Option<Part>, String> {
     let one = || text.parse::<std::net::IpAddr>().ok().map(ipnet::IpNet::from);
-    Some(text.parse::<ipnet::IpNet>().ok().or_else(one)?.trunc().to_string())
+    let Some(network) = text.parse::<ipnet::IpNet>().ok().or_else(one) else { return Ok(None) };
+    if network.trunc() != network {
+        return Err(format!("{text} has bits behind its prefix; write {} for the network", network.trunc()));
+    }
+    Ok(Some(Part::Network(network)))
 }
 
-fn ports(text: &str) -> Option<String> {
+fn ports(text: &str) -> Option<Part> {
     let port = |text: &str| {
         let plain = text.bytes().all(|it| it.is_ascii_digit());
         text.parse::<u16>().ok().filter(|it| plain && *it > 0)
     };
-    match text.split_once('-') {
-        None => port(text).map(|it| it.to_string()),
-        Some((first, last)) => {
-            let (first, last) = (port(first.trim())?, port(last.trim())?);
-            (first <= last).then(|| format!("{first}-{last}"))
-        }
-    }
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (port(first.trim())?, port(last.trim())?);
+    (first <= last).then_some(Part::Ports(first, last))
 }

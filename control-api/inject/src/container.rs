@@ -141,16 +141,9 @@ fn capture(settings: &Settings) -> Value {
     ]
     .map(str::to_owned)
     .to_vec();
-    for (_, flag, list, _) in settings.rules.all() {
-        // What is asked of the sidecar itself is not for the application.
-        let own = if flag == "exclude-inbound-ports" { format!("{READY},{STATS}") } else { String::new() };
-        let all = match (own.is_empty(), list.is_empty()) {
-            (true, true) => continue,
-            (true, false) => list.to_owned(),
-            (false, true) => own,
-            (false, false) => format!("{own},{list}"),
-        };
-        args.extend([format!("--{flag}"), all]);
+    // What is asked of the sidecar itself (its readiness, its stats) is never captured.
+    for (_, flag, list, _) in settings.rules.all().into_iter().filter(|(_, _, list, _)| !list.is_empty()) {
+        args.extend([format!("--{flag}"), list.to_owned()]);
     }
     capture.insert("args".to_owned(), args.into());
     capture.insert("resources".to_owned(), resources(settings));

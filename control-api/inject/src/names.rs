@@ -9,6 +9,8 @@ pub const STATUS: &str = "outrider.dev/status";
 
 /// Whether a pod gets a sidecar: a label or an annotation.
 pub(crate) const INJECT: &str = "outrider.dev/inject";
+/// The annotation by which `outrider capture cni` knows that it is to capture a pod. Injection writes it.
+pub(crate) const CAPTURED: &str = "outrider.dev/capture";
 /// The label by which others speak mutual TLS to a pod.
 pub(crate) const TLS_MODE: &str = "security.istio.io/tlsMode";
 /// What that label says for it.
@@ -25,7 +27,7 @@ pub(crate) const CA: &str = "outrider-ca";
 /// The volumes.
 pub(crate) const VOLUMES: [&str; 3] = [RUN, TOKEN, CA];
 
-/// Whom the redirecting of traffic leaves alone.
+/// The user and the group whom the redirecting of traffic leaves alone.
 pub(crate) const UID: u64 = 1337;
 
 /// The admin interface, on the loopback.

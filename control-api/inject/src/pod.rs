@@ -6,7 +6,7 @@ use crate::annotations;
 use crate::container::{self, Pieces};
 use crate::kinds::Place;
 use crate::names::{
-    CAPTURE, DEFAULT_CONTAINER, INJECT, MUTUAL, PORTS, PROXY, STATUS, TLS_MODE, UID, VOLUMES,
+    CAPTURE, CAPTURED, DEFAULT_CONTAINER, INJECT, MUTUAL, PORTS, PROXY, STATUS, TLS_MODE, UID, VOLUMES,
 };
 use crate::settings::{Capture, Settings};
 use crate::value::{list, list_in, map_in, named, text};
@@ -55,7 +55,15 @@ pub(crate) fn patched(template: &Value, context: &Context<'_>) -> Result<Patched
         );
         context.settings.clone()
     });
-    conflicts(spec, annotated.contains_key(STATUS), &mut problems);
+    let status = annotated.contains_key(STATUS);
+    conflicts(spec, status, &mut problems);
+    let captured = captured(&settings);
+    if let Some(said) = annotated.get(CAPTURED).filter(|said| !status && said.as_str() != captured) {
+        problems.push((
+            format!("metadata.annotations[{CAPTURED}]"),
+            format!("{said} is not so; injection writes this one itself: leave it out, and say outrider.dev/interception: init, cni or none"),
+        ));
+    }
     if !problems.is_empty() {
         return Err(placed(problems, context.place));
     }
@@ -64,7 +72,9 @@ pub(crate) fn patched(template: &Value, context: &Context<'_>) -> Result<Patched
     let warnings = warnings(spec, meta("labels"), &settings, &pieces, context.place);
     let hash = pieces.hash();
     let mut new = template.clone();
-    if !is_there(spec, annotated, &pieces, &hash) && put(&mut new, pieces, &hash, &settings).is_none() {
+    if !is_there(spec, annotated, &pieces, &hash, captured)
+        && put(&mut new, pieces, &hash, &settings).is_none()
+    {
         // Its shape was looked at before.
         return Err(vec![(context.place.path(""), "has another form than a pod".to_owned())]);
     }
@@ -77,6 +87,11 @@ fn placed(wrong: Wrong, place: &Place) -> Wrong {
 
 fn objects(value: &Value) -> bool {
     value.as_array().is_some_and(|all| all.iter().all(Value::is_object))
+}
+
+/// What `outrider capture cni` is told: nothing, where it is not to capture.
+fn captured(settings: &Settings) -> Option<&'static str> {
+    (settings.capture == Capture::Cni).then_some("true")
 }
 
 /// Whether it has the form of a pod, as far as it is read here.
@@ -141,8 +156,12 @@ fn is_own_volume(element: &Value) -> bool {
 
 /// What could not work beside the sidecar. `status`: what has our names was put there by us.
 fn conflicts(spec: &Value, status: bool, problems: &mut Wrong) {
-    let inherited = spec.pointer("/securityContext/runAsUser").and_then(Value::as_u64);
-    let mut inherits = false;
+    const RUNS: [&str; 2] = ["runAsUser", "runAsGroup"];
+    let as_own = |of: &Value, field: &str| {
+        let number = of.pointer(&format!("/securityContext/{field}")).and_then(Value::as_u64);
+        number.map(|it| it == UID)
+    };
+    let mut inherits = [false; 2];
     for (field, index, container) in all_containers(spec) {
         let path = |more: &str| format!("spec.{field}[{index}].{more}");
         if is_own(container) {
@@ -154,10 +173,12 @@ fn conflicts(spec: &Value, status: bool, problems: &mut Wrong) {
             }
             continue;
         }
-        match container.pointer("/securityContext/runAsUser").and_then(Value::as_u64) {
-            Some(UID) => problems.push((path("securityContext.runAsUser"), uid())),
-            None if inherited == Some(UID) => inherits = true,
-            _ => {}
+        for (field, inherits) in RUNS.into_iter().zip(&mut inherits) {
+            match as_own(container, field) {
+                Some(true) => problems.push((path(&format!("securityContext.{field}")), uid())),
+                Some(false) => {}
+                None => *inherits |= as_own(spec, field) == Some(true),
+            }
         }
         for (place, port) in list(container, "ports").iter().enumerate() {
             let number = port.get("containerPort").and_then(Value::as_u64);
@@ -170,8 +191,8 @@ fn conflicts(spec: &Value, status: bool, problems: &mut Wrong) {
             }
         }
     }
-    if inherits {
-        problems.push(("spec.securityContext.runAsUser".to_owned(), uid()));
+    for (field, _) in RUNS.into_iter().zip(inherits).filter(|(_, inherits)| *inherits) {
+        problems.push((format!("spec.securityContext.{field}"), uid()));
     }
     for (index, volume) in list(spec, "volumes").iter().enumerate() {
         if is_own_volume(volume) && !status {
@@ -185,8 +206,8 @@ fn conflicts(spec: &Value, status: bool, problems: &mut Wrong) {
 
 fn uid() -> String {
     format!(
-        "{UID} is the sidecar's user, whose traffic is not captured: this container would go around the mesh and its policies; have it run \
-         as another user, or leave the pod out by the label {INJECT}: disabled"
+        "{UID} is the sidecar's user and group, whose traffic is not captured: the container would go around the mesh and its policies; have \
+         it run as another one, or leave the pod out by the label {INJECT}: disabled"
     )
 }
 
@@ -264,11 +285,18 @@ fn probes(spec: &Value, out: &mut Vec<String>) {
 }
 
 /// Whether these very pieces are in a pod.
-fn is_there(spec: &Value, annotations: &Map<String, Value>, pieces: &Pieces, hash: &str) -> bool {
+fn is_there(
+    spec: &Value,
+    annotations: &Map<String, Value>,
+    pieces: &Pieces,
+    hash: &str,
+    captured: Option<&str>,
+) -> bool {
     let status = annotations.get(STATUS).and_then(Value::as_str).unwrap_or_default();
     let status: Value = serde_json::from_str(status).unwrap_or_default();
     let has = |field: &str, name: &str| list(spec, field).iter().any(|it| named(it, name));
     status.get("hash").and_then(Value::as_str) == Some(hash)
+        && annotations.get(CAPTURED).and_then(Value::as_str) == captured
         && has(if pieces.native { "initContainers" } else { "containers" }, PROXY)
         && pieces.capture.is_some() == has("initContainers", CAPTURE)
         && VOLUMES.iter().all(|name| has("volumes", name))
@@ -309,6 +337,10 @@ fn put(template: &mut Value, pieces: Pieces, hash: &str, settings: &Settings) ->
         map_in(meta, "labels")?.entry(TLS_MODE).or_insert_with(|| MUTUAL.into());
     }
     let annotations = map_in(meta, "annotations")?;
+    match captured(settings) {
+        Some(said) => drop(annotations.insert(CAPTURED.to_owned(), said.into())),
+        None => drop(annotations.remove(CAPTURED)),
+    }
     let status = json!({ "hash": hash, "version": env!("CARGO_PKG_VERSION") });
     annotations.insert(STATUS.to_owned(), status.to_string().into());
     if let Some(name) = default.filter(|name| !name.is_empty()) {

@@ -332,7 +332,7 @@ impl Resources {
     }
 }
 
-/// Which traffic is captured. Lists are texts with commas, as annotations have them; nothing or empty: as if there were no such rule.
+/// Which traffic is captured. Lists are texts with commas, as annotations have them; empty: there is no such rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Rules {
@@ -364,9 +364,9 @@ impl Rules {
     }
 
     fn check(&self) -> Result<(), (&'static str, String)> {
-        for (name, flag, text, networks) in self.all() {
-            annotations::list_of(text, networks, flag.starts_with("include-"))
-                .map_err(|reason| (name, reason))?;
+        for (name, _, text, networks) in self.all().into_iter().filter(|(_, _, text, _)| !text.is_empty()) {
+            let all = ["includeInboundPorts", "includeOutboundCidrs"].contains(&name);
+            annotations::list_of(text, networks, all).map_err(|reason| (name, reason))?;
         }
         Ok(())
     }

@@ -39,10 +39,10 @@ async fn files_are_printed_as_documents_and_settings_are_read() {
 
 #[tokio::test]
 async fn what_is_wrong_is_told_and_nothing_is_printed() {
-    let wrong = POD.replace("{name: web}\n", "{name: web, annotations: {outrider.dev/captures: cni}}\n");
+    let wrong = POD.replace("{name: web}\n", "{name: web, annotations: {outrider.dev/interceptions: cni}}\n");
     let done = run_with(&["inject", "-f", "-"], &format!("{POD}---\n{wrong}")).await;
     assert_eq!((done.code, done.out.as_str()), (1, ""));
-    assert!(done.err.contains("did you mean outrider.dev/capture?"), "{}", done.err);
+    assert!(done.err.contains("did you mean outrider.dev/interception?"), "{}", done.err);
     let flag = run_with(&["inject", "-f", "-", "--capture", "magic"], POD).await;
     assert!(flag.code == 2 && flag.err.contains("init, cni or none"), "{}", flag.err);
     let none = run_with(&["inject"], "").await;
