@@ -24,7 +24,7 @@ fn manifests() -> Result<Vec<Value>> {
 }
 
 /// Reads a value as a type that knows all its fields.
-fn strict<T: DeserializeOwned>(value: &Value) -> Result<T> {
+pub(crate) fn strict<T: DeserializeOwned>(value: &Value) -> Result<T> {
     let mut unknown = Vec::new();
     let typed = serde_ignored::deserialize(value.clone(), |path| unknown.push(path.to_string()))?;
     ensure!(unknown.iter().all(|it| it == "apiVersion" || it == "kind"), "unknown fields: {unknown:?}");

@@ -7,6 +7,7 @@
 mod cluster;
 mod deploy;
 mod identity;
+mod injection;
 mod outage;
 mod published;
 mod statuses;
@@ -53,6 +54,7 @@ async fn kubernetes_as_the_store() -> Result {
         statuses::entries_of_others_stay_and_ours_follow_the_map,
         statuses::several_control_planes_write_once,
         identity::tokens_are_judged_by_the_server_and_join_tokens_are_counted_in_it,
+        injection::new_pods_get_sidecars_and_wrong_ones_are_refused,
         whole::a_control_plane_on_kubernetes_serves_writes_and_restarts,
         outage::what_was_known_stays_and_what_was_missed_is_made_up_for,
     ];
