@@ -52,7 +52,8 @@ pub fn inject_text(
         out.push_str(document.front);
         let node: Node = match blank(document.body) {
             true => Node::Scalar(Value::Null),
-            false => serde_saphyr::from_str(document.body).map_err(|error| wrong(error.to_string()))?,
+            false => serde_saphyr::from_str_with_options(document.body, as_kubectl())
+                .map_err(|error| wrong(error.to_string()))?,
         };
         let value = node.value();
         if !value.is_object() {
@@ -75,6 +76,11 @@ pub fn inject_text(
         }
     }
     if problems.is_empty() { Ok(Injected { text: out, reports }) } else { Err(Refused(problems).into()) }
+}
+
+/// How kubectl reads YAML: as in version 1.1 `0644` is a number of eight's powers, which modes of files are written as.
+fn as_kubectl() -> serde_saphyr::Options {
+    serde_saphyr::options! { legacy_octal_numbers: true }
 }
 
 /// One document of a file.
@@ -113,11 +119,11 @@ fn documents(text: &str) -> Vec<Document<'_>> {
     out
 }
 
-/// Whether there is nothing in a document but comments.
+/// Whether there is nothing in a document but comments, or it is what may stand before the first one (`%YAML`).
 fn blank(body: &str) -> bool {
     body.lines().all(|line| {
         let line = line.trim();
-        line.is_empty() || line.starts_with('#') || line == "..."
+        line.is_empty() || line.starts_with(['#', '%']) || line == "..."
     })
 }
 

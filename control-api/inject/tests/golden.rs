@@ -85,3 +85,25 @@ fn manifests_become_what_is_written_beside_them() {
     assert!(count >= 15, "{count} manifests");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+#[test]
+fn the_bootstrap_is_whole_when_kubernetes_has_put_its_values_in() {
+    let pod =
+        serde_json::json!({ "apiVersion": "v1", "kind": "Pod", "spec": { "containers": [{ "name": "a" }] } });
+    let done = outrider_inject::inject(&pod, &settings(false), None).unwrap().object;
+    let proxy = &done["spec"]["initContainers"][1];
+    let args = proxy["args"].as_array().unwrap();
+    assert_eq!(args[0], "--config-yaml");
+    let mut text = args[1].as_str().unwrap().to_owned();
+    for variable in proxy["env"].as_array().unwrap() {
+        let name = variable["name"].as_str().unwrap();
+        assert!(text.contains(&format!("$({name})")), "{name} is for nothing");
+        text = text.replace(&format!("$({name})"), if name == "POD_IP" { "fd00::7" } else { "web" });
+    }
+    assert!(!text.contains('$'), "{text}");
+    assert!(args.iter().skip(2).all(|it| !it.as_str().unwrap().contains('$')));
+    let bootstrap: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(bootstrap["node"]["id"], "sidecar~fd00::7~web.web~web.svc.cluster.local");
+    let ready = &bootstrap["static_resources"]["listeners"][0]["address"]["socket_address"];
+    assert_eq!((&ready["address"], &ready["port_value"]), (&"fd00::7".into(), &15021.into()));
+}

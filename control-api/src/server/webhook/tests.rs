@@ -56,7 +56,7 @@ async fn ask(stream: &mut TlsStream<TcpStream>, head: &str, body: &[u8]) -> (Str
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
     let answer = String::from_utf8(answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer.as_str(), ""));
     (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
 }
 
