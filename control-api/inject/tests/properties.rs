@@ -208,7 +208,7 @@ fn apply(document: &mut Value, patch: &[Value]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
     fn twice_is_once_and_nothing_is_lost(object in objects(), settings in settings()) {
