@@ -58,6 +58,7 @@ fn proxy(settings: &Settings, native: bool, grace: i64) -> Value {
             settings.concurrency.to_string(),
             "--log-level",
             settings.log_level.word(),
+            "--outlive-application",
             "--drain-strategy",
             "immediate",
             "--drain-time-s",
@@ -101,7 +102,7 @@ fn proxy(settings: &Settings, native: bool, grace: i64) -> Value {
             // The next container is started when this has ended.
             proxy.insert(
                 "lifecycle".to_owned(),
-                json!({ "postStart": { "exec": { "command": [PROGRAM, "wait"] } } }),
+                json!({ "postStart": { "exec": { "command": [PROGRAM, "wait", "--timeout-s", "600"] } } }),
             );
         }
     }
