@@ -91,7 +91,7 @@ fn policy(kind: &str, i: usize) -> Policy {
             (Condition::all(vec![Condition::Path(text(path)), method("GET")]), Condition::Any)
         }
     };
-    Policy { name: format!("policy-{i:04}").into(), permission, principal }
+    Policy { name: format!("policy-{i:04}").into(), permission, principal, condition: None }
 }
 
 pub(crate) fn benchmarks(criterion: &mut Criterion) {

@@ -1,7 +1,5 @@
 //! Sidecars in manifests: the same function as the control plane's webhook, without one.
 
-use std::io::Write as _;
-
 use outrider_inject::manifest::inject_text;
 use outrider_inject::{Outcome, Report, Settings};
 

@@ -110,10 +110,12 @@ const FILTERS: [(&str, &str); 22] = [
 ];
 
 /// The expression `text` as configurations hold it.
+#[expect(clippy::expect_used, reason = "without its expressions a group cannot be run")]
 fn tree(text: &str) -> String {
     // Ports are filled in later; as long as they are, they are a number that nothing else is.
     let text = text.replace("@{main}", "77007700");
-    yaml(&cel::parse(&text).expect("an expression")).replace("77007700", "@{main}")
+    let expr = cel::parse(&text).expect("an expression");
+    yaml(&expr).replace("77007700", "@{main}")
 }
 
 fn yaml(expr: &Expr) -> String {

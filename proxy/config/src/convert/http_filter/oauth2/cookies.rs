@@ -101,7 +101,8 @@ impl All<'_> {
         let pb::CookieConfig { same_site, path, partitioned } = message.as_ref().unwrap_or(&none);
         let config = format!("{field}_cookie_config");
         let at = self.configs.field(&config);
-        if !path.is_empty() && !(path.starts_with('/') && path.bytes().all(is_plain)) {
+        let is_path = path.starts_with('/') && path.bytes().all(is_plain);
+        if !path.is_empty() && !is_path {
             let why = format!("{path:?} is no path of a cookie: it must begin with a slash");
             self.cx.error(&at.field("path"), why);
         }
