@@ -47,6 +47,12 @@ pub(crate) enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         timeout_s: u64,
     },
+    /// Capture the traffic of the network namespace that this runs in: rules that lead it to the proxy.
+    Capture {
+        /// What to do.
+        #[command(subcommand)]
+        command: outrider_capture::cli::Command,
+    },
     /// Start a proxy on a bundled bootstrap with two bundled upstreams, send it requests, and keep serving.
     Demo {
         /// Exit after the requests instead of serving until Ctrl-C.

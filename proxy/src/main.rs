@@ -15,6 +15,11 @@ use crate::cli::{Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // A container runtime calls a plugin by its name, without arguments.
+    if std::env::args_os().len() == 1 && outrider_capture::cni::Call::is_ours() {
+        let outcome = outrider_capture::cli::plugin(&mut std::io::stdout().lock());
+        return if matches!(outcome, Ok(true)) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -25,6 +30,9 @@ fn main() -> ExitCode {
     };
     let outcome = match cli.command {
         Some(Command::Check { file, json }) => check::run(&file, json, &mut std::io::stdout().lock()),
+        Some(Command::Capture { command }) => {
+            outrider_capture::cli::run(command, &mut std::io::stdout().lock())
+        }
         Some(Command::Demo { once, port }) => demo::run(once, port, memory::HOOKS),
         Some(Command::Wait { admin, timeout_s }) => {
             wait::run(&admin, std::time::Duration::from_secs(timeout_s))
