@@ -86,7 +86,7 @@ pub struct Settings {
     /// Where inbound connections go [default: 15006].
     #[arg(long, value_name = "PORT")]
     inbound_port: Option<String>,
-    /// Where questions of DNS go (UDP and TCP); without it they are not captured.
+    /// Where questions of DNS go (UDP and TCP), to a server on 127.0.0.1 and ::1; without it they are not captured.
     #[arg(long, value_name = "PORT")]
     dns_port: Option<String>,
     /// Networks to which connections are captured; * is all (default), nothing is none.

@@ -139,6 +139,7 @@ fn render_match(it: &Match) -> Vec<String> {
         Match::CtMark(mark) => vec![format!("-m connmark --mark {mark}")],
         Match::CtReply => vec!["-m conntrack --ctdir REPLY".to_owned()],
         Match::CtNotNew => vec!["-m conntrack ! --ctstate NEW".to_owned()],
+        Match::NotSyn => vec!["! --syn".to_owned()],
     }
 }
 

@@ -78,14 +78,17 @@ impl Problems {
                     format!("with {including} all others are left alone anyway: give one of the two"),
                 );
             }
-            if let Some((it, other)) = overlap(include, own) {
-                self.add(
-                    including,
-                    format!("{it} meets {proxy} {other}, which is never captured: it would loop"),
-                );
-            }
-            if let Some((it, other)) = overlap(exclude, own) {
-                self.add(excluding, format!("{it} meets {proxy} {other}, which is never captured anyway"));
+            // The proxy's own come first, so a wider range does no harm.
+            let whole = |it: &&Range<u32>| {
+                own.iter().any(|other| other.contains(it.first) && other.contains(it.last))
+            };
+            for (option, list) in [(including, include), (excluding, exclude)] {
+                if let Some(it) = list.iter().find(whole) {
+                    self.add(
+                        option,
+                        format!("{it} is the proxy ({proxy}), which is never captured: leave it out"),
+                    );
+                }
             }
         }
     }

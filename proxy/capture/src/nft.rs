@@ -86,6 +86,7 @@ fn render_match(it: &Match, chain: &Chain, family: Family) -> String {
         Match::CtMark(mark) => format!("ct mark {mark}"),
         Match::CtReply => "ct direction reply".to_owned(),
         Match::CtNotNew => "ct state != new".to_owned(),
+        Match::NotSyn => "tcp flags & (fin | syn | rst | ack) != syn".to_owned(),
     }
 }
 

@@ -120,7 +120,8 @@ pub struct Options {
     pub outbound_port: u16,
     /// Where inbound connections go.
     pub inbound_port: u16,
-    /// Where questions of DNS go, if they are captured.
+    /// Where questions of DNS go, if they are captured: to a server on 127.0.0.1 and ::1. (One on all addresses would answer over UDP from the
+    /// pod's own, and nobody would know the answer for one.)
     pub dns_port: Option<u16>,
     /// Where outbound connections go to that are captured.
     pub include_outbound_cidrs: Which<IpNet>,

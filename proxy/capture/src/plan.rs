@@ -168,8 +168,9 @@ impl Builder<'_> {
     fn outbound(&self) -> Vec<Chain> {
         let options = self.options;
         let mut chains = Chains::new("outbound", Table::Nat, Some(Hook::Output), Proto::Tcp);
+        chains.rule(vec![Match::NotSyn], Action::Return, BEFORE);
         for it in self.proxy() {
-            chains.rule(vec![it, Match::OifNotLo], Action::Return, Why::Works("the proxy's own"));
+            chains.rule(vec![it, Match::OifNotLo], Action::Return, Why::Works("of the proxy"));
         }
         self.interfaces(
             &mut chains,
@@ -197,7 +198,7 @@ impl Builder<'_> {
             }
         }
         for it in self.proxy() {
-            chains.rule(vec![it], Action::Return, Why::Works("the proxy's own"));
+            chains.rule(vec![it], Action::Return, Why::Works("of the proxy"));
         }
         self.outbound_owners(&mut chains, "outbound_of");
         if let Some(port) = options.dns_port {
@@ -239,6 +240,7 @@ impl Builder<'_> {
     /// First packets of connections from outside.
     fn inbound(&self) -> Vec<Chain> {
         let mut chains = Chains::new("inbound", Table::Nat, Some(Hook::Prerouting), Proto::Tcp);
+        chains.rule(vec![Match::NotSyn], Action::Return, BEFORE);
         self.interfaces(&mut chains, "inbound_via", Match::Iif, INBOUND_INTERFACES);
         chains.rule(Vec::new(), Action::Goto("inbound_port"), Why::Works("by port"));
         chains.end()
@@ -264,11 +266,7 @@ impl Builder<'_> {
     fn inbound_exclusions(&self, chains: &mut Chains) {
         let (own, exclude) = (&self.options.proxy_ports, &self.options.exclude_inbound_ports);
         if !own.is_empty() {
-            chains.rule(
-                vec![Match::Dport(own.clone())],
-                Action::Return,
-                Why::Works("port of the proxy's own"),
-            );
+            chains.rule(vec![Match::Dport(own.clone())], Action::Return, Why::Works("port of the proxy"));
         }
         if !exclude.is_empty() {
             let why = Why::Bypass("excluded inbound port");
@@ -286,7 +284,8 @@ impl Builder<'_> {
         let established = [Match::CtNotNew, Match::CtMark(CAPTURED_MARK)].into_iter().collect::<Vec<_>>();
         let port = self.options.inbound_port;
         chains.rule(established, Action::Tproxy { port, or_drop: false }, Why::Works("established"));
-        chains.rule(vec![Match::CtNotNew], Action::Return, Why::Works("established before"));
+        chains.rule(vec![Match::CtNotNew], Action::Return, BEFORE);
+        chains.rule(vec![Match::NotSyn], Action::Return, BEFORE);
         let within = vec![Match::Iif(vec!["lo".to_owned()]), Match::NotMark(CAPTURED_MARK)];
         chains.rule(within, Action::Return, Why::Works("within the pod"));
         self.interfaces(&mut chains, "tproxy_via", Match::Iif, INBOUND_INTERFACES);
@@ -340,7 +339,7 @@ impl Builder<'_> {
     fn dns(&self, port: u16) -> Vec<Chain> {
         let mut chains = Chains::new("dns", Table::Nat, Some(Hook::Output), Proto::Udp);
         for it in self.proxy() {
-            chains.rule(vec![it], Action::Return, Why::Works("the proxy's own"));
+            chains.rule(vec![it], Action::Return, Why::Works("of the proxy"));
         }
         // Everything else that is UDP is not looked at, nor counted.
         let dns = Match::Dport(vec![Range::one(DNS)]);
@@ -361,7 +360,7 @@ impl Builder<'_> {
     /// A question of the proxy's may have the very addresses and ports of one of the application's that was translated: apart, none is
     /// taken for the other.
     fn dns_zones(&self) -> [Chain; 2] {
-        let zone = (Action::Zone(DNS_ZONE), Why::Works("the proxy's own DNS"));
+        let zone = (Action::Zone(DNS_ZONE), Why::Works("DNS of the proxy"));
         let mut output = Chains::new("dns_zone_output", Table::Raw, Some(Hook::Output), Proto::Udp);
         for it in self.proxy() {
             output.rule(vec![it, Match::Dport(vec![Range::one(DNS)])], zone.0, zone.1);
@@ -372,6 +371,8 @@ impl Builder<'_> {
     }
 }
 
+/// Connections from before the rules. Where nothing was tracked until then, their next packet is taken for the first of a new one.
+const BEFORE: Why = Why::Works("from before");
 const INBOUND_INTERFACES: [&str; 2] = ["inbound, excluded interface", "inbound, interface not included"];
 const INBOUND_OTHER: &str = "inbound port not included";
 

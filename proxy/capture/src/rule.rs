@@ -179,6 +179,8 @@ pub enum Match {
     CtReply,
     /// Its connection has been answered already.
     CtNotNew,
+    /// It is of TCP, and opens no connection.
+    NotSyn,
 }
 
 /// What a rule does.

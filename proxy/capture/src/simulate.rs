@@ -25,6 +25,8 @@ pub struct Packet {
     pub interface: String,
     /// Its mark.
     pub mark: u32,
+    /// It opens a connection (TCP).
+    pub syn: bool,
     /// What is known of its connection.
     pub ct: Tracked,
 }
@@ -168,5 +170,6 @@ fn is_true(it: &Match, packet: &Packet) -> bool {
         Match::CtMark(mark) => packet.ct.mark == *mark,
         Match::CtReply => packet.ct.reply,
         Match::CtNotNew => packet.ct.established || packet.ct.reply,
+        Match::NotSyn => !packet.syn,
     }
 }

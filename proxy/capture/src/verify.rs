@@ -197,6 +197,7 @@ impl Probe<'_> {
                     owner: Some(*owner),
                     interface: interface.clone(),
                     mark: 0,
+                    syn: true,
                     ct: Tracked::default(),
                 };
                 let fate = simulate::send(self.plan, packet).fate;
