@@ -102,8 +102,10 @@ pub fn apply(options: &Options, choice: Choice) -> Result<(Backend, Notes), Erro
             notes.push(format!("rules of {} are gone", other.as_str()));
         }
     }
-    if !plan.routing {
-        remove_routing(&FAMILIES)?;
+    let unrouted = FAMILIES.into_iter().filter(|it| !plan.routing || !families.contains(it));
+    remove_routing(&unrouted.collect::<Vec<_>>())?;
+    if !families.contains(&Family::V6) {
+        remove_address(&mut notes)?;
     }
     Ok((backend, notes))
 }
@@ -120,13 +122,18 @@ pub fn remove() -> Result<Notes, Error> {
         }
     }
     remove_routing(&FAMILIES)?;
+    remove_address(&mut notes)?;
+    Ok(notes)
+}
+
+fn remove_address(notes: &mut Notes) -> Result<(), Error> {
     let ours = format!("{}/128", inbound_source(Family::V6));
     let shown = ["-6", "-o", "address", "show", "dev", "lo", "to", ours.as_str()];
     if tolerate_missing(run("ip", &shown, ""))?.is_some_and(|it| !it.trim().is_empty()) {
         run("ip", &["-6", "address", "del", &ours, "dev", "lo"], "")?;
         notes.push(format!("{ours} is gone from lo"));
     }
-    Ok(notes)
+    Ok(())
 }
 
 /// What can set the plan: it is tried, not guessed.

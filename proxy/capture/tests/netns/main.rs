@@ -44,6 +44,7 @@ fn main() -> Result<()> {
     scenes.push(("life".into(), Box::new(life::play)));
     scenes.push(("open connections".into(), Box::new(life::open_connections)));
     scenes.push(("verify".into(), Box::new(life::verify)));
+    scenes.push(("goldens".into(), Box::new(life::goldens)));
     scenes.push(("cni".into(), Box::new(cni::play)));
     for (name, scene) in scenes {
         if filter.as_ref().is_some_and(|it| !name.contains(it.as_str())) {
