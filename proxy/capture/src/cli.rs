@@ -58,8 +58,10 @@ pub enum BackendArg {
     Auto,
     /// nftables.
     Nft,
-    /// iptables.
+    /// iptables: on nftables or legacy, whichever the kernel takes.
     Iptables,
+    /// iptables' legacy form.
+    IptablesLegacy,
 }
 
 /// What is captured. Lists are separated by commas, and ranges are FIRST-LAST.
@@ -188,6 +190,7 @@ impl From<BackendArg> for Choice {
             BackendArg::Auto => Self::Auto,
             BackendArg::Nft => Self::Nft,
             BackendArg::Iptables => Self::Iptables,
+            BackendArg::IptablesLegacy => Self::IptablesLegacy,
         }
     }
 }
@@ -229,11 +232,16 @@ pub fn run(command: Command, out: &mut dyn Write) -> Result<bool> {
             if counters {
                 show_counters(out)?;
             }
-            // Rules alone prove nothing about traffic that was asked about.
-            let from = usize::from(!rules_only);
-            let traffic = findings.get(from..).unwrap_or_default();
+            // Rules in place prove nothing about traffic, if that was asked about.
+            let traffic = findings.get(usize::from(!rules_only)..).unwrap_or_default();
             let holds = verify::holds(&findings) && verify::holds(traffic);
-            writeln!(out, "{}", if holds { "traffic is captured" } else { "capture is NOT proven" })?;
+            let all = findings.iter().all(|it| it.verdict == verify::Verdict::Works);
+            let verdict = match (holds, all) {
+                (true, true) => "capture works",
+                (true, false) => "capture works as far as it could be tried here",
+                (false, _) => "capture is NOT proven",
+            };
+            writeln!(out, "{verdict}")?;
             return Ok(holds);
         }
         Command::Cni => return plugin(out),
@@ -267,10 +275,11 @@ pub fn print(options: &Options, backend: BackendArg) -> String {
     for command in system::address_commands(&plan) {
         text.push_str(&format!("# ip {}\n", command.join(" ")));
     }
-    if backend == BackendArg::Iptables {
+    if matches!(backend, BackendArg::Iptables | BackendArg::IptablesLegacy) {
+        let form = if backend == BackendArg::Iptables { "" } else { "-legacy" };
         for family in families {
-            let program = if *family == Family::V4 { "iptables-restore" } else { "ip6tables-restore" };
-            text.push_str(&format!("# {program} --noflush --wait\n"));
+            let program = if *family == Family::V4 { "iptables" } else { "ip6tables" };
+            text.push_str(&format!("# {program}{form}-restore --noflush --wait\n"));
             text.push_str(&iptables::render(&plan, *family, &Present::default()));
         }
     } else {

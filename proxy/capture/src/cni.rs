@@ -162,11 +162,12 @@ impl Default for Capture {
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 enum Tool {
     Auto,
     Nft,
     Iptables,
+    IptablesLegacy,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -252,6 +253,7 @@ fn obey(call: &Call, config: Config) -> Result<String, Why> {
             Tool::Auto => Choice::Auto,
             Tool::Nft => Choice::Nft,
             Tool::Iptables => Choice::Iptables,
+            Tool::IptablesLegacy => Choice::IptablesLegacy,
         };
         inside(&call.namespace, || system::apply(&options, choice))?;
         return Ok(result);

@@ -23,6 +23,8 @@ pub enum Choice {
     Nft,
     /// iptables: `iptables-restore`, or `iptables-legacy-restore` where the kernel has the old tables alone.
     Iptables,
+    /// `iptables-legacy-restore`.
+    IptablesLegacy,
 }
 
 /// What sets the rules.
@@ -142,6 +144,7 @@ fn choose(plan: &Plan, choice: Choice, notes: &mut Notes) -> Result<Backend, Err
         Choice::Auto => &Backend::ALL,
         Choice::Nft => &[Backend::Nft],
         Choice::Iptables => &[Backend::Iptables, Backend::IptablesLegacy],
+        Choice::IptablesLegacy => &[Backend::IptablesLegacy],
     };
     let mut tried = Vec::new();
     for backend in candidates {

@@ -1,5 +1,7 @@
 //! What becomes of packets, under any options: a model of the kernel walks the rules, and what they promise is said here anew, without them.
 
+#![expect(clippy::expect_used, reason = "what is made here is as it is written here")]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use outrider_capture::options::{Mode, Options, Range, Which};

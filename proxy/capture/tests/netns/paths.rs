@@ -11,6 +11,7 @@ use crate::world::{From, LIMIT, NETS, Namespace, Net, PROXY, USER, World, ask};
 pub(crate) fn play(mode: &str, backend: &str) -> Result<()> {
     let world = World::new()?;
     let servers = serve(&world, mode)?;
+    serve_datagrams(&world)?;
     world.pod.must(&format!("apply --mode {mode} --backend {backend} {OPTIONS}"))?;
     for net in NETS {
         outbound(&world, &net).with_context(|| format!("outbound {}", net.pod))?;
@@ -46,11 +47,16 @@ pub(crate) fn serve(world: &World, mode: &str) -> Result<Vec<Server>> {
         servers.push(listen(&world.pod, v6, 15006, inbound)?);
         servers.push(listen(&world.pod, v6, 15001, Kind::Redirected("outbound"))?);
     }
+    Ok(servers)
+}
+
+/// These stay as long as the process.
+fn serve_datagrams(world: &World) -> Result<()> {
     for net in NETS {
         datagrams(&world.outside, net.outside, 53, "resolver")?;
         datagrams(&world.pod, net.pod, 5353, "datagrams")?;
     }
-    Ok(servers)
+    Ok(())
 }
 
 fn applications(world: &World) -> Result<Vec<Server>> {
@@ -165,6 +171,7 @@ pub(crate) fn dns() -> Result<()> {
     for backend in ["nft", "iptables"] {
         let world = World::new()?;
         let mut servers = serve(&world, "redirect")?;
+        serve_datagrams(&world)?;
         for net in NETS {
             // A server on all addresses would answer from the pod's, which is not where the question went.
             datagrams(&world.pod, net.loopback, 15053, "captured")?;
