@@ -2,6 +2,11 @@
 //!
 //! Where nobody listens yet (an init container) we listen ourselves, and read where each connection was going. Where the proxy
 //! listens, the connections go where nobody can answer: who does is the proxy.
+//!
+//! What can be tried depends on who tries: outbound needs a user that is not the proxy, inbound one that is (the way that is tried from
+//! within is that of the proxy to its own pod, which shares its rules with what comes from outside; [`rules`] looks at the rest). Root with
+//! `CAP_SETUID` can be both. In the proxy's own container, without privileges, inbound is tried, and the rest is said to be unknown.
+//! [`traffic`] blocks for up to two seconds for each connection that is lost, and wants a thread where that does not matter.
 
 use std::fmt;
 use std::io;

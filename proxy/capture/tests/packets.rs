@@ -266,8 +266,11 @@ proptest! {
             let old = arrive(&plan, Packet { syn: false, ct, ..packet.clone() });
             prop_assert_eq!(old.fate, Fate::Passes);
         }
-        // So do answers to what the pod asked outside.
-        let ct = Tracked { established: true, reply: true, ..Tracked::default() };
-        prop_assert_eq!(arrive(&plan, Packet { syn: false, ct, ..packet }).fate, Fate::Passes);
+        // So do answers to what the pod asked outside, and, over `lo`, to what the proxy asked its own pod.
+        for (interface, mark) in [("eth0", 0), ("eth0", CAPTURED_MARK), ("lo", CAPTURED_MARK)] {
+            let ct = Tracked { established: true, reply: true, mark, ..Tracked::default() };
+            let answer = Packet { syn: false, ct, mark, interface: interface.to_owned(), ..packet.clone() };
+            prop_assert_eq!(arrive(&plan, answer).fate, Fate::Passes);
+        }
     }
 }
