@@ -49,9 +49,13 @@ fn main() -> Result<()> {
     scenes.retain(|(name, _)| filter.as_ref().is_none_or(|it| name.contains(it.as_str())));
     // Each is in namespaces of its own; most of the time they wait for what must not arrive.
     let running: Vec<_> = scenes.into_iter().map(|(name, scene)| (name, std::thread::spawn(scene))).collect();
+    let mut outcomes = Vec::new();
     for (name, scene) in running {
-        let outcome = scene.join().map_err(|_| anyhow::anyhow!("the thread fell"))?;
-        outcome.with_context(|| name.clone())?;
+        // All end before the first failure is told: their namespaces go with them.
+        outcomes.push((name, scene.join()));
+    }
+    for (name, outcome) in outcomes {
+        outcome.map_err(|_| anyhow::anyhow!("{name}: the thread fell"))?.with_context(|| name.clone())?;
         writeln!(out, "{name}: ok")?;
     }
     Ok(())

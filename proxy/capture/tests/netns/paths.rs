@@ -5,7 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::servers::{Kind, Server, datagrams, listen};
-use crate::world::{From, LIMIT, NETS, Namespace, Net, PROXY, USER, World, ask};
+use crate::world::{From, LIMIT, NETS, NOTHING, Namespace, Net, PROXY, USER, World, ask};
 
 /// All of a mode and a backend.
 pub(crate) fn play(mode: &str, backend: &str) -> Result<()> {
@@ -27,9 +27,9 @@ pub(crate) fn play(mode: &str, backend: &str) -> Result<()> {
     // Nobody listens any more, but the applications: what is captured is lost, and never let by.
     let apps = applications(&world)?;
     for net in NETS {
-        let said = ask(&world.outside, From::owner(0, 0), (net.pod, 8080).into());
+        let said = ask(&world.outside, in_vain(0), (net.pod, 8080).into());
         ensure!(said.is_err(), "without a proxy {said:?}");
-        let said = ask(&world.pod, From::owner(USER, USER), (net.outside, 80).into());
+        let said = ask(&world.pod, in_vain(USER), (net.outside, 80).into());
         ensure!(said.is_err(), "without a proxy {said:?}");
     }
     drop(apps);
@@ -80,6 +80,11 @@ fn says(from: &Namespace, by: From, target: impl Into<SocketAddr>, wanted: &str)
     Ok(())
 }
 
+/// Who is not to be answered.
+pub(crate) fn in_vain(id: u32) -> From {
+    From { limit: NOTHING, ..From::owner(id, id) }
+}
+
 fn outbound(world: &World, net: &Net) -> Result<()> {
     let (pod, user) = (&world.pod, From::owner(USER, USER));
     let target = |port| SocketAddr::new(net.outside, port);
@@ -124,7 +129,7 @@ fn inbound(world: &World, net: &Net) -> Result<()> {
 
 /// The proxy speaks to the application as the client, and hears the answer.
 fn shown_client(world: &World, net: &Net) -> Result<()> {
-    let client = From { owner: (0, PROXY), bind: Some(net.outside), mark: PROXY };
+    let client = From { owner: (0, PROXY), bind: Some(net.outside), mark: PROXY, limit: LIMIT };
     says(&world.pod, client, (net.pod, 8080), &format!("app from {}", net.outside))
 }
 

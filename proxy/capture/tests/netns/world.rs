@@ -15,7 +15,9 @@ use rustix::thread::{
 use socket2::{Domain, Socket, Type};
 
 /// How long anything may take.
-pub(crate) const LIMIT: Duration = Duration::from_secs(3);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+/// After how long nothing is taken to come any more.
+pub(crate) const NOTHING: Duration = Duration::from_secs(2);
 /// A user that is not the proxy.
 pub(crate) const USER: u32 = 1000;
 /// The proxy.
@@ -58,7 +60,8 @@ impl Drop for Namespace {
 impl Namespace {
     pub(crate) fn new() -> Result<Self> {
         let mut command = Command::new("unshare");
-        command.args(["--net", "--", "sleep", "3600"]).stdin(Stdio::null());
+        command.args(["--net", "--", "sleep", "3600"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let namespace = Self(command.spawn().context("unshare")?);
         let own = std::fs::read_link("/proc/self/ns/net")?;
         let deadline = Instant::now() + LIMIT;
@@ -192,11 +195,12 @@ pub(crate) struct From {
     /// From this address, which need not be one of the host's if there is a mark.
     pub(crate) bind: Option<IpAddr>,
     pub(crate) mark: u32,
+    pub(crate) limit: Duration,
 }
 
 impl From {
     pub(crate) const fn owner(uid: u32, gid: u32) -> Self {
-        Self { owner: (uid, gid), bind: None, mark: 0 }
+        Self { owner: (uid, gid), bind: None, mark: 0, limit: LIMIT }
     }
 }
 
@@ -220,8 +224,8 @@ pub(crate) fn ask(namespace: &Namespace, from: From, target: SocketAddr) -> Resu
     };
     let asked = || -> io::Result<String> {
         let socket = opened()?;
-        socket.connect_timeout(&target.into(), LIMIT)?;
-        socket.set_read_timeout(Some(LIMIT))?;
+        socket.connect_timeout(&target.into(), from.limit)?;
+        socket.set_read_timeout(Some(from.limit))?;
         let mut stream = TcpStream::from(socket);
         // Who never speaks first still gets its packets.
         stream.write_all(b"?")?;
