@@ -10,7 +10,7 @@ use crate::options::Options;
 use crate::plan::Plan;
 use crate::rule::Family;
 use crate::system::{self, Choice};
-use crate::{cni, nft, verify};
+use crate::{cni, in_force, nft, verify};
 
 /// What is done with the capture of this network namespace.
 #[derive(Debug, Subcommand)]
@@ -291,7 +291,7 @@ pub fn print(options: &Options, backend: BackendArg) -> String {
 
 fn show_counters(out: &mut dyn Write) -> Result<()> {
     for family in [Family::V4, Family::V6] {
-        let Some(found) = system::in_force(family)? else {
+        let Some(found) = in_force::in_force(family)? else {
             writeln!(out, "{family}: there are no rules")?;
             continue;
         };

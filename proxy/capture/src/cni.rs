@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::in_force;
 use crate::netns;
 use crate::options::Options;
 use crate::plan::Plan;
@@ -260,7 +261,7 @@ fn obey(call: &Call, config: Config) -> Result<String, Why> {
     }
     let missing = inside(&call.namespace, || {
         let (families, _) = system::families(&options);
-        system::missing(&Plan::new(&options, &families))
+        in_force::missing(&Plan::new(&options, &families))
     })?;
     if missing.is_empty() {
         Ok(result)

@@ -8,7 +8,8 @@
 //! - [`plan`]: from options to rules, pure; [`rule`] is the vocabulary. [`simulate`] is a small model of the kernel that tells what becomes
 //!   of a packet under a plan.
 //! - [`nft`] and [`iptables`]: the rules as text. `outrider capture print` shows it.
-//! - [`system`]: puts a plan into the namespace (`nft -f -`, `iptables-restore`, `ip`), takes it away, and looks what is there.
+//! - [`system`]: puts a plan into the namespace (`nft -f -`, `iptables-restore`, `ip`), and takes it away; [`in_force`] looks what is
+//!   there.
 //! - [`verify`]: connects, and sees whether it arrives.
 //! - [`cni`]: the same as a chained CNI plugin, so that pods need no privileges.
 //!
@@ -33,6 +34,7 @@
 
 pub mod cli;
 pub mod cni;
+pub mod in_force;
 pub mod iptables;
 mod judge;
 mod netns;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::in_force;
 use crate::netns::as_user;
 use crate::options::{Mode, Options, PROXY_ID, Which};
 use crate::plan::Plan;
@@ -69,7 +70,7 @@ pub fn holds(findings: &[Finding]) -> bool {
 pub fn rules(options: &Options) -> Finding {
     let (families, _) = system::families(options);
     let plan = Plan::new(options, &families);
-    let (verdict, detail) = match system::missing(&plan) {
+    let (verdict, detail) = match in_force::missing(&plan) {
         Ok(missing) if missing.is_empty() => (Verdict::Works, "all are in place".to_owned()),
         Ok(missing) => (Verdict::Fails, missing.join("; ")),
         Err(error) => (Verdict::Unknown, error.to_string()),
