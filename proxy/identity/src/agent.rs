@@ -1,5 +1,6 @@
 //! The agent's life: issue, serve, renew, for ever.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,9 +11,10 @@ use outrider_core::rng::{self, Rng as _};
 use outrider_core::stats::Scope;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::authority::{Authority, AuthorityError, pems};
-use crate::keep::{Identity, Place, seconds};
+use crate::keep::{Identity, Place, seconds, whole};
 use crate::serve::{self, Served};
 use crate::stats::AgentStats;
 
@@ -44,6 +46,59 @@ pub enum AgentError {
     },
 }
 
+/// What an agent leaves to the one of the process after it: it goes on where the other ended.
+#[derive(Default)]
+pub struct Legacy {
+    /// The listening socket: readers that come meanwhile wait in it.
+    pub socket: Option<OwnedFd>,
+    /// The key and the certificate chain, PEM, where there is a certificate.
+    pub identity: Option<(String, String)>,
+    /// The roots, PEM, where they are known.
+    pub roots: Option<String>,
+}
+
+impl std::fmt::Debug for Legacy {
+    /// Never shows the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Legacy").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+/// An agent at work. It goes on when this is dropped.
+pub struct Running {
+    task: JoinHandle<()>,
+    listener: OwnedFd,
+    served: watch::Receiver<Served>,
+    identity: watch::Receiver<Option<Arc<Identity>>>,
+}
+
+impl std::fmt::Debug for Running {
+    /// Never shows the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("listener", &self.listener).finish_non_exhaustive()
+    }
+}
+
+impl Running {
+    /// What the agent of the next process needs to go on in the place of this one.
+    ///
+    /// # Errors
+    /// The process has no more files.
+    pub fn lend(&self) -> std::io::Result<Legacy> {
+        let identity = self.identity.borrow().clone();
+        Ok(Legacy {
+            socket: Some(self.listener.try_clone()?),
+            identity: identity.map(|it| (it.key.clone(), it.chain.clone())),
+            roots: self.served.borrow().present_roots(),
+        })
+    }
+
+    /// Ends the agent: nothing is renewed any more, and readers find the next one behind the same socket.
+    pub fn stop(self) {
+        self.task.abort();
+    }
+}
+
 /// The identity agent.
 #[derive(Debug)]
 pub struct Agent {
@@ -61,17 +116,23 @@ pub struct Agent {
 
 impl Agent {
     /// Binds the socket and begins; what is served comes when it is there. To be called on a tokio runtime, which it then lives on.
+    /// Goes on with what the agent of the process before this one left, where it did.
     ///
     /// # Errors
     /// The socket or the folder cannot be used.
-    pub fn start(config: IdentityAgent, scope: Scope) -> Result<(), AgentError> {
+    pub fn start(config: IdentityAgent, scope: Scope, legacy: Legacy) -> Result<Running, AgentError> {
         let place = config.state_dir.clone().map(|dir| {
             let path = dir.display().to_string();
             Place::new(dir).map_err(|reason| AgentError::State { path, reason })
         });
         let place = place.transpose()?;
-        let listener = bind(&config.socket)
-            .map_err(|reason| AgentError::Socket { path: config.socket.display().to_string(), reason })?;
+        let failed = |reason| AgentError::Socket { path: config.socket.display().to_string(), reason };
+        let bound = match legacy.socket {
+            Some(socket) => adopt(socket),
+            None => bind(&config.socket),
+        };
+        let listener = bound.map_err(failed)?;
+        let kept = listener.as_fd().try_clone_to_owned().map_err(failed)?;
         let (served, watching) = watch::channel(Served::default());
         tokio::spawn(serve::run(listener, watching));
         let mut agent = Self {
@@ -83,19 +144,32 @@ impl Agent {
             warned: 0,
             token: None,
         };
+        if let Some(roots) = &legacy.roots {
+            agent.served.send_modify(|served| served.roots(roots));
+        }
+        let left = legacy.identity.and_then(|(key, chain)| {
+            let left = whole(key, chain);
+            left.inspect_err(|reason| {
+                tracing::warn!(reason, "the identity of the process before is not usable")
+            })
+            .ok()
+        });
         // With what was kept a new one is asked for, where the token was good for one time; the roots have to come, too.
-        if let Some(identity) = agent.place.as_ref().and_then(Place::restore) {
+        if let Some(identity) = left.or_else(|| agent.place.as_ref().and_then(Place::restore)) {
             tracing::info!(identity = identity.name, "the kept identity is in use");
             agent.take(identity);
             agent.token = agent.stamp();
         }
-        tokio::task::spawn_local(agent.run());
-        Ok(())
+        let (served, identity) = (agent.served.subscribe(), agent.identity.subscribe());
+        let task = tokio::task::spawn_local(agent.run());
+        Ok(Running { task, listener: kept, served, identity })
     }
 
     async fn run(mut self) {
         let (bundles, mut bundle) = watch::channel(None);
-        tokio::spawn(follow(self.config.clone(), self.identity.subscribe(), bundles));
+        // Ends with the agent.
+        let mut following = JoinSet::new();
+        following.spawn(follow(self.config.clone(), self.identity.subscribe(), bundles));
         let mut due = SystemTime::now();
         let mut failures = 0_u32;
         loop {
@@ -242,6 +316,13 @@ async fn follow(
     }
 }
 
+/// The socket of the agent before this one, which listens already.
+fn adopt(socket: OwnedFd) -> std::io::Result<UnixListener> {
+    let listener = std::os::unix::net::UnixListener::from(socket);
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
 /// Binds a unix socket for this user and group. One that is left of an earlier process is replaced, one that is in use is not.
 fn bind(path: &Path) -> std::io::Result<UnixListener> {
     use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -273,6 +354,12 @@ mod tests {
             let pause = pause(failures);
             assert!(pause >= bound / 4 && pause <= bound, "{failures}: {pause:?}");
         }
+    }
+
+    #[test]
+    fn what_an_agent_leaves_never_shows_its_key() {
+        let legacy = Legacy { identity: Some(("PRIVATE".into(), "chain".into())), ..Legacy::default() };
+        assert!(!format!("{legacy:?}").contains("PRIVATE"));
     }
 
     #[tokio::test]

@@ -108,7 +108,7 @@ impl Place {
 }
 
 /// An identity of two texts that belong together.
-fn whole(key: String, chain: String) -> Result<Identity, String> {
+pub(crate) fn whole(key: String, chain: String) -> Result<Identity, String> {
     let pair = KeyPair::from_pem(&key).map_err(|error| format!("{KEY}: {error}"))?;
     let leaf =
         CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|error| format!("{CHAIN}: {error}"))?;

@@ -17,4 +17,4 @@ mod keep;
 mod serve;
 mod stats;
 
-pub use agent::{Agent, AgentError};
+pub use agent::{Agent, AgentError, Legacy, Running};

@@ -32,6 +32,7 @@ const STREAMS: u32 = 64;
 pub(crate) struct Served {
     version: u64,
     secrets: BTreeMap<&'static str, (u64, Arc<Any>)>,
+    roots: Option<String>,
 }
 
 impl Served {
@@ -49,6 +50,7 @@ impl Served {
 
     /// Takes roots (PEM) in.
     pub(crate) fn roots(&mut self, roots: &str) {
+        self.roots = Some(roots.to_owned());
         self.put(
             ROOTS,
             tls::secret::Type::ValidationContext(tls::CertificateValidationContext {
@@ -56,6 +58,11 @@ impl Served {
                 ..Default::default()
             }),
         );
+    }
+
+    /// The roots (PEM) that are in use, if there are any yet.
+    pub(crate) fn present_roots(&self) -> Option<String> {
+        self.roots.clone()
     }
 
     /// What is the same as before stays the version that it was: nobody is told.
@@ -82,13 +89,15 @@ fn inline(text: &str) -> DataSource {
     DataSource { specifier: Some(Specifier::InlineString(text.to_owned())), ..Default::default() }
 }
 
-/// Serves until the agent is gone.
+/// Serves until the agent is gone: then streams end, and connections with them.
 pub(crate) async fn run(listener: UnixListener, served: watch::Receiver<Served>) {
+    let mut agent = served.clone();
+    let gone = async move { while agent.changed().await.is_ok() {} };
     let service = SecretDiscoveryServiceServer::new(Sds(served)).max_decoding_message_size(LARGEST);
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS)
         .add_service(service)
-        .serve_with_incoming(UnixListenerStream::new(listener));
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), gone);
     if let Err(error) = server.await {
         tracing::error!(%error, "secrets are no longer served");
     }

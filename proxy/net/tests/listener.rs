@@ -12,7 +12,7 @@ use outrider_config::model::{
     ProxyProtocol, RuntimeInteger, SocketAddress,
 };
 use outrider_core::stats::Registry;
-use outrider_net::listener::{GlobalConnections, ListenerShared, Sockets};
+use outrider_net::listener::{GlobalConnections, Inherited, ListenerShared, Sockets};
 use outrider_telemetry::access_log::LogFiles;
 use support::listen::{Worker, address, chain, listener, local, named, talk};
 use support::{Authority, Wish, dns, downstream};
@@ -232,6 +232,34 @@ fn a_stopped_listener_serves_who_has_connected_and_refuses_who_comes_later() {
 }
 
 #[test]
+fn sockets_pass_on_with_the_clients_that_wait_in_them() {
+    local(async {
+        let worker = Worker::new(None);
+        let (before, address) = worker.start(listener(named("s"), vec![]));
+        let to = address.expect("an address");
+        let inherited = Inherited::default();
+        for lent in before.lend().expect("duplicates") {
+            inherited.add(lent);
+        }
+        before.stop_accepting();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(before.lend().expect("nothing").is_empty(), "a listener that stopped lends a socket");
+        // Nobody accepts: it waits in the socket's queue.
+        let waiting = std::net::TcpStream::connect(to).expect("a connection");
+        waiting.set_nonblocking(true).expect("non-blocking");
+        let (_after, address) = worker.start_after(listener(named("s"), vec![]), &inherited);
+        assert_eq!(address, Some(to), "another socket was opened");
+        assert!(inherited.close().is_empty());
+        let mut waiting = TcpStream::from_std(waiting).expect("a stream");
+        let mut answer = [0; 8];
+        waiting.read_exact(&mut answer).await.expect("an answer");
+        assert_eq!(&answer, b"chain=s ");
+    });
+}
+
+#[test]
 fn a_port_in_use_is_an_error_that_says_how_to_mend_it() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
     let address_text = taken.local_addr().expect("an address").to_string();
@@ -247,7 +275,7 @@ fn a_port_in_use_is_an_error_that_says_how_to_mend_it() {
         None,
     )
     .expect("a listener");
-    let error = Sockets::bind(&shared, 2).expect_err("taken").to_string();
+    let error = Sockets::bind(&shared, 2, &Inherited::default()).expect_err("taken").to_string();
     assert!(error.starts_with(&format!("listener \"test\": cannot listen on {address_text}: ")), "{error}");
     assert!(error.contains("another process listens there"), "{error}");
 }

@@ -11,7 +11,7 @@ use outrider_config::model;
 use outrider_http::{Change, HcmWorker};
 use outrider_net::drain::{DrainController, DrainWatch};
 use outrider_net::handler::{ConnectionHandler, HandlerFactory};
-use outrider_net::listener::{WorkerListener, WorkerListeners};
+use outrider_net::listener::{Lent, WorkerListener, WorkerListeners};
 use outrider_tcp::{GatedWorker, TcpProxyWorker};
 use outrider_telemetry::access_log;
 use outrider_upstream::WorkerClusters;
@@ -82,12 +82,15 @@ async fn run(
     let mut stop_listening = control.state.stop_listening.subscribe();
     let mut flush =
         tokio::time::interval(control.options.file_flush_interval.max(std::time::Duration::from_millis(1)));
+    let mut admit = control.upgrade.admit();
     let mut look = tokio::time::interval(LOOK_AT_MEMORY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = stopped.changed() => break,
-            Some(command) = told.recv() => listening.obey(command),
+            // Nobody is let in while the process before this one serves: what is to be done waits.
+            Some(command) = told.recv(), if *admit.borrow() => listening.obey(command),
+            Ok(()) = admit.changed(), if !*admit.borrow() => {}
             _ = look.tick() => if outrider_core::load::crowd_has_left() {
                 (control.memory.crowd_left)();
             },
@@ -151,7 +154,17 @@ impl Listening {
             Command::Remove(name) => drop(self.running.remove(&name)),
             Command::Judge(narrowed) => self.siblings.judge(narrowed),
             Command::Review(change) => outrider_http::review(&change),
+            Command::Lend(to) => _ = to.send(self.lend()),
         }
+    }
+
+    /// Duplicates of the sockets that this worker accepts on.
+    fn lend(&self) -> std::io::Result<Vec<Lent>> {
+        let mut all = Vec::new();
+        for running in self.running.values() {
+            all.extend(running.accepting.lend()?);
+        }
+        Ok(all)
     }
 
     /// The handlers of the chains of `built`: those of unchanged chains stay, others tell what was there before who

@@ -306,6 +306,20 @@ impl Registry {
         })
     }
 
+    /// Every counter that this registry keeps itself, with its value: what another process can go on counting from.
+    pub fn counters(&self) -> Vec<(Arc<str>, u64)> {
+        let list = self.0.names.lock().unwrap_or_else(PoisonError::into_inner).list.clone();
+        let counters = list.into_iter().filter(|(_, kind, _)| *kind == Kind::Counter);
+        counters.map(|(name, _, id)| (name, id.total())).collect()
+    }
+
+    /// Adds to the counter `name`, which is made if this is its first use. Takes the lock: not for every request.
+    pub fn add(&self, name: &str, n: u64) {
+        if n != 0 {
+            self.intern(name, Kind::Counter).add(n);
+        }
+    }
+
     /// Every stat that has been used, with its value, in order of first use.
     pub fn samples(&self) -> Vec<Sample> {
         let list = self.0.names.lock().unwrap_or_else(PoisonError::into_inner).list.clone();

@@ -67,3 +67,20 @@ fn codes_count_under_their_number() {
     assert_eq!(registry.value("cluster.a.upstream_rq_503"), Some(2));
     assert_eq!(registry.samples().len(), 1);
 }
+
+#[test]
+fn counters_go_on_in_another_registry_and_nothing_else_does() {
+    let (before, after) = (Registry::new(), Registry::new());
+    let stats = Demo::new(before.scope("demo."));
+    stats.rq_total().add(3);
+    stats.rq_active().inc();
+    before.add_source(Box::new(|samples| {
+        samples.push(Sample { name: "kept.elsewhere".into(), kind: Kind::Counter, value: Value::Number(1) });
+    }));
+    after.add("demo.rq_total", 1);
+    for (name, value) in before.counters() {
+        after.add(&name, value);
+    }
+    assert_eq!(after.value("demo.rq_total"), Some(4));
+    assert_eq!(after.samples().len(), 1);
+}

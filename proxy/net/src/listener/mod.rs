@@ -7,6 +7,7 @@ mod connection;
 mod error;
 mod filters;
 pub mod fuzz;
+mod inherited;
 mod limits;
 mod shared;
 mod sockets;
@@ -14,6 +15,7 @@ mod worker;
 
 pub use admitted::{Narrowed, NarrowedEntry, NarrowedSlot};
 pub use error::{BindError, ListenerError};
+pub use inherited::{Inherited, Lent};
 pub use limits::GlobalConnections;
 pub use shared::{ListenerShared, TlsSlot};
 pub use sockets::{Sockets, WorkerSockets};

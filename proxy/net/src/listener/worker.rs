@@ -6,8 +6,9 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -20,8 +21,9 @@ use tokio::sync::Notify;
 use super::accepted::Accepted;
 use super::admitted::Admitted;
 use super::connection;
+use super::inherited::place;
 use super::sockets::Bound;
-use super::{ListenerShared, WorkerSockets};
+use super::{Lent, ListenerShared, WorkerSockets};
 use crate::drain::DrainWatch;
 use crate::handler::{ConnectionHandler, HandlerFactory};
 
@@ -66,6 +68,8 @@ pub(super) struct LocalListener {
 pub struct WorkerListener {
     current: Rc<Current>,
     stop: Vec<Rc<Notify>>,
+    // With the place of each; the accept loops own them.
+    sockets: Vec<(String, Weak<Listening>)>,
 }
 
 /// What a listener's accept loops admit connections to: an update of the listener replaces it under them.
@@ -123,11 +127,12 @@ impl WorkerListener {
         let local = LocalListener::new(shared, factory, siblings);
         local.register();
         let current = Rc::new(RefCell::new(local.clone()));
-        let mut stop = Vec::new();
-        for socket in sockets.sockets {
+        let (mut stop, mut watched) = (Vec::new(), Vec::new());
+        for (index, socket) in sockets.sockets.into_iter().enumerate() {
             match listening(socket) {
                 Ok(socket) => {
-                    let notify = Rc::new(Notify::new());
+                    let (socket, notify) = (Rc::new(socket), Rc::new(Notify::new()));
+                    watched.push((place(&local.shared.config, index), Rc::downgrade(&socket)));
                     stop.push(notify.clone());
                     tokio::task::spawn_local(accept_loop(current.clone(), socket, notify));
                 }
@@ -136,7 +141,7 @@ impl WorkerListener {
                 }
             }
         }
-        Self { current, stop }
+        Self { current, stop, sockets: watched }
     }
 
     /// Puts `shared` in the place of what the listener was: its sockets and their queues stay, new connections are
@@ -152,6 +157,20 @@ impl WorkerListener {
     /// The configuration in force.
     pub fn config(&self) -> Arc<outrider_config::model::Listener> {
         self.current.borrow().shared.config.clone()
+    }
+
+    /// Duplicates of its sockets that are open, for the process after this one.
+    ///
+    /// # Errors
+    /// The process has no more files.
+    pub fn lend(&self) -> io::Result<Vec<Lent>> {
+        let mut lent = Vec::new();
+        for (place, socket) in &self.sockets {
+            if let Some(socket) = socket.upgrade() {
+                lent.push(Lent { place: place.clone(), socket: socket.as_fd().try_clone_to_owned()? });
+            }
+        }
+        Ok(lent)
     }
 
     /// Takes what waits to be accepted, then closes the listening sockets; connections go on.
@@ -225,6 +244,15 @@ impl Listening {
     }
 }
 
+impl AsFd for Listening {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener, _) => listener.as_fd(),
+            Self::Unix(listener, _) => listener.as_fd(),
+        }
+    }
+}
+
 fn listening(socket: Bound) -> io::Result<Listening> {
     Ok(match socket {
         Bound::Tcp(listener, fixed) => Listening::Tcp(TcpListener::from_std(listener)?, fixed),
@@ -237,7 +265,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-async fn accept_loop(current: Rc<Current>, socket: Listening, stop: Rc<Notify>) {
+async fn accept_loop(current: Rc<Current>, socket: Rc<Listening>, stop: Rc<Notify>) {
     let mut stopped = pin!(stop.notified());
     let mut in_turn = 0;
     loop {
@@ -265,6 +293,7 @@ async fn accept_loop(current: Rc<Current>, socket: Listening, stop: Rc<Notify>) 
         }
     }
     let local = current.borrow().clone();
+    let Some(socket) = Rc::into_inner(socket) else { return };
     // Clients whose handshake with the kernel is done would see a reset when the socket closes.
     if let Err(error) = admit_waiting(&local, socket)
         && error.kind() != io::ErrorKind::WouldBlock

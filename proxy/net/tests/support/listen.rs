@@ -14,7 +14,9 @@ use outrider_core::stats::Registry;
 use outrider_core::stream::ConnInfo;
 use outrider_net::drain::{DrainController, DrainWatch};
 use outrider_net::handler::{ConnectionHandler, Downstream, HandlerFactory, LocalFuture};
-use outrider_net::listener::{GlobalConnections, ListenerShared, Sockets, WorkerListener, WorkerListeners};
+use outrider_net::listener::{
+    GlobalConnections, Inherited, ListenerShared, Sockets, WorkerListener, WorkerListeners,
+};
 use outrider_telemetry::access_log::LogFiles;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -80,6 +82,15 @@ impl Worker {
     }
 
     pub fn start(&self, listener: Listener) -> (WorkerListener, Option<SocketAddr>) {
+        self.start_after(listener, &Inherited::default())
+    }
+
+    /// The same, with sockets that were opened before.
+    pub fn start_after(
+        &self,
+        listener: Listener,
+        inherited: &Inherited,
+    ) -> (WorkerListener, Option<SocketAddr>) {
         let shared = ListenerShared::build(
             Arc::new(listener),
             &self.registry,
@@ -89,7 +100,7 @@ impl Worker {
             None,
         )
         .expect("a listener");
-        let sockets = Sockets::bind(&shared, 1).expect("sockets").pop().expect("one set");
+        let sockets = Sockets::bind(&shared, 1, inherited).expect("sockets").pop().expect("one set");
         let address = sockets.local_addrs().first().copied();
         let started = WorkerListener::start(shared, sockets, &self.factory, &self.siblings);
         (started, address)

@@ -13,8 +13,10 @@ use outrider_core::stat_struct;
 use outrider_core::stats::Registry;
 use outrider_http::Change;
 use outrider_net::drain::DrainController;
-use outrider_net::listener::{Narrowed, NarrowedEntry, NarrowedSlot, Sockets, WorkerSockets};
-use tokio::sync::mpsc::UnboundedSender;
+use outrider_net::listener::{
+    Inherited, Lent, Narrowed, NarrowedEntry, NarrowedSlot, Sockets, WorkerSockets,
+};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 pub use built::{Builder, BuiltChain, BuiltFilter, BuiltListener};
 use built::{lost_names, other_gates};
@@ -43,6 +45,8 @@ pub(crate) enum Command {
     Judge(Arc<Narrowed>),
     /// Routes changed, and policies with them perhaps: look at the requests that run.
     Review(Change),
+    /// Give duplicates of all listening sockets, for the process after this one.
+    Lend(UnboundedSender<std::io::Result<Vec<Lent>>>),
 }
 
 /// A listener in force.
@@ -78,6 +82,8 @@ const MOMENTS: u32 = 16;
 pub struct Listeners {
     builder: Builder,
     pub(crate) stats: ListenerManagerStats,
+    /// The sockets of the process before this one.
+    pub(crate) inherited: Inherited,
     inner: Mutex<Inner>,
     drain_time: Duration,
     gradual: bool,
@@ -95,7 +101,8 @@ impl Listeners {
     /// `gradual`, at once where not.
     pub fn new(builder: Builder, registry: &Registry, drain_time: Duration, gradual: bool) -> Self {
         let stats = ListenerManagerStats::new(registry.scope("listener_manager."));
-        Self { builder, stats, inner: Mutex::default(), drain_time, gradual }
+        let inherited = Inherited::default();
+        Self { builder, stats, inherited, inner: Mutex::default(), drain_time, gradual }
     }
 
     /// Builds a listener without opening a port; against the one of its name that is in force, if there is one.
@@ -118,7 +125,7 @@ impl Listeners {
     ) -> anyhow::Result<Vec<Vec<WorkerSockets>>> {
         let sockets = built
             .iter()
-            .map(|listener| Ok(Sockets::bind(&listener.shared, workers)?))
+            .map(|listener| Ok(Sockets::bind(&listener.shared, workers, &self.inherited)?))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let mut inner = self.lock();
         for (listener, sockets) in built.iter().zip(&sockets) {
@@ -156,7 +163,7 @@ impl Listeners {
             return Ok(None);
         }
         let workers = self.lock().workers.len();
-        let opened = Sockets::open(&built.shared, workers);
+        let opened = Sockets::open(&built.shared, workers, &self.inherited);
         Ok(Some(opened.inspect_err(|_| self.stats.listener_create_failure().inc())?))
     }
 
@@ -185,7 +192,7 @@ impl Listeners {
         } else {
             let bound = match reserved {
                 Some(sockets) => Sockets::listen(&built.shared, &sockets).map(|()| sockets),
-                None => Sockets::bind(&built.shared, inner.workers.len()),
+                None => Sockets::bind(&built.shared, inner.workers.len(), &self.inherited),
             };
             let sockets = bound.inspect_err(|_| self.stats.listener_create_failure().inc())?;
             inner.set(Active { listener: built.clone(), bound: addresses(&built, &sockets) });
@@ -293,6 +300,16 @@ impl Listeners {
                 tracing::error!(secret = &*changed.name, "the certificate in force stays: {error}");
             }
         }
+    }
+
+    /// Has each worker give duplicates of its sockets: one message from each.
+    pub(crate) fn lend(&self) -> (usize, UnboundedReceiver<std::io::Result<Vec<Lent>>>) {
+        let (give, given) = unbounded_channel();
+        let inner = self.lock();
+        for worker in &inner.workers {
+            let _ = worker.send(Command::Lend(give.clone()));
+        }
+        (inner.workers.len(), given)
     }
 
     /// The listeners in force, in the order in which they came.
