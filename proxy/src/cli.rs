@@ -53,6 +53,25 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: outrider_capture::cli::Command,
     },
+    /// Have a running proxy hand over to another binary: it takes the listening sockets and what was counted, and the old
+    /// process finishes what it has begun.
+    ///
+    /// The new process is started with the arguments and the environment of the old one. If it is not ready in time, or
+    /// ends, nothing has happened: the old one goes on, and this exits with 1.
+    Upgrade {
+        /// What is to be run, as the proxy sees the file system.
+        #[arg(long, value_name = "FILE")]
+        binary: PathBuf,
+        /// The proxy's --upgrade-socket.
+        #[arg(long, value_name = "PATH", default_value = "/var/run/outrider/upgrade.sock")]
+        socket: PathBuf,
+        /// How long the new process may take until it is ready, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        timeout_s: u64,
+    },
+    /// What the first process becomes when others have taken over: it passes signals on to them, and ends with them.
+    #[command(hide = true)]
+    Shepherd,
     /// Start a proxy on a bundled bootstrap with two bundled upstreams, send it requests, and keep serving.
     Demo {
         /// Exit after the requests instead of serving until Ctrl-C.
@@ -144,6 +163,12 @@ pub(crate) struct Flags {
     /// answers.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Where `outrider upgrade` may ask for another process to take over: a unix socket, for this user and root alone.
+    #[arg(long, value_name = "PATH")]
+    upgrade_socket: Option<PathBuf>,
+    /// Take over from the process at the other end of standard input.
+    #[arg(long, hide = true)]
+    take_over: bool,
     /// Print the version and exit.
     #[arg(long)]
     pub(crate) version: bool,
@@ -154,7 +179,7 @@ pub(crate) struct Flags {
 /// Flags of the `envoy` binary that mean nothing here: accepted, with a warning.
 #[derive(Debug, Parser)]
 struct Unused {
-    /// Accepted; there is no hot restart through shared memory here.
+    /// Accepted; there is no hot restart through shared memory here (see `outrider upgrade`).
     #[arg(long, value_name = "N")]
     base_id: Option<u32>,
     /// Accepted; see --base-id.
@@ -257,6 +282,8 @@ impl Flags {
             skip_deprecated_logs: self.skip_deprecated_logs,
             stats_tags: self.stats_tag,
             state_dir: self.state_dir,
+            upgrade_socket: self.upgrade_socket,
+            take_over: self.take_over,
             command_line: std::env::args().collect(),
         };
         (options, unused)

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use outrider_server::upgrade::{client, shepherd};
 use outrider_server::{check, demo, serve, wait};
 
 use crate::cli::{Cli, Command};
@@ -37,6 +38,14 @@ fn main() -> ExitCode {
         Some(Command::Wait { admin, timeout_s }) => {
             wait::run(&admin, std::time::Duration::from_secs(timeout_s))
         }
+        Some(Command::Upgrade { binary, socket, timeout_s }) => {
+            let limit = std::time::Duration::from_secs(timeout_s);
+            client::run(&binary, &socket, limit, &mut std::io::stdout().lock())
+        }
+        Some(Command::Shepherd) => match shepherd::run() {
+            Ok(code) => return ExitCode::from(code),
+            Err(error) => Err(error),
+        },
         None if cli.flags.version => {
             writeln!(std::io::stdout(), "outrider  version: {}", outrider_server::version::long())
                 .map(|()| true)

@@ -28,16 +28,20 @@ pub(crate) struct Open {
 }
 
 /// The sockets that somebody else than this process holds: those that listen and those of connections, but for the ends of
-/// connections that no process holds any more. `None` without any.
+/// connections that no process holds any more. `None` without any. `relatives` are processes of ours too.
 ///
 /// # Errors
 /// The kernel does not say.
-pub(crate) fn open() -> anyhow::Result<Option<Open>> {
+pub(crate) fn open(relatives: &[u32]) -> anyhow::Result<Option<Open>> {
     let mut found = Vec::new();
     for family in [AF_INET, AF_INET6] {
         found.extend(sockets(family).with_context(|| format!("sock_diag, address family {family}"))?);
     }
-    let inodes = own_sockets().context("/proc/self/fd")?;
+    let mut inodes = own_sockets("self").context("/proc/self/fd")?;
+    for process in relatives {
+        // One that has ended has none.
+        inodes.extend(own_sockets(&process.to_string()).unwrap_or_default());
+    }
     let (own, mut theirs): (Vec<_>, Vec<_>) =
         found.into_iter().partition(|socket| inodes.contains(&u64::from(socket.inode)));
     let listening: HashSet<u16> =
@@ -63,10 +67,10 @@ fn ends(socket: &InetResponseHeader) -> (SocketAddr, Option<SocketAddr>) {
     (local, (socket.state != TCP_LISTEN).then_some(peer))
 }
 
-/// The inodes of our sockets. They are looked at, as the application may run as the same user.
-fn own_sockets() -> io::Result<HashSet<u64>> {
+/// The inodes of the sockets of a process. They are looked at, as the application may run as the same user.
+fn own_sockets(process: &str) -> io::Result<HashSet<u64>> {
     let mut own = HashSet::new();
-    for entry in std::fs::read_dir("/proc/self/fd")? {
+    for entry in std::fs::read_dir(format!("/proc/{process}/fd"))? {
         // One that was closed meanwhile is nobody's.
         let Ok(target) = std::fs::read_link(entry?.path()) else { continue };
         let name = target.to_string_lossy();
@@ -142,7 +146,7 @@ mod tests {
         let all = sockets(AF_INET).unwrap();
         let seen = all.iter().find(|socket| ends(socket).0.port() == port).expect("it is listed");
         assert_eq!(ends(seen), (listener.local_addr().unwrap(), None));
-        assert!(own_sockets().unwrap().contains(&u64::from(seen.inode)));
+        assert!(own_sockets("self").unwrap().contains(&u64::from(seen.inode)));
         let link = std::fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
         assert_eq!(link.to_string_lossy(), format!("socket:[{}]", seen.inode));
     }

@@ -26,6 +26,8 @@ use crate::listeners::{Builder, BuiltListener, Listeners};
 use crate::logging::LogControl;
 use crate::options::Options;
 use crate::runtime::RuntimeLayers;
+use crate::upgrade::Upgrade;
+use crate::upgrade::new::TakeOver;
 
 /// The process: its configuration, what was built from it, and its state.
 #[derive(Debug)]
@@ -74,6 +76,8 @@ pub struct Control {
     pub workers: usize,
     /// Gives memory back.
     pub(crate) memory: MemoryHooks,
+    /// The processes before this one and after it.
+    pub(crate) upgrade: Upgrade,
     /// Where the process is.
     pub state: State,
 }
@@ -247,6 +251,7 @@ impl Control {
             keep,
             workers,
             memory: MemoryHooks::default(),
+            upgrade: Upgrade::default(),
             state,
         })
     }
@@ -255,6 +260,17 @@ impl Control {
     #[must_use]
     pub fn with_memory(self, memory: MemoryHooks) -> Self {
         Self { memory, ..self }
+    }
+
+    /// The same, in the place of the process before.
+    #[must_use]
+    pub(crate) fn after(mut self, before: Option<TakeOver>) -> Self {
+        if let Some(mut before) = before {
+            before.sockets().into_iter().for_each(|socket| self.listeners.inherited.add(socket));
+            before.tell(&self);
+            self.upgrade = Upgrade::after(before);
+        }
+        self
     }
 
     /// Whether a process could be built from `loaded`, without opening a port.

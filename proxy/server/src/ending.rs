@@ -1,15 +1,19 @@
-//! The end of a process: what runs may finish, and the application may outlive its clients.
+//! The end of a process: what runs may finish, and the application may outlive its clients. Or another process took over.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use anyhow::bail;
 use outrider_config::model::{Listener, TrafficDirection};
 use outrider_net::drain::DrainController;
+use rustix::process::Signal;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::application::{self, Open};
 use crate::control::{Control, StopListening};
-use crate::lifecycle::Signals;
+use crate::lifecycle::{Signals, Told, reopen_logs};
+use crate::upgrade::forward;
+use crate::upgrade::old::{Event, Next};
 
 /// How often the kernel is asked for the application's sockets.
 const LOOK: Duration = Duration::from_millis(100);
@@ -48,7 +52,7 @@ async fn outlive(control: &Control, signals: &mut Signals, deadline: Instant) ->
             () = control.state.quit.notified() => return true,
         }
         control.listeners.sweep();
-        match application::open() {
+        match application::open(&control.upgrade.relatives()) {
             Ok(None) => quiet += 1,
             Ok(Some(Open { sockets: 0, .. })) => {
                 // It accepts no more, and may wait for its clients: for us. From 1 on ours were told.
@@ -93,6 +97,80 @@ fn text(open: Option<Open>) -> String {
             format!("{sockets} sockets, one of which is from {local} to {peer}")
         }
     }
+}
+
+/// How often it is looked whether all connections have gone that a process keeps after another took over.
+const STILL_OPEN: Duration = Duration::from_millis(100);
+/// How long they have when there is a third process, or when the next one has ended: nobody serves new ones then.
+const HURRY: Duration = Duration::from_secs(10);
+
+/// Lets what was begun here finish, while another process serves, within the drain time: clients are asked to go, and those that
+/// do nothing are left alone, as they may be about to ask for something.
+///
+/// # Errors
+/// The other process has ended.
+pub(crate) async fn hand_over(
+    control: &Control,
+    signals: &mut Signals,
+    next: &mut Next,
+) -> anyhow::Result<()> {
+    control.state.draining.store(true, Relaxed);
+    let (time, gradual) = (control.options.drain_time, control.options.drain_gradually);
+    let deadline = Instant::now() + time;
+    let hurry = || deadline.min(Instant::now() + HURRY);
+    control.listeners.each_drain(|_| true, |drain| drain.start(time, gradual));
+    control.state.stop_listening.send_replace(StopListening { inbound: true, others: true });
+    let mut events = next.listen();
+    let mut tick = interval(STILL_OPEN);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut open = control.listeners.connections(|_| true);
+    next.still_open(open);
+    tracing::info!("process {} took over: {open} connections here may finish within {time:?}", next.pid());
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {
+                control.listeners.sweep();
+                let now = control.listeners.connections(|_| true);
+                if std::mem::replace(&mut open, now) != now {
+                    next.still_open(now);
+                }
+                if now == 0 {
+                    break;
+                }
+            }
+            () = sleep_until(deadline) => {
+                tracing::warn!("the drain time is over: {open} connections are cut off");
+                break;
+            }
+            told = signals.next() => match told {
+                Told::Reopen => {
+                    reopen_logs(control);
+                    forward(Signal::USR1);
+                }
+                Told::Terminate => {
+                    tracing::info!("told to go: process {} is told so, too", next.pid());
+                    forward(Signal::TERM);
+                    drain(control, signals, deadline).await;
+                    return Ok(());
+                }
+            },
+            Some(event) = events.recv() => match event {
+                Event::Finish => {
+                    tracing::info!("process {} hands over itself", next.pid());
+                    drain(control, signals, hurry()).await;
+                    return Ok(());
+                }
+                Event::Gone if next.is_followed() => {}
+                Event::Gone => {
+                    tracing::error!("process {}, which took over, has ended", next.pid());
+                    drain(control, signals, hurry()).await;
+                    bail!("the process that took over has ended: nobody serves");
+                }
+            },
+        }
+    }
+    cut_off(control);
+    Ok(())
 }
 
 /// Tells every connection to finish, stops accepting, and waits for what runs.

@@ -48,6 +48,10 @@ pub struct Options {
     pub stats_tags: Vec<String>,
     /// Where the last good configuration of control planes is kept; `None`: nowhere.
     pub state_dir: Option<PathBuf>,
+    /// Where `outrider upgrade` asks for another process to take over; `None`: nowhere.
+    pub upgrade_socket: Option<PathBuf>,
+    /// Take over from the process that is at the other end of standard input.
+    pub take_over: bool,
     /// The command line as given, for `/server_info`.
     pub command_line: Vec<String>,
 }
@@ -77,6 +81,8 @@ impl Default for Options {
             skip_deprecated_logs: false,
             stats_tags: Vec::new(),
             state_dir: None,
+            upgrade_socket: None,
+            take_over: false,
             command_line: Vec::new(),
         }
     }

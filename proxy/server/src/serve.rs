@@ -6,9 +6,11 @@ use anyhow::Context as _;
 
 use crate::bootstrap;
 use crate::control::{Control, MemoryHooks};
-use crate::lifecycle;
+use crate::lifecycle::{self, Ended};
 use crate::logging;
 use crate::options::{Mode, Options};
+use crate::upgrade::new::TakeOver;
+use crate::upgrade::shepherd;
 use crate::version;
 
 /// Runs the process as `options` say. `unused` are flags that were given and mean nothing here; `memory` gives memory
@@ -17,7 +19,7 @@ use crate::version;
 /// # Errors
 /// The configuration is refused, or something that it needs (a port, a file, a certificate) is not to be had;
 /// nothing has been started then.
-pub fn run(options: Options, unused: &[&str], memory: MemoryHooks) -> anyhow::Result<bool> {
+pub fn run(mut options: Options, unused: &[&str], memory: MemoryHooks) -> anyhow::Result<bool> {
     let log = logging::init(&options.log)?;
     for flag in unused {
         tracing::warn!("{flag} has no meaning here and is not used");
@@ -38,12 +40,20 @@ pub fn run(options: Options, unused: &[&str], memory: MemoryHooks) -> anyhow::Re
         return Ok(true);
     }
     lifecycle::raise_file_limit();
+    let before = if options.take_over { Some(TakeOver::receive()?) } else { None };
+    if let Some(before) = &before {
+        options.concurrency = Some(before.workers(options.concurrency));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
     let runtime = runtime.context("the control thread's runtime cannot be made")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         tracing::info!("outrider {} starting", version::long());
-        let control = Arc::new(Control::new(options, loaded, log)?.with_memory(memory));
-        lifecycle::serve(control).await
+        let control = Control::new(options, loaded, log)?.with_memory(memory).after(before);
+        lifecycle::serve(Arc::new(control)).await
     })?;
-    Ok(true)
+    drop(runtime);
+    match ended {
+        Ended::Told => Ok(true),
+        Ended::HandedOver(binary) => Ok(shepherd::turn_into(&binary)? == 0),
+    }
 }

@@ -25,7 +25,7 @@ use query::Query;
 use reply::Reply;
 
 pub(crate) use info::Memory;
-pub(crate) use server::bind;
+pub(crate) use server::{AdminServer, bind};
 
 /// One path of the interface.
 struct Endpoint {

@@ -1,6 +1,7 @@
 //! The admin interface's socket.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::{connection, csds};
 use crate::control::Control;
+use crate::upgrade;
 
 /// Connections at once beyond this wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 256;
@@ -40,9 +42,21 @@ enum Socket {
 /// The address is in use or may not be bound.
 pub(crate) fn bind(control: &Control) -> anyhow::Result<Option<AdminServer>> {
     let Some(admin) = &control.model.admin else { return Ok(None) };
-    let socket = open(admin).with_context(|| {
+    let place = upgrade::admin_place(&admin.address);
+    let before = control.listeners.inherited.take(&place, 1).pop_front();
+    let opened = match before {
+        Some(socket) => adopt(admin, socket),
+        None => open(admin),
+    };
+    let socket = opened.with_context(|| {
         format!("admin.address: {} cannot be listened on: is another process using it?", admin.address)
     })?;
+    if control.options.upgrade_socket.is_some() {
+        match &socket {
+            Socket::Tcp(listener) => control.upgrade.lend_also(place, listener)?,
+            Socket::Unix(listener) => control.upgrade.lend_also(place, listener)?,
+        }
+    }
     let logger = AccessLogger::new(&admin.access_logs, &control.log_files).context("admin.access_log")?;
     let address = match &socket {
         Socket::Tcp(listener) => listener.local_addr()?.to_string(),
@@ -53,6 +67,19 @@ pub(crate) fn bind(control: &Control) -> anyhow::Result<Option<AdminServer>> {
         std::fs::write(path, &address).with_context(|| format!("--admin-address-path {}", path.display()))?;
     }
     Ok(Some(AdminServer { socket, logger }))
+}
+
+/// The socket of the process before this one, which listens already.
+fn adopt(admin: &Admin, socket: OwnedFd) -> anyhow::Result<Socket> {
+    Ok(if let SocketAddress::Pipe { .. } = &admin.address {
+        let listener = std::os::unix::net::UnixListener::from(socket);
+        listener.set_nonblocking(true)?;
+        Socket::Unix(UnixListener::from_std(listener)?)
+    } else {
+        let listener = std::net::TcpListener::from(socket);
+        listener.set_nonblocking(true)?;
+        Socket::Tcp(TcpListener::from_std(listener)?)
+    })
 }
 
 fn open(admin: &Admin) -> anyhow::Result<Socket> {

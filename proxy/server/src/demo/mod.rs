@@ -50,7 +50,7 @@ pub fn run(once: bool, port: u16, memory: MemoryHooks) -> anyhow::Result<bool> {
         let loaded = bootstrap::load(&options)?;
         let control = Arc::new(Control::new(options, loaded, log)?.with_memory(memory));
         let tour = tokio::task::spawn_local(tour(control.clone(), port, once));
-        lifecycle::serve(control).await.context("choose other ports with --port")?;
+        let _ended = lifecycle::serve(control).await.context("choose other ports with --port")?;
         if tour.is_finished() { tour.await? } else { Ok(()) }
     })?;
     Ok(true)

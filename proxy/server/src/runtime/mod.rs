@@ -113,6 +113,14 @@ impl RuntimeLayers {
         Ok(())
     }
 
+    /// What the admin layer was told: keys, and the texts that they were given.
+    pub(crate) fn admin_entries(&self) -> Vec<(String, String)> {
+        let layers = self.lock();
+        let admin = layers.iter().find(|layer| matches!(layer.config.kind, RuntimeLayerKind::Admin));
+        let entries = admin.and_then(|layer| layer.entries.as_ref()).into_iter().flatten();
+        entries.map(|(key, entry)| (key.clone(), entry.text.clone())).collect()
+    }
+
     /// Puts what a control plane says in place of what it said of `resource` before.
     pub(crate) fn put(&self, resource: &str, entries: &RuntimeEntries) {
         for layer in self.lock().iter_mut() {

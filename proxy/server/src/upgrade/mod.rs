@@ -14,6 +14,7 @@ pub(crate) mod door;
 pub(crate) mod new;
 pub(crate) mod old;
 pub mod shepherd;
+mod starting;
 mod wire;
 
 use std::io;
@@ -130,6 +131,13 @@ impl Upgrade {
 /// Somebody is being started, for as long as there is this.
 struct Busy<'a>(&'a AtomicBool);
 
+impl Busy<'_> {
+    /// Nobody else begins: this process has handed over.
+    fn for_good(self) {
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.0.store(false, Relaxed);
@@ -171,7 +179,6 @@ fn parent(stat: &str) -> Option<u32> {
     // A dead one waits for its parent to ask.
     (!matches!(state, "Z" | "X")).then_some(parent)
 }
-
 
 #[cfg(test)]
 mod tests {

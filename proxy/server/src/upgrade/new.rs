@@ -163,10 +163,10 @@ impl TakeOver {
             tracing::info!("addresses that the process before listened on and nobody does now: {unused:?}");
         }
         let before = Before(self.link);
-        let (mut said, pid) = (self.said, self.hello.pid);
+        let (mut news, pid) = (self.said, self.hello.pid);
         tokio::task::spawn_local(async move {
             let gauge = || control.server_stats.parent_connections();
-            while let Some(said) = said.recv().await {
+            while let Some(said) = news.recv().await {
                 match said {
                     Said::Counters(counters) => add(&control, &counters),
                     Said::Connections(open) => gauge().set(open),

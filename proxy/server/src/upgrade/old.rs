@@ -1,32 +1,26 @@
 //! The side of the process that hands over.
 
-use std::collections::{HashMap, VecDeque};
-use std::ffi::OsString;
-use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use outrider_core::stats::Registry;
 use outrider_net::listener::Lent;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::children;
+use super::starting::{Starting, ends};
 use super::wire::{self, Hello, Link, Message, PROTOCOL, WireError};
-use super::{FLAG, children};
 use crate::control::Control;
 use crate::dynamic::lock;
 
-/// What is kept of what a process that is being started says, bytes: the last of it.
-const LAST_WORDS: usize = 4 << 10;
-/// How long a process that said good-bye may take to end.
-const ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// How long the next process may take not to listen.
 const HEARD_WITHIN: Duration = Duration::from_secs(1);
-/// How often a process is asked whether it has ended.
-const LOOK: Duration = Duration::from_millis(10);
 /// How long workers may take to duplicate their sockets.
 const LENT_WITHIN: Duration = Duration::from_secs(10);
 
@@ -56,7 +50,7 @@ pub(crate) enum UpgradeError {
     Sockets(io::Error),
     /// The binary cannot be run.
     #[error(
-        "{} cannot be run: {source} (is it there, in the file system of the proxy, and executable?)", binary.display()
+        "{} cannot be run: {source} (is it there, in the file system of the proxy, and executable?)", .binary.display()
     )]
     Run {
         /// The binary.
@@ -188,12 +182,9 @@ fn hand_over(
     };
     step(format!("process {} runs {}", starting.child.id(), request.binary.display()));
     match talk(control, &link, offer, deadline, &step) {
-        Ok(counted) => Ok(Next {
-            child: starting.child,
-            link: Arc::new(link),
-            counted,
-            binary: request.binary.clone(),
-        }),
+        Ok(counted) => {
+            Ok(Next { child: starting.child, link: Arc::new(link), counted, binary: request.binary.clone() })
+        }
         Err(trouble) => {
             drop(link);
             Err(starting.end(trouble, request.limit))
@@ -202,7 +193,8 @@ fn hand_over(
 }
 
 /// Why there is no hand-over.
-enum Trouble {
+pub(super) enum Trouble {
+    /// The two do not understand one another.
     Wire(WireError),
     /// This process was told to end meanwhile.
     Draining,
@@ -260,94 +252,6 @@ fn expect(link: &Link, deadline: Instant, wanted: impl Fn(&Message) -> bool) -> 
     link.limit(Some(left), Some(left))?;
     let (said, _) = link.receive()?;
     if wanted(&said) { Ok(()) } else { Err(WireError::Unexpected) }
-}
-
-/// A process that is not ready yet.
-struct Starting {
-    child: Child,
-    said: Arc<Mutex<VecDeque<u8>>>,
-}
-
-impl Starting {
-    fn spawn(binary: &Path, link: OwnedFd) -> Result<Self, UpgradeError> {
-        let failed = |source| UpgradeError::Run { binary: binary.to_owned(), source };
-        // Orphans of the next process become our children, and the shepherd's after us.
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-            .map_err(|errno| failed(errno.into()))?;
-        let arguments: Vec<OsString> = std::env::args_os().skip(1).filter(|given| given != FLAG).collect();
-        let mut command = Command::new(binary);
-        command.args(arguments).arg(FLAG).stdin(Stdio::from(link)).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(failed)?;
-        let said = Arc::<Mutex<VecDeque<u8>>>::default();
-        if let Some(stderr) = child.stderr.take() {
-            let said = said.clone();
-            let thread = std::thread::Builder::new().name("upgrade-log".into());
-            if let Err(error) = thread.spawn(move || pass_on(stderr, &said)) {
-                tracing::warn!(%error, "what the next process logs while it starts is lost");
-            }
-        }
-        Ok(Self { child, said })
-    }
-
-    /// Ends it. Why it did not take over.
-    fn end(mut self, trouble: Trouble, limit: Duration) -> UpgradeError {
-        let gone = matches!(trouble, Trouble::Wire(WireError::Gone));
-        let ended = if gone { ends(&mut self.child) } else { None };
-        if ended.is_none() {
-            // It may have ended by itself.
-            let _ = self.child.kill();
-            if let Err(error) = self.child.wait() {
-                tracing::error!(%error, "the process that was to take over cannot be waited for");
-            }
-        }
-        let said = self.last_words();
-        match (trouble, ended) {
-            (_, Some(status)) => UpgradeError::Ended { status, said },
-            (Trouble::Draining, None) => UpgradeError::Draining,
-            (Trouble::Wire(WireError::Slow), None) => UpgradeError::Slow { limit, said },
-            (Trouble::Wire(source), None) => UpgradeError::Talk { source, said },
-        }
-    }
-
-    /// What it said last, for the end of a message.
-    fn last_words(&self) -> String {
-        // What was written is on its way; the reader has ended when it holds nothing of this any more.
-        let begun = Instant::now();
-        while Arc::strong_count(&self.said) > 1 && begun.elapsed() < ENDS_WITHIN {
-            std::thread::sleep(LOOK);
-        }
-        let bytes: Vec<u8> = lock(&self.said).iter().copied().collect();
-        let text = String::from_utf8_lossy(&bytes);
-        match text.trim() {
-            "" => "; it said nothing".into(),
-            text => format!("; it said last:\n{text}"),
-        }
-    }
-}
-
-/// How a process ended that said good-bye, if it does so soon.
-fn ends(child: &mut Child) -> Option<ExitStatus> {
-    let begun = Instant::now();
-    while begun.elapsed() < ENDS_WITHIN {
-        if let Ok(Some(status)) = child.try_wait() {
-            return Some(status);
-        }
-        std::thread::sleep(LOOK);
-    }
-    None
-}
-
-/// Copies what a process says to our own standard error, and keeps the last of it.
-fn pass_on(mut stderr: ChildStderr, said: &Mutex<VecDeque<u8>>) {
-    let mut buffer = [0; 4096];
-    while let Ok(count @ 1..) = stderr.read(&mut buffer) {
-        let bytes = buffer.get(..count).unwrap_or_default();
-        let _ = io::stderr().write_all(bytes);
-        let mut said = lock(said);
-        said.extend(bytes);
-        let old = said.len().saturating_sub(LAST_WORDS);
-        said.drain(..old);
-    }
 }
 
 /// The process that took over.

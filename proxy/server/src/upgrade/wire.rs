@@ -17,15 +17,15 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 /// The version of this conversation.
-pub(super) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 1;
 
 /// No message is longer, bytes: one that a socket takes as a whole with the kernel's default buffers.
-pub(super) const LONGEST: usize = 64 << 10;
+pub(crate) const LONGEST: usize = 64 << 10;
 
 /// What is said. It may hold a key, so there is no `Debug`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Message {
+pub(crate) enum Message {
     /// The old one: who it is, before all else.
     Hello(Hello),
     /// The old one: a listening socket comes with this.
@@ -54,26 +54,26 @@ pub(super) enum Message {
 
 /// Who the old process is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Hello {
+pub(crate) struct Hello {
     /// [`PROTOCOL`]
-    pub(super) protocol: u32,
+    pub(crate) protocol: u32,
     /// Its process.
-    pub(super) pid: u32,
+    pub(crate) pid: u32,
     /// How many processes took over before the new one, that one included.
-    pub(super) epoch: u64,
+    pub(crate) epoch: u64,
     /// Its workers: as many sockets there are for each address.
-    pub(super) workers: usize,
+    pub(crate) workers: usize,
     /// `POST /healthcheck/fail` is in force.
     #[serde(default)]
-    pub(super) health_check_failed: bool,
+    pub(crate) health_check_failed: bool,
     /// What was set by `POST /runtime_modify`.
     #[serde(default)]
-    pub(super) runtime: Vec<(String, String)>,
+    pub(crate) runtime: Vec<(String, String)>,
 }
 
 /// Why the two do not understand one another.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum WireError {
+pub(crate) enum WireError {
     /// The other one has ended.
     #[error("the other process is gone")]
     Gone,
@@ -106,24 +106,24 @@ impl From<Errno> for WireError {
 
 /// One end of the conversation.
 #[derive(Debug)]
-pub(super) struct Link(OwnedFd);
+pub(crate) struct Link(OwnedFd);
 
 impl Link {
     /// Our end, and the other's.
-    pub(super) fn pair() -> Result<(Self, OwnedFd), WireError> {
+    pub(crate) fn pair() -> Result<(Self, OwnedFd), WireError> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         Ok((Self(ours), theirs))
     }
 
     /// The end that we were born with, as standard input.
-    pub(super) fn of_stdin() -> Result<Self, WireError> {
+    pub(crate) fn of_stdin() -> Result<Self, WireError> {
         let ours = rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3)?;
         Ok(Self(ours))
     }
 
     /// How long receiving and sending may take from now on; `None`: for ever.
-    pub(super) fn limit(&self, receive: Option<Duration>, send: Option<Duration>) -> Result<(), WireError> {
+    pub(crate) fn limit(&self, receive: Option<Duration>, send: Option<Duration>) -> Result<(), WireError> {
         // To the kernel no time is no limit.
         let some = |limit: Option<Duration>| limit.map(|limit| limit.max(Duration::from_millis(1)));
         set_socket_timeout(&self.0, Timeout::Recv, some(receive))?;
@@ -131,7 +131,7 @@ impl Link {
     }
 
     /// Says something, with a file where there is one. Blocks.
-    pub(super) fn send(&self, message: &Message, file: Option<BorrowedFd<'_>>) -> Result<(), WireError> {
+    pub(crate) fn send(&self, message: &Message, file: Option<BorrowedFd<'_>>) -> Result<(), WireError> {
         let bytes = serde_json::to_vec(message)?;
         if bytes.len() > LONGEST {
             return Err(WireError::TooLong(bytes.len()));
@@ -148,7 +148,7 @@ impl Link {
     }
 
     /// What is said next, with the file beside it. Blocks. What is not known is passed over.
-    pub(super) fn receive(&self) -> Result<(Message, Option<OwnedFd>), WireError> {
+    pub(crate) fn receive(&self) -> Result<(Message, Option<OwnedFd>), WireError> {
         let mut buffer = vec![0; LONGEST];
         loop {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -176,7 +176,7 @@ impl Link {
 }
 
 /// Counters as messages, none of which is too long.
-pub(super) fn counters(all: impl IntoIterator<Item = (String, u64)>) -> Vec<Message> {
+pub(crate) fn counters(all: impl IntoIterator<Item = (String, u64)>) -> Vec<Message> {
     /// What a number and the signs around it take at most, and what a name's characters may grow to in JSON.
     const NUMBER: usize = 32;
     const GROWS: usize = 6;
