@@ -11,6 +11,7 @@ use outrider_core::stat_struct;
 use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::admin;
@@ -142,11 +143,11 @@ async fn end(
     (mut doors, before, over): (Doors, Option<Before>, Over),
     workers: Vec<Worker>,
 ) -> anyhow::Result<Ended> {
-    let Over::HandedOver(mut next) = over else {
+    let Over::HandedOver(mut next, closing) = over else {
         ending::end(control, signals).await;
         workers.into_iter().for_each(Worker::stop);
         control.log_files.sync();
-        if let Ok(next) = doors.next.try_recv() {
+        if let Ok((next, _)) = doors.next.try_recv() {
             // Another process took over in the very moment in which this one was told to go.
             forward(Signal::TERM);
             next.leave(&control.registry);
@@ -158,6 +159,7 @@ async fn end(
     // What two processes must not do at a time is for the next one from here on.
     doors.close();
     control.upgrade.stop_agent();
+    drop(closing);
     if let Some(before) = &before {
         before.finish();
     }
@@ -179,8 +181,8 @@ struct Doors {
     admin: Option<admin::AdminServer>,
     upgrade: Option<tokio::net::UnixListener>,
     tasks: Vec<JoinHandle<()>>,
-    done: UnboundedSender<Next>,
-    next: UnboundedReceiver<Next>,
+    done: UnboundedSender<door::Handed>,
+    next: UnboundedReceiver<door::Handed>,
 }
 
 impl Doors {
@@ -218,7 +220,7 @@ impl Doors {
 /// Why a process serves no more.
 enum Over {
     Told,
-    HandedOver(Next),
+    HandedOver(Next, oneshot::Sender<()>),
 }
 
 fn start_workers(control: &Arc<Control>) -> anyhow::Result<(Vec<Worker>, Vec<UnboundedSender<Command>>)> {
@@ -241,7 +243,7 @@ async fn until_told(control: &Control, signals: &mut Signals, doors: &mut Doors)
                 Told::Reopen => reopen_logs(control),
             },
             () = control.state.quit.notified() => return Over::Told,
-            Some(next) = doors.next.recv() => return Over::HandedOver(next),
+            Some((next, closing)) = doors.next.recv() => return Over::HandedOver(next, closing),
         }
     }
 }

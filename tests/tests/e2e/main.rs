@@ -26,5 +26,6 @@ mod srds;
 mod start;
 mod state;
 mod subscriptions;
+mod upgrade;
 mod vhds;
 mod xds;

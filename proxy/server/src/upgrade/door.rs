@@ -12,8 +12,8 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::old::{Next, Progress, Request, UpgradeError, attempt};
 use crate::control::Control;
@@ -80,8 +80,11 @@ fn open(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
     Ok(listener)
 }
 
-/// Serves callers for ever. Who took over is told by `done`, after the caller was.
-pub(crate) async fn serve(listener: UnixListener, control: Arc<Control>, done: UnboundedSender<Next>) {
+/// Who took over, and what is to be dropped when this process serves nobody new any more: then the caller is told.
+pub(crate) type Handed = (Next, oneshot::Sender<()>);
+
+/// Serves callers for ever. Who took over is told by `done`.
+pub(crate) async fn serve(listener: UnixListener, control: Arc<Control>, done: UnboundedSender<Handed>) {
     let slots = Rc::new(Semaphore::new(CALLERS));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
@@ -102,7 +105,7 @@ pub(crate) async fn serve(listener: UnixListener, control: Arc<Control>, done: U
 }
 
 /// Answers one caller.
-async fn answer(stream: UnixStream, control: &Arc<Control>, done: &UnboundedSender<Next>) {
+async fn answer(stream: UnixStream, control: &Arc<Control>, done: &UnboundedSender<Handed>) {
     let mut caller = Caller { stream };
     let call = match caller.call().await {
         Ok(call) => call,
@@ -119,8 +122,11 @@ async fn answer(stream: UnixStream, control: &Arc<Control>, done: &UnboundedSend
             stats.upgrades().inc();
             let text = format!("process {} serves; this one finishes what it has begun", next.pid());
             tracing::info!("upgrade: {text}");
+            let (closing, closed) = oneshot::channel();
+            let _ = done.send((next, closing));
+            // It is dropped, and nothing is sent.
+            let _ = closed.await;
             caller.tell(&Answer::Done(text)).await;
-            let _ = done.send(next);
         }
         Err(error) => {
             stats.upgrades_failed().inc();
