@@ -119,6 +119,7 @@ pub(crate) async fn hand_over(
     let deadline = Instant::now() + time;
     let hurry = || deadline.min(Instant::now() + HURRY);
     control.listeners.each_drain(|_| true, |drain| drain.start(time, gradual));
+    control.listeners.close();
     control.state.stop_listening.send_replace(StopListening { inbound: true, others: true });
     let mut events = next.listen();
     let mut tick = interval(STILL_OPEN);
@@ -177,6 +178,7 @@ pub(crate) async fn hand_over(
 async fn drain(control: &Control, signals: &mut Signals, deadline: Instant) {
     let left = deadline.saturating_duration_since(Instant::now());
     control.listeners.each_drain(|_| true, |drain| drain.end(left));
+    control.listeners.close();
     control.state.stop_listening.send_replace(StopListening { inbound: true, others: true });
     let open = || control.listeners.connections(|_| true);
     tracing::info!("draining: {} connections may finish within {left:?}", open());

@@ -73,6 +73,7 @@ pub async fn serve(control: Arc<Control>) -> anyhow::Result<Ended> {
     tokio::task::spawn_local(async move { clusters.run_discovery().await });
     tokio::select! {
         () = control.clusters.wait_warm() => {}
+        lost = lost(&mut before) => return Err(lost),
         () = signals.terminate() => return Ok(Ended::Told),
         () = control.state.quit.notified() => return Ok(Ended::Told),
     }
@@ -88,6 +89,7 @@ pub async fn serve(control: Arc<Control>) -> anyhow::Result<Ended> {
     doors.until_over(tokio::task::spawn_local(keep::run(control.clone())));
     tokio::select! {
         _ = initialized.wait_for(|done| *done) => {}
+        lost = lost(&mut before) => return Err(lost),
         () = signals.terminate() => return Ok(Ended::Told),
         () = control.state.quit.notified() => return Ok(Ended::Told),
     }
@@ -108,6 +110,15 @@ pub async fn serve(control: Arc<Control>) -> anyhow::Result<Ended> {
     let before = before.map(|before| before.serving(control.clone()));
     let over = until_told(&control, &mut signals, &mut doors).await;
     end(&control, &mut signals, (doors, before, over), workers).await
+}
+
+/// Waits until the process before this one is gone, which has not handed over yet: its sockets must not stay with somebody who
+/// does not serve. For ever where there is none.
+async fn lost(before: &mut Option<TakeOver>) -> anyhow::Error {
+    match before {
+        Some(before) => before.lost().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// All is there: the process is ready.

@@ -62,8 +62,7 @@ impl Sockets {
         inherited: &Inherited,
     ) -> Result<Vec<WorkerSockets>, BindError> {
         let config = listener.config();
-        let mut sets: Vec<_> =
-            (0..workers).map(|_| WorkerSockets { sockets: Vec::new(), addresses: Vec::new() }).collect();
+        let mut sets = Self::none(workers);
         if !config.bind_to_port {
             return Ok(sets);
         }
@@ -73,6 +72,11 @@ impl Sockets {
                 .map_err(|source| bind_error(config, address, source))?;
         }
         Ok(sets)
+    }
+
+    /// Sets without a socket, for listeners that nobody is to reach by a port.
+    pub fn none(workers: usize) -> Vec<WorkerSockets> {
+        (0..workers).map(|_| WorkerSockets { sockets: Vec::new(), addresses: Vec::new() }).collect()
     }
 
     /// Lets clients in on sockets that [`Self::open`] made for `listener`.

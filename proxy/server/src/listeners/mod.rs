@@ -5,6 +5,7 @@
 
 pub mod built;
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -84,6 +85,8 @@ pub struct Listeners {
     pub(crate) stats: ListenerManagerStats,
     /// The sockets of the process before this one.
     pub(crate) inherited: Inherited,
+    /// No port is opened any more.
+    closed: AtomicBool,
     inner: Mutex<Inner>,
     drain_time: Duration,
     gradual: bool,
@@ -102,7 +105,8 @@ impl Listeners {
     pub fn new(builder: Builder, registry: &Registry, drain_time: Duration, gradual: bool) -> Self {
         let stats = ListenerManagerStats::new(registry.scope("listener_manager."));
         let inherited = Inherited::default();
-        Self { builder, stats, inherited, inner: Mutex::default(), drain_time, gradual }
+        let (inner, closed) = (Mutex::default(), AtomicBool::new(false));
+        Self { builder, stats, inherited, closed, inner, drain_time, gradual }
     }
 
     /// Builds a listener without opening a port; against the one of its name that is in force, if there is one.
@@ -159,7 +163,7 @@ impl Listeners {
     /// # Errors
     /// A port is in use or may not be opened.
     pub(crate) fn reserve(&self, built: &BuiltListener) -> anyhow::Result<Option<Vec<WorkerSockets>>> {
-        if self.find(built.name()).is_some() {
+        if self.find(built.name()).is_some() || self.closed.load(Relaxed) {
             return Ok(None);
         }
         let workers = self.lock().workers.len();
@@ -191,6 +195,8 @@ impl Listeners {
             self.stats.listener_in_place_updated().inc();
         } else {
             let bound = match reserved {
+                // The process ends, or another one has taken over: it is for that to listen.
+                _ if self.closed.load(Relaxed) => Ok(Sockets::none(inner.workers.len())),
                 Some(sockets) => Sockets::listen(&built.shared, &sockets).map(|()| sockets),
                 None => Sockets::bind(&built.shared, inner.workers.len(), &self.inherited),
             };
@@ -300,6 +306,11 @@ impl Listeners {
                 tracing::error!(secret = &*changed.name, "the certificate in force stays: {error}");
             }
         }
+    }
+
+    /// Opens no port any more: what comes from now on listens nowhere.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Relaxed);
     }
 
     /// Has each worker give duplicates of its sockets: one message from each.

@@ -17,6 +17,8 @@ use crate::control::Control;
 const GIVEN_WITHIN: Duration = Duration::from_secs(30);
 /// How long it may take not to listen.
 const HEARD_WITHIN: Duration = Duration::from_secs(5);
+/// Why a process that was started to take over does not.
+const GONE: &str = "the process before this one has gone, or goes on itself";
 /// So many sockets are taken at most: no process has so many files.
 const MOST_SOCKETS: usize = 1 << 20;
 
@@ -129,6 +131,12 @@ impl TakeOver {
         }
     }
 
+    /// Waits until the process before is gone. It has nothing to say until this one is ready.
+    pub(crate) async fn lost(&mut self) -> anyhow::Error {
+        while self.said.recv().await.is_some() {}
+        anyhow::anyhow!(GONE)
+    }
+
     /// Says that this process is ready, takes over what was counted, and waits until it may let clients in.
     ///
     /// # Errors
@@ -141,7 +149,7 @@ impl TakeOver {
                 Some(Said::Counters(counters)) => add(control, &counters),
                 Some(Said::Go) => break,
                 Some(Said::Connections(_)) => {}
-                None => bail!("the process before this one went before it handed over"),
+                None => bail!(GONE),
             }
         }
         // So far the other one listened, to tell what went wrong.
