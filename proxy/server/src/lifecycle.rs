@@ -106,7 +106,7 @@ pub async fn serve(control: Arc<Control>) -> anyhow::Result<Ended> {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     live(&control);
-    tokio::task::spawn_local(expiry::watch(control.clone()));
+    doors.until_over(tokio::task::spawn_local(expiry::watch(control.clone())));
     let before = before.map(|before| before.serving(control.clone()));
     let over = until_told(&control, &mut signals, &mut doors).await;
     end(&control, &mut signals, (doors, before, over), workers).await

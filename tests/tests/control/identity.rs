@@ -258,6 +258,42 @@ async fn without_an_authority_nothing_is_ready_and_the_log_says_why() -> Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_takes_the_identity_along_although_the_token_is_spent() -> Result<()> {
+    let control = Control::secure("127.0.0.1", &[]).await?;
+    let (upstream, ..) = Upstream::http("app").await?;
+    let agent = Agent::new(&control, "127.0.0.1", "shop/web").await?;
+    let (port, admin) = (Lease::new()?, Lease::new()?);
+    let hcm = "route_config: { virtual_hosts: [ { name: all, domains: [\"*\"], routes: [ { match: { prefix: / }, route: { cluster: app } } ] } ] }\n";
+    let socket =
+        transport_socket("Downstream", "spiffe://cluster.local/", "require_client_certificate: true");
+    let chain =
+        format!("filter_chains:\n- filters:\n{}{}", indent(2, &hcm_filter("in", hcm)), indent(2, &socket));
+    let bootstrap = Bootstrap::new()
+        .listener("in", &chain)
+        .hosts("app", &["app"], "")
+        .top(&agent.extension(""))
+        .cluster("sds-grpc", &agent.cluster());
+    let text =
+        bootstrap.render(&places(&agent, &admin, [("in", port.port()), ("app", upstream.address().port())]));
+    let door = agent.dir().join("up");
+    let door = door.display().to_string();
+    let more = ["--upgrade-socket", &door, "--drain-time-s", "5"];
+    let proxy = Proxy::start(Kind::Outrider, &text, admin.port(), &more).await?;
+    proxy.wait_stat("identity.issued", |it| it == 1).await?;
+    let binary = binary::outrider()?;
+    let mut command = tokio::process::Command::new(&binary);
+    command.args(["upgrade", "--socket", &door, "--binary"]).arg(&binary).kill_on_drop(true);
+    let said = wait::within("the upgrade", 3 * wait::LIMIT, async { Ok(command.output().await?) }).await?;
+    ensure!(said.status.success(), "{said:?}\n{}", proxy.output());
+    // It has what the other had, and renews by it: one more than was counted before.
+    proxy.wait_log("the kept identity is in use").await?;
+    proxy.wait_stat("identity.issued", |it| it == 2).await?;
+    proxy.wait_stat("server.hot_restart_epoch", |it| it == 1).await?;
+    ensure!(proxy.stat("identity.failed").await?.unwrap_or(0) == 0, "{}", proxy.output());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_not_believed_is_told_with_its_reason() -> Result<()> {
     let control = Control::secure("127.0.0.1", &[]).await?;
     let agent = Agent::new(&control, "127.0.0.1", "shop/web").await?;
