@@ -217,11 +217,13 @@ fn fits(socket: &Socket, address: &ListenerAddress, ip: SocketAddr) -> bool {
 fn adopt_ip(config: &Listener, address: &ListenerAddress, socket: Socket) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     let bound = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
-    set_always(config, address, bound, &socket)?;
     let options = address.socket_options.as_deref().unwrap_or(&config.socket_options);
-    if let Err(error) = sockopt::apply(&SockRef::from(&socket), options, SocketOptionState::Prebind) {
-        // It has them from the process before, unless the configuration changed with the process.
-        tracing::debug!(address = %bound, %error, "an option for sockets that are not bound yet is left as it is");
+    let set = set_always(config, address, bound, &socket)
+        .and_then(|()| sockopt::apply(&SockRef::from(&socket), options, SocketOptionState::Prebind));
+    if let Err(error) = set {
+        // It has them from the process before, unless the configuration changed with the process: some may be set only
+        // before a socket is bound, or by who may more than we.
+        tracing::debug!(address = %bound, %error, "an option of an inherited socket is left as it is");
     }
     set_bound(config, address, &socket)?;
     Ok(socket)
