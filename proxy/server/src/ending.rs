@@ -125,6 +125,7 @@ pub(crate) async fn hand_over(
     let mut tick = interval(STILL_OPEN);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut open = control.listeners.connections(|_| true);
+    next.give_idle(control).await;
     next.still_open(open);
     tracing::info!("process {} took over: {open} connections here may finish within {time:?}", next.pid());
     loop {

@@ -155,6 +155,7 @@ impl Listening {
             Command::Judge(narrowed) => self.siblings.judge(narrowed),
             Command::Review(change) => outrider_http::review(&change),
             Command::Lend(to) => _ = to.send(self.lend()),
+            Command::LendIdle(to) => _ = to.send(self.clusters.lend_idle()),
         }
     }
 

@@ -17,6 +17,7 @@ use crate::error::{PickError, PoolError};
 use crate::host::{Host, HostSet};
 use crate::lb::Balancer;
 use crate::manager::ClusterManager;
+use crate::parked::Idle;
 use crate::pool::{Lease, Pools, TcpLease};
 use crate::priority::Source;
 
@@ -110,6 +111,12 @@ impl WorkerClusters {
     /// keeps it.
     pub fn slot(&self, name: &str) -> Option<Arc<ClusterSlot>> {
         self.manager.slot(name)
+    }
+
+    /// Takes idle connections that can pass to another process out of all pools.
+    pub fn lend_idle(&self) -> Vec<Idle> {
+        let clusters: Vec<_> = self.by_id.borrow().iter().flatten().cloned().collect();
+        clusters.iter().flat_map(|cluster| cluster.pools.lend_idle()).collect()
     }
 
     #[cold]

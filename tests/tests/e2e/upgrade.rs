@@ -179,6 +179,21 @@ async fn an_upgrade_under_load_fails_no_request_and_goes_on_counting() -> Result
 }
 
 #[tokio::test]
+async fn idle_connections_to_upstreams_go_along() -> Result<()> {
+    let scene = Scene::new(&simple(), "1", &["--drain-time-s", "60"]).await?;
+    let mut first = Conn::plain(scene.port).await?;
+    first.send("GET / HTTP/1.1\r\nhost: test\r\n\r\n").await?;
+    assert_eq!(first.response("GET").await?.status, 200);
+    scene.upgraded().await?;
+    // It is told this after all that was idle.
+    scene.proxy.wait_stat("server.parent_connections", |open| open == 1).await?;
+    assert_eq!(scene.get().await?, 200);
+    let connections: Vec<_> = scene.diary.since(0).iter().map(|seen| seen.connection).collect();
+    assert_eq!(connections, [0, 0], "the upstream was connected to anew");
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_cannot_take_over_changes_nothing() -> Result<()> {
     let scene = Scene::new(&simple(), "1", &["--drain-time-s", "5"]).await?;
     let good = fs::read_to_string(&scene.config)?;

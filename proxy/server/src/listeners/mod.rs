@@ -17,6 +17,7 @@ use outrider_net::drain::DrainController;
 use outrider_net::listener::{
     Inherited, Lent, Narrowed, NarrowedEntry, NarrowedSlot, Sockets, WorkerSockets,
 };
+use outrider_upstream::Idle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 pub use built::{Builder, BuiltChain, BuiltFilter, BuiltListener};
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     Review(Change),
     /// Give duplicates of all listening sockets, for the process after this one.
     Lend(UnboundedSender<std::io::Result<Vec<Lent>>>),
+    /// Give idle connections to upstreams away, to the process after this one.
+    LendIdle(UnboundedSender<Vec<Idle>>),
 }
 
 /// A listener in force.
@@ -319,6 +322,16 @@ impl Listeners {
         let inner = self.lock();
         for worker in &inner.workers {
             let _ = worker.send(Command::Lend(give.clone()));
+        }
+        (inner.workers.len(), given)
+    }
+
+    /// Has each worker give its idle connections to upstreams away: one message from each.
+    pub(crate) fn lend_idle(&self) -> (usize, UnboundedReceiver<Vec<Idle>>) {
+        let (give, given) = unbounded_channel();
+        let inner = self.lock();
+        for worker in &inner.workers {
+            let _ = worker.send(Command::LendIdle(give.clone()));
         }
         (inner.workers.len(), given)
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use outrider_identity::Legacy;
 use outrider_net::listener::Lent;
+use outrider_upstream::Idle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::wire::{Hello, Link, Message, PROTOCOL, WireError};
@@ -17,6 +18,8 @@ use crate::control::Control;
 const GIVEN_WITHIN: Duration = Duration::from_secs(30);
 /// How long it may take not to listen.
 const HEARD_WITHIN: Duration = Duration::from_secs(5);
+/// How long idle connections to upstreams wait for requests that want them: nobody watches them meanwhile.
+const WANTED_WITHIN: Duration = Duration::from_secs(10);
 /// Why a process that was started to take over does not.
 const GONE: &str = "the process before this one has gone, or goes on itself";
 /// So many sockets are taken at most: no process has so many files.
@@ -170,6 +173,11 @@ impl TakeOver {
         if !unused.is_empty() {
             tracing::info!("addresses that the process before listened on and nobody does now: {unused:?}");
         }
+        tokio::task::spawn_local(async {
+            tokio::time::sleep(WANTED_WITHIN).await;
+            let unused = outrider_upstream::close_parked();
+            tracing::debug!("{unused} idle connections of the process before were not used");
+        });
         let before = Before(self.link);
         let (mut news, pid) = (self.said, self.hello.pid);
         tokio::task::spawn_local(async move {
@@ -213,6 +221,10 @@ fn listen(link: &Link, speaker: &UnboundedSender<Said>) {
             Ok((Message::Counters(counters), _)) => Said::Counters(counters),
             Ok((Message::Go, _)) => Said::Go,
             Ok((Message::Connections(open), _)) => Said::Connections(open),
+            Ok((Message::Idle(place), Some(socket))) => {
+                outrider_upstream::park(Idle { place, socket });
+                continue;
+            }
             Ok(_) => continue,
             Err(WireError::Gone) => return,
             Err(error) => {

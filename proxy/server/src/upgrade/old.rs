@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use outrider_core::stats::Registry;
 use outrider_net::listener::Lent;
+use outrider_upstream::Idle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::children;
@@ -311,6 +312,23 @@ impl Next {
     pub(crate) fn still_open(&self, connections: u64) {
         // It may be gone, which is heard otherwise.
         let _ = self.link.send(&Message::Connections(connections), None);
+    }
+
+    /// Gives it the idle connections to upstreams, as far as it listens.
+    pub(crate) async fn give_idle(&self, control: &Control) {
+        let (workers, mut given) = control.listeners.lend_idle();
+        let mut count = 0;
+        for _ in 0..workers {
+            let Ok(Some(all)) = tokio::time::timeout(HEARD_WITHIN, given.recv()).await else { return };
+            for Idle { place, socket } in all {
+                // What is not taken is closed, as it would be without it.
+                if self.link.send(&Message::Idle(place), Some(socket.as_fd())).is_err() {
+                    return;
+                }
+                count += 1;
+            }
+        }
+        tracing::info!("upgrade: {count} idle connections to upstreams are handed over");
     }
 
     /// After it has gone: whether somebody serves all the same, as it was followed by another.

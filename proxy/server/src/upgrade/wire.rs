@@ -46,6 +46,8 @@ pub(crate) enum Message {
     Go,
     /// The new one: it lets clients in.
     Serving,
+    /// The old one: an idle connection to an upstream comes with this.
+    Idle(String),
     /// The old one: so many connections are still open there.
     Connections(u64),
     /// The new one: finish soon, as a third process takes over from it.

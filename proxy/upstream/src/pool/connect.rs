@@ -22,6 +22,7 @@ use crate::breaker::Resource;
 use crate::cluster::ClusterShared;
 use crate::error::PoolErrorKind;
 use crate::host::Host;
+use crate::parked;
 
 /// Why a connection could not be made.
 #[derive(Debug)]
@@ -93,7 +94,15 @@ impl Pool {
             PoolProtocol::Http2 => AlpnDefault::Http2,
             PoolProtocol::Auto => AlpnDefault::Auto,
         };
-        let opened = open(&cluster, &host, names, alpn).await;
+        let parked = match self.key.protocol {
+            PoolProtocol::Http1 => parked::take(&cluster, &host),
+            _ => None,
+        };
+        let inherited = parked.is_some();
+        let opened = match parked {
+            Some(io) => Ok((io, None)),
+            None => open(&cluster, &host, names, alpn).await,
+        };
         self.connecting.set(self.connecting.get().saturating_sub(1));
         let outcome = match opened {
             Ok((io, tls)) => {
@@ -110,7 +119,13 @@ impl Pool {
             }
         };
         match outcome {
-            Ok(held) => self.welcome(held),
+            Ok(held) => {
+                if let (true, Held::Http1(conn)) = (inherited, &held) {
+                    // It is not new: what comes on it now answers nothing.
+                    conn.rest();
+                }
+                self.welcome(held);
+            }
             Err(failure) => self.fail_pending(&self.error(failure.kind, &failure.details)),
         }
     }

@@ -8,15 +8,18 @@ use http::Response;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use outrider_config::model::HeaderCase;
+use outrider_core::stream::Address;
 use tokio::task::AbortHandle;
 
 use super::connect::{Failure, Gone};
 use super::h1::{Connection, Rules, Sent, Tunnelled};
 use super::io::Counted;
+use super::key::PoolProtocol;
 use super::{ConnMeta, Pool, Unanswered};
 use crate::body::{Outbound, UpstreamBody};
 use crate::error::PoolErrorKind;
 use crate::incoming::Incoming;
+use crate::parked::{self, Idle};
 
 /// The longest head of a response, bytes: Envoy's default `max_response_headers_kb`.
 pub(super) const MAX_HEAD: usize = 60 * 1024;
@@ -188,6 +191,22 @@ impl Pool {
                 return Some(conn);
             }
         }
+    }
+
+    /// Takes idle connections that can pass to another process out of the pool: those without TLS.
+    pub(super) fn lend_idle(&self) -> Vec<Idle> {
+        let cluster = self.cluster.borrow().clone();
+        if self.key.protocol != PoolProtocol::Http1 || cluster.tls_for(&self.host.borrow()).is_some() {
+            return Vec::new();
+        }
+        let mut lent = Vec::new();
+        while let Some(conn) = self.take_idle() {
+            let Address::Ip(address) = conn.meta.remote else { continue };
+            let Some(place) = parked::place(&cluster, address) else { continue };
+            let socket = conn.tunnel().and_then(Tunnelled::into_socket);
+            lent.extend(socket.map(|socket| Idle { place, socket }));
+        }
+        lent
     }
 
     /// Takes a connection back after a request. `finished`: the response was read to its end.

@@ -115,6 +115,11 @@ impl Counted {
         Self { io, token }
     }
 
+    /// The stream, which is somebody else's from now on.
+    pub(crate) fn into_inner(self) -> IoStream {
+        self.io
+    }
+
     fn sent(&self, outcome: &Poll<io::Result<usize>>) {
         match outcome {
             Poll::Ready(Ok(n)) => {

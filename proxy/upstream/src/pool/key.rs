@@ -12,6 +12,7 @@ use outrider_core::stream::Protocol;
 use super::{Pool, Version};
 use crate::cluster::ClusterShared;
 use crate::host::{Host, HostSet};
+use crate::parked::Idle;
 use crate::worker::AcquireContext;
 
 /// What pools of one host differ in.
@@ -118,6 +119,12 @@ impl Pools {
     /// How many connections are open in pools that are not drained yet.
     pub(crate) fn open(&self) -> u64 {
         self.by_host.borrow().values().flatten().map(|pool| pool.open()).sum()
+    }
+
+    /// Takes idle connections that can pass to another process out of the pools.
+    pub(crate) fn lend_idle(&self) -> Vec<Idle> {
+        let pools: Vec<_> = self.by_host.borrow().values().flatten().cloned().collect();
+        pools.iter().flat_map(|pool| pool.lend_idle()).collect()
     }
 
     /// Drains all pools.

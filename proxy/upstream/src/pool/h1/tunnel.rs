@@ -1,6 +1,7 @@
 //! A connection that has left HTTP.
 
 use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -21,6 +22,16 @@ pub(crate) struct Tunnelled {
 impl Tunnelled {
     pub(super) const fn new(io: Counted, gone: Gone, ahead: Bytes) -> Self {
         Self { io, ahead, _gone: gone }
+    }
+
+    /// The socket of a plain TCP connection on which nothing is under way.
+    pub(in crate::pool) fn into_socket(self) -> Option<OwnedFd> {
+        let Self { io, ahead, _gone } = self;
+        if !ahead.is_empty() {
+            return None;
+        }
+        let stream = io.into_inner().into_tcp().ok()?;
+        Some(stream.into_std().ok()?.into())
     }
 }
 
