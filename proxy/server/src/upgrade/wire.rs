@@ -129,7 +129,8 @@ impl Link {
         // To the kernel no time is no limit.
         let some = |limit: Option<Duration>| limit.map(|limit| limit.max(Duration::from_millis(1)));
         set_socket_timeout(&self.0, Timeout::Recv, some(receive))?;
-        Ok(set_socket_timeout(&self.0, Timeout::Send, some(send))?)
+        set_socket_timeout(&self.0, Timeout::Send, some(send))?;
+        Ok(())
     }
 
     /// Says something, with a file where there is one. Blocks.
