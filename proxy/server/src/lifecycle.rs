@@ -169,7 +169,7 @@ async fn end(
     };
     // What two processes must not do at a time is for the next one from here on.
     doors.close();
-    control.upgrade.stop_agent();
+    control.upgrade.let_go();
     drop(closing);
     if let Some(before) = &before {
         before.finish();

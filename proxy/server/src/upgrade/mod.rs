@@ -98,8 +98,9 @@ impl Upgrade {
         *lock(&self.agent) = Some(agent);
     }
 
-    /// Ends the agent: that of the next process is behind its socket now.
-    pub(crate) fn stop_agent(&self) {
+    /// Lets go of what the next process has now: it alone is behind these sockets. The agent ends.
+    pub(crate) fn let_go(&self) {
+        lock(&self.own).clear();
         if let Some(agent) = lock(&self.agent).take() {
             agent.stop();
         }
