@@ -125,7 +125,8 @@ impl Upgrade {
     /// The right to start another process, if nobody has it.
     fn begin(&self) -> Option<Busy<'_>> {
         let free = self.busy.compare_exchange(false, true, Relaxed, Relaxed).is_ok();
-        free.then_some(Busy(&self.busy))
+        // None is made where it is not free: dropped, it would set free what somebody else has.
+        if free { Some(Busy(&self.busy)) } else { None }
     }
 }
 
@@ -211,6 +212,7 @@ mod tests {
         let first = upgrade.begin();
         assert!(first.is_some());
         assert!(upgrade.begin().is_none());
+        assert!(upgrade.begin().is_none(), "who was refused has set it free");
         drop(first);
         assert!(upgrade.begin().is_some());
     }
