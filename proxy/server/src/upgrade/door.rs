@@ -4,7 +4,6 @@
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,7 +84,7 @@ pub(crate) type Handed = (Next, oneshot::Sender<()>);
 
 /// Serves callers for ever. Who took over is told by `done`.
 pub(crate) async fn serve(listener: UnixListener, control: Arc<Control>, done: UnboundedSender<Handed>) {
-    let slots = Rc::new(Semaphore::new(CALLERS));
+    let slots = Arc::new(Semaphore::new(CALLERS));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
