@@ -1,6 +1,15 @@
 # syntax=docker/dockerfile:1
-# The build: dependencies first, so that a change of our own code does not compile them again.
-FROM rust:1-bookworm AS build
+# The proxy, the control plane and outriderctl in one image.
+#
+#   docker build -t outrider:0.1.0 .
+#
+# BINARIES=given takes the three from the folder `binaries` rather than compiling them; RUST and BASE are other images to build from.
+ARG RUST=docker.io/library/rust:1-bookworm
+ARG BASE=docker.io/library/debian:bookworm-slim
+ARG BINARIES=build
+
+# Registry and target outlive the build, so that a change of our own code does not compile everything again.
+FROM ${RUST} AS build
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
@@ -9,12 +18,29 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
  && mkdir /out \
  && for name in outrider outrider-control outriderctl; do strip -o /out/$name target/release/$name; done
 
-# The image: a C library, the CA certificates, the binaries, a user without rights.
-FROM gcr.io/distroless/cc-debian12:nonroot
-COPY --from=build /out/ /usr/local/bin/
+FROM scratch AS given
+COPY binaries/ /out/
+
+FROM ${BINARIES} AS binaries
+
+FROM ${BASE}
+# What `outrider capture` runs in a pod's init container (nft, iptables, ip), and what puts it on a node (jq); no program keeps the right to
+# become somebody else.
+RUN apt-get -q update \
+ && DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends ca-certificates iproute2 iptables jq nftables \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/* /var/log/* /usr/share/doc /usr/share/man \
+ && groupadd --gid 1337 outrider \
+ && useradd --uid 1337 --gid 1337 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin outrider \
+ && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
+COPY --from=binaries /out/ /usr/local/bin/
 # The name that drop-in users call.
-COPY --from=build /out/outrider /usr/local/bin/envoy
+RUN ln -s outrider /usr/local/bin/envoy
+
+LABEL org.opencontainers.image.title="Outrider" \
+      org.opencontainers.image.description="A proxy that takes Envoy's configuration, and its control plane." \
+      org.opencontainers.image.licenses="Apache-2.0"
+# The user whose traffic capture leaves alone.
 USER 1337:1337
-EXPOSE 10000 9901
+EXPOSE 10000 9901 15010 15020
 ENTRYPOINT ["/usr/local/bin/outrider"]
 CMD ["-c", "/etc/envoy/envoy.yaml"]
