@@ -196,6 +196,14 @@ impl Cluster {
         self.admin.request(request).await.with_context(|| format!("apply {value}"))
     }
 
+    /// What an object would be if the administrator applied it: judged strictly, and not kept.
+    pub(crate) async fn judge(&self, value: &Value) -> Result<Value> {
+        let params = PatchParams::apply("test").force().dry_run().validation_strict();
+        let name = value["metadata"]["name"].as_str().context("a name")?;
+        let request = kube::core::Request::new(path(value)?).patch(name, &params, &Patch::Apply(value))?;
+        Ok(self.admin.request(request).await?)
+    }
+
     /// Writes the status of an object as the administrator.
     pub(crate) async fn apply_status(&self, value: Value) -> Result<Value> {
         let name = value["metadata"]["name"].as_str().context("a name")?.to_owned();
@@ -287,7 +295,6 @@ pub(crate) fn path(value: &Value) -> Result<String> {
     let kind = value["kind"].as_str().context("a kind")?;
     let version = value["apiVersion"].as_str().context("an apiVersion")?;
     let plural = match kind {
-        "NetworkPolicy" => bail!("not used"),
         kind if kind.ends_with("Policy") => format!("{}ies", &kind[..kind.len() - 1]),
         kind if kind.ends_with("Class") => format!("{kind}es"),
         kind if kind.ends_with('y') && !kind.ends_with("ay") => format!("{}ies", &kind[..kind.len() - 1]),

@@ -4,8 +4,10 @@
 //! built only with `OUTRIDER_REQUIRE_KUBE=1`. Without that, and without a binary from an earlier run, the suite says that it
 //! was left out. The store runs as the service account of `deploy/control`, with no more rights than that gives it.
 
+mod chart;
 mod cluster;
 mod deploy;
+mod helm;
 mod identity;
 mod injection;
 mod outage;
@@ -46,6 +48,7 @@ async fn kubernetes_as_the_store() -> Result {
         deploy::the_manifests_apply_and_give_no_more_than_is_needed,
         store::kinds_without_a_crd_are_left_out_and_taken_up,
         published::manifests_of_the_project_are_judged_alike,
+        chart::every_manifest_is_taken_strictly,
         store::what_is_written_is_there_and_expectations_are_kept,
         store::nothing_is_written_when_one_object_is_refused,
         store::a_commit_that_stops_half_way_tells_what_was_written,

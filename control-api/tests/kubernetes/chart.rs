@@ -1,0 +1,387 @@
+//! `deploy`: what is made from the chart fits the programs, and a real API server takes every manifest that there is, those of the
+//! documentation, too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clap::Parser as _;
+use outrider_control::model::documents;
+use outrider_control::server::Options;
+use outrider_inject::Settings;
+use outrider_tests::binary;
+use serde_json::{Value, json};
+
+use super::Result;
+use super::cluster::Cluster;
+use super::helm;
+
+/// The files of values that come with the chart.
+const VALUES: [&str; 3] = ["plain-values.yaml", "gateway-values.yaml", "full-values.yaml"];
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn deploy() -> PathBuf {
+    repository().join("deploy")
+}
+
+/// The objects in a file of `deploy`.
+fn read(name: &str) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(deploy().join(name)).with_context(|| name.to_owned())?;
+    Ok(documents(name, &text)?)
+}
+
+fn one<'v>(values: &'v [Value], kind: &str, name: &str) -> Result<&'v Value> {
+    let found = values.iter().find(|it| it["kind"] == kind && it["metadata"]["name"] == name);
+    found.with_context(|| format!("there is no {kind} {name}"))
+}
+
+/// Texts of an array.
+fn texts(value: &Value) -> Vec<&str> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// The arguments of the control plane, with its name in front.
+fn arguments(deployment: &Value) -> Vec<String> {
+    let args = texts(&deployment["spec"]["template"]["spec"]["containers"][0]["args"]);
+    std::iter::once("outrider-control").chain(args).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_yaml_of_the_repository_can_be_read() -> Result {
+    fn files(dir: &Path, out: &mut Vec<PathBuf>) -> Result {
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            // Templates are not YAML yet.
+            if path.is_dir() && path.file_name().is_none_or(|it| it != "templates") {
+                files(&path, out)?;
+            } else if path.extension().is_some_and(|it| it == "yaml") && path.is_file() {
+                out.push(path);
+            }
+        }
+        Ok(())
+    }
+    let mut found = Vec::new();
+    for dir in ["deploy", "examples"] {
+        files(&repository().join(dir), &mut found)?;
+    }
+    for path in &found {
+        let name = path.display().to_string();
+        let values = documents(&name, &fs::read_to_string(path)?)?;
+        let mut seen = BTreeSet::new();
+        for value in values.iter().filter(|it| it["kind"].is_string()) {
+            let id = format!("{} {}", value["kind"], value["metadata"]["namespace"]);
+            let id = format!("{id} {}", value["metadata"]["name"]);
+            assert!(seen.insert(id.clone()), "{name}: {id} twice");
+        }
+    }
+    assert!(found.len() > 20, "{found:?}");
+    Ok(())
+}
+
+#[test]
+fn the_control_plane_starts_with_what_the_manifests_give_it() -> Result {
+    let values = read("outrider.yaml")?;
+    let deployment = one(&values, "Deployment", "outrider-control")?;
+    let pod = &deployment["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    let args = arguments(deployment);
+    let options = Options::try_parse_from(&args)?;
+    assert_eq!(options.store.as_deref(), Some("kubernetes"), "one that several replicas may share");
+
+    let ports: BTreeMap<&str, u64> = list(&container["ports"])
+        .filter_map(|it| Some((it["name"].as_str()?, it["containerPort"].as_u64()?)))
+        .collect();
+    let webhook = options.injection.webhook.context("a webhook")?;
+    let listens = [("grpc-api", options.api), ("grpc-xds", options.xds), ("https-inject", webhook)];
+    assert_eq!(ports, BTreeMap::from(listens.map(|(name, at)| (name, u64::from(at.port())))));
+
+    // Every file is in a volume, and every volume there is is mounted.
+    let mounts: BTreeSet<&str> =
+        list(&container["volumeMounts"]).filter_map(|it| it["mountPath"].as_str()).collect();
+    for arg in args.iter().filter_map(|it| it.split_once("=/").map(|(_, path)| format!("/{path}"))) {
+        let folder = Path::new(&arg).parent().and_then(Path::to_str).context("a folder")?;
+        assert!(mounts.contains(folder), "{arg} is in no volume");
+    }
+    let names = |value: &Value| -> BTreeSet<String> {
+        list(value).filter_map(|it| it["name"].as_str().map(str::to_owned)).collect()
+    };
+    assert_eq!(names(&pod["volumes"]), names(&container["volumeMounts"]));
+
+    // The API server reaches the webhook by the name in its certificate, at the port of its service.
+    let service = one(&values, "Service", "outrider-injector")?;
+    let port = &service["spec"]["ports"][0];
+    assert_eq!(port["targetPort"], "https-inject");
+    let configuration =
+        one(&values, "MutatingWebhookConfiguration", &options.injection.webhook_configuration)?;
+    for webhook in list(&configuration["webhooks"]) {
+        let client = &webhook["clientConfig"]["service"];
+        let part = |name: &str| client[name].as_str().unwrap_or_default();
+        let host = format!("{}.{}.svc", part("name"), part("namespace"));
+        assert_eq!(options.injection.webhook_name, [host]);
+        assert_eq!(client["port"], port["port"]);
+        assert_eq!(client["path"], "/inject");
+    }
+    // The sidecars are those that `outriderctl inject` makes by itself.
+    let settings = one(&values, "ConfigMap", "outrider-injection")?;
+    let settings = settings["data"]["settings.yaml"].as_str().context("settings")?;
+    assert_eq!(Settings::read(settings)?, Settings::default());
+    Ok(())
+}
+
+#[test]
+fn the_roles_are_those_of_the_control_plane_and_its_injector() -> Result {
+    let rules = |values: &[Value]| -> BTreeSet<String> {
+        let roles = values.iter().filter(|it| it["kind"] == "ClusterRole");
+        roles
+            .flat_map(|role| list(&role["rules"]).map(move |it| format!("{} {it}", role["metadata"]["name"])))
+            .collect()
+    };
+    let by_hand = [read("control/outrider-control.yaml")?, read("control/injector.yaml")?].concat();
+    assert_eq!(rules(&read("outrider.yaml")?), rules(&by_hand));
+    Ok(())
+}
+
+/// Pods, by what makes them.
+fn pods(values: &[Value]) -> Vec<(String, &Value)> {
+    let makers = values.iter().filter(|it| it["kind"] == "Deployment" || it["kind"] == "DaemonSet");
+    makers.map(|it| (format!("{} {}", it["kind"], it["metadata"]["name"]), &it["spec"]["template"])).collect()
+}
+
+#[test]
+fn no_container_has_a_right() -> Result {
+    let mut seen = 0;
+    for (name, template) in pods(&[read("outrider.yaml")?, read("gateway.yaml")?].concat()) {
+        let pod = &template["spec"];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{name}");
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{name}");
+        for container in list(&pod["containers"]).chain(list(&pod["initContainers"])) {
+            let security = &container["securityContext"];
+            assert_eq!(security["allowPrivilegeEscalation"], false, "{name}");
+            assert_eq!(security["readOnlyRootFilesystem"], true, "{name}");
+            assert_eq!(security["capabilities"], json!({"drop": ["ALL"]}), "{name}");
+            assert!(container["resources"]["limits"]["memory"].is_string(), "{name}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 2);
+    Ok(())
+}
+
+#[test]
+fn the_gateways_proxy_takes_its_bootstrap() -> Result {
+    let values = read("gateway.yaml")?;
+    let deployment = one(&values, "Deployment", "edge")?;
+    let args = texts(&deployment["spec"]["template"]["spec"]["containers"][0]["args"]);
+    let at = args.iter().position(|it| *it == "--config-yaml").context("a bootstrap")?;
+    let mut bootstrap = args.get(at + 1).copied().context("a bootstrap")?.to_owned();
+    // As Kubernetes does it.
+    for variable in list(&deployment["spec"]["template"]["spec"]["containers"][0]["env"]) {
+        let name = variable["name"].as_str().context("a name")?;
+        bootstrap =
+            bootstrap.replace(&format!("$({name})"), if name == "POD_IP" { "127.0.0.1" } else { "edge-0" });
+    }
+    assert!(!bootstrap.contains("$("), "{bootstrap}");
+    let dir = binary::scratch("gateway")?;
+    let mut authority = rcgen::CertificateParams::default();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    fs::write(dir.join("ca.pem"), authority.self_signed(&rcgen::KeyPair::generate()?)?.pem())?;
+    let bootstrap = bootstrap.replace("/etc/outrider/ca", dir.to_str().context("a path in UTF-8")?);
+    let mut proxy = Command::new(binary::outrider()?);
+    proxy.args(["--mode", "validate"]);
+    // With all its other arguments.
+    for arg in args.iter().map(|it| if it.contains('\n') { bootstrap.as_str() } else { *it }) {
+        proxy.arg(arg);
+    }
+    let output = proxy.output()?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// What `secrets.sh` makes; `None` where there is no openssl.
+fn secrets() -> Result<Option<Vec<Value>>> {
+    if !Command::new("openssl").arg("version").output().is_ok_and(|it| it.status.success()) {
+        writeln!(std::io::stderr(), "LEFT OUT: there is no openssl for deploy/secrets.sh")?;
+        return Ok(None);
+    }
+    let output = Command::new("sh").arg(deploy().join("secrets.sh")).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(Some(documents("secrets.sh", std::str::from_utf8(&output.stdout)?)?))
+}
+
+/// Starts as far as the files go, with Secrets as they are mounted.
+fn takes(deployment: &Value, secrets: &[Value]) -> Result {
+    let dir = binary::scratch("mounted")?;
+    let mut args = arguments(deployment);
+    let pod = &deployment["spec"]["template"]["spec"];
+    for volume in list(&pod["volumes"]) {
+        let Some(name) = volume["secret"]["secretName"].as_str() else { continue };
+        let data = &one(secrets, "Secret", name)?["data"];
+        let here = dir.join(name);
+        fs::create_dir_all(&here)?;
+        for (key, value) in data.as_object().into_iter().flatten() {
+            fs::write(here.join(key), STANDARD.decode(value.as_str().context("a text")?)?)?;
+        }
+        let mut mounts = list(&pod["containers"][0]["volumeMounts"]);
+        let mount = mounts.find(|it| it["name"] == volume["name"]).context("a mount")?;
+        let mount = format!("{}/", mount["mountPath"].as_str().context("a path")?);
+        let here = format!("{}/", here.display());
+        for arg in &mut args {
+            *arg = arg.replace(&mount, &here);
+        }
+    }
+    let options = Options::try_parse_from(args)?;
+    options.auth.build(None, &[options.xds, options.api])?;
+    let authority = options.ca.build(None, true, SystemTime::now())?;
+    authority.map(drop).context("no authority")
+}
+
+#[test]
+fn the_script_makes_secrets_that_the_control_plane_takes() -> Result {
+    let Some(secrets) = secrets()? else { return Ok(()) };
+    let values = read("outrider.yaml")?;
+    takes(one(&values, "Deployment", "outrider-control")?, &secrets)
+}
+
+#[test]
+fn the_chart_makes_secrets_that_the_control_plane_takes() -> Result {
+    let Some(helm) = helm::program()? else { return Ok(()) };
+    let values = helm::template(&helm, &[])?.map_err(anyhow::Error::msg)?;
+    takes(one(&values, "Deployment", "outrider-control")?, &values)
+}
+
+#[test]
+fn what_is_made_from_the_chart_is_current() -> Result {
+    let Some(helm) = helm::program()? else { return Ok(()) };
+    for name in VALUES {
+        helm::lint(&helm, &deploy().join("chart/outrider/ci").join(name))?;
+    }
+    let dir = binary::scratch("chart")?;
+    let mut render = Command::new("sh");
+    let output = render.arg(deploy().join("render.sh")).arg(&dir).env("HELM", &helm).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["outrider.yaml", "gateway.yaml"] {
+        let (made, kept) = (fs::read_to_string(dir.join(name))?, fs::read_to_string(deploy().join(name))?);
+        assert!(made == kept, "deploy/{name} is not current; run deploy/render.sh");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_value_that_there_is_not_is_refused_by_its_name() -> Result {
+    let Some(helm) = helm::program()? else { return Ok(()) };
+    for (value, part) in [
+        ("control.replica=3", "replica"),
+        ("injection.failurePolicy=Maybe", "failurePolicy"),
+        ("injection.settings.concurency=2", "concurency"),
+        ("gateways[0].namespace=ingress", "missing property 'name'"),
+        ("gateways[0].name=edge,gateways[0].ports[0].name=http,gateways[0].ports[0].port=15021", "15021"),
+    ] {
+        let refused =
+            helm::template(&helm, &["--set", value])?.err().with_context(|| format!("{value} is taken"))?;
+        assert!(refused.contains(part), "{value}: {refused}");
+    }
+    Ok(())
+}
+
+/// The YAML in deploy/README.md: manifests, and values of the chart.
+fn documented() -> Result<(Vec<Value>, Vec<String>)> {
+    let text = fs::read_to_string(deploy().join("README.md"))?;
+    let blocks =
+        text.split("```yaml\n").skip(1).filter_map(|it| it.split_once("```").map(|(block, _)| block));
+    let (mut manifests, mut values) = (Vec::new(), Vec::new());
+    for block in blocks {
+        if block.contains("apiVersion:") {
+            manifests.extend(documents("README.md", block)?);
+        } else {
+            values.push(block.to_owned());
+        }
+    }
+    ensure!(manifests.len() >= 4 && !values.is_empty(), "{manifests:?} {values:?}");
+    Ok((manifests, values))
+}
+
+/// What helm makes with everything on, with nothing said, and with what the documentation says.
+fn charts(values: &[String]) -> Result<Vec<(String, Vec<Value>)>> {
+    let Some(helm) = helm::program()? else { return Ok(Vec::new()) };
+    let dir = binary::scratch("values")?;
+    let mut files = vec![deploy().join("chart/outrider/ci/full-values.yaml")];
+    for (index, text) in values.iter().enumerate() {
+        files.push(dir.join(format!("documented-{index}.yaml")));
+        fs::write(dir.join(format!("documented-{index}.yaml")), text)?;
+    }
+    let mut out = vec![("the chart".to_owned(), helm::template(&helm, &[])?.map_err(anyhow::Error::msg)?)];
+    for file in files {
+        let name = file.display().to_string();
+        let made = helm::template(&helm, &["--values", &name])?;
+        out.push((name.clone(), made.map_err(anyhow::Error::msg).context(name)?));
+    }
+    Ok(out)
+}
+
+pub(crate) async fn every_manifest_is_taken_strictly(cluster: &mut Cluster) -> Result {
+    for name in ["ingress", "shop"] {
+        cluster.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).await?;
+    }
+    cluster
+        .apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
+            "name": "restricted", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}))
+        .await?;
+    let mut all = tokio::task::spawn_blocking(|| -> Result<Vec<(String, Vec<Value>)>> {
+        let (manifests, values) = documented()?;
+        let mut all = charts(&values)?;
+        all.push(("README.md".to_owned(), manifests));
+        all.extend(secrets()?.map(|it| ("secrets.sh".to_owned(), it)));
+        Ok(all)
+    })
+    .await??;
+    for name in ["outrider.yaml", "gateway.yaml", "control/outrider-control.yaml", "control/injector.yaml"] {
+        all.push((name.to_owned(), read(name)?));
+    }
+
+    let (mut wrong, mut taken) = (Vec::new(), 0);
+    for (place, values) in &all {
+        for value in values {
+            match cluster.judge(value).await {
+                Ok(_) => taken += 1,
+                Err(error) => {
+                    wrong
+                        .push(format!("{place}: {} {}: {error:#}", value["kind"], value["metadata"]["name"]));
+                }
+            }
+        }
+        for (name, template) in pods(values) {
+            let outcome = cluster.judge(&restricted(template)).await;
+            // Who writes to the node is not let in, which shows that somebody looks.
+            if outcome.is_ok() == name.starts_with("\"DaemonSet") {
+                wrong.push(format!("{place}: {name} in a restricted namespace: {:?}", outcome.map(drop)));
+            }
+        }
+    }
+    writeln!(std::io::stderr(), "manifests taken strictly: {taken}")?;
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // What strictly means.
+    let mut odd = one(&read("outrider.yaml")?, "Deployment", "outrider-control")?.clone();
+    odd["spec"]["template"]["spec"]["containers"][0]["imagePullPolcy"] = "Always".into();
+    let refused = cluster.judge(&odd).await.err().context("an unknown field is taken")?;
+    ensure!(format!("{refused:#}").contains("imagePullPolcy"), "{refused:#}");
+    Ok(())
+}
+
+/// A pod of a template, where only those are let in that need no right.
+fn restricted(template: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "spec": template["spec"],
+        "metadata": {"namespace": "restricted", "name": "pod", "labels": template["metadata"]["labels"]}})
+}
