@@ -1,5 +1,4 @@
-//! `deploy`: what is made from the chart fits the programs, and a real API server takes every manifest that there is, those of the
-//! documentation, too.
+//! `deploy`: what is made from the chart is current, and fits the programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,7 +18,6 @@ use outrider_tests::binary;
 use serde_json::{Value, json};
 
 use super::Result;
-use super::cluster::Cluster;
 use super::helm;
 
 /// The files of values that come with the chart.
@@ -29,17 +27,17 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn deploy() -> PathBuf {
+pub(crate) fn deploy() -> PathBuf {
     repository().join("deploy")
 }
 
 /// The objects in a file of `deploy`.
-fn read(name: &str) -> Result<Vec<Value>> {
+pub(crate) fn read(name: &str) -> Result<Vec<Value>> {
     let text = fs::read_to_string(deploy().join(name)).with_context(|| name.to_owned())?;
     Ok(documents(name, &text)?)
 }
 
-fn one<'v>(values: &'v [Value], kind: &str, name: &str) -> Result<&'v Value> {
+pub(crate) fn one<'v>(values: &'v [Value], kind: &str, name: &str) -> Result<&'v Value> {
     let found = values.iter().find(|it| it["kind"] == kind && it["metadata"]["name"] == name);
     found.with_context(|| format!("there is no {kind} {name}"))
 }
@@ -155,7 +153,7 @@ fn the_roles_are_those_of_the_control_plane_and_its_injector() -> Result {
 }
 
 /// Pods, by what makes them.
-fn pods(values: &[Value]) -> Vec<(String, &Value)> {
+pub(crate) fn pods(values: &[Value]) -> Vec<(String, &Value)> {
     let makers = values.iter().filter(|it| it["kind"] == "Deployment" || it["kind"] == "DaemonSet");
     makers.map(|it| (format!("{} {}", it["kind"], it["metadata"]["name"]), &it["spec"]["template"])).collect()
 }
@@ -211,7 +209,7 @@ fn the_gateways_proxy_takes_its_bootstrap() -> Result {
 }
 
 /// What `secrets.sh` makes; `None` where there is no openssl.
-fn secrets() -> Result<Option<Vec<Value>>> {
+pub(crate) fn secrets() -> Result<Option<Vec<Value>>> {
     if !Command::new("openssl").arg("version").output().is_ok_and(|it| it.status.success()) {
         writeln!(std::io::stderr(), "LEFT OUT: there is no openssl for deploy/secrets.sh")?;
         return Ok(None);
@@ -296,92 +294,51 @@ fn a_value_that_there_is_not_is_refused_by_its_name() -> Result {
     Ok(())
 }
 
-/// The YAML in deploy/README.md: manifests, and values of the chart.
-fn documented() -> Result<(Vec<Value>, Vec<String>)> {
-    let text = fs::read_to_string(deploy().join("README.md"))?;
-    let blocks =
-        text.split("```yaml\n").skip(1).filter_map(|it| it.split_once("```").map(|(block, _)| block));
-    let (mut manifests, mut values) = (Vec::new(), Vec::new());
-    for block in blocks {
-        if block.contains("apiVersion:") {
-            manifests.extend(documents("README.md", block)?);
-        } else {
-            values.push(block.to_owned());
-        }
+#[test]
+fn the_plugin_is_put_on_a_node_and_taken_off() -> Result {
+    if !Command::new("jq").arg("--version").output().is_ok_and(|it| it.status.success()) {
+        writeln!(std::io::stderr(), "LEFT OUT: there is no jq for the chart's cni.sh")?;
+        return Ok(());
     }
-    ensure!(manifests.len() >= 4 && !values.is_empty(), "{manifests:?} {values:?}");
-    Ok((manifests, values))
-}
-
-/// What helm makes with everything on, with nothing said, and with what the documentation says.
-fn charts(values: &[String]) -> Result<Vec<(String, Vec<Value>)>> {
-    let Some(helm) = helm::program()? else { return Ok(Vec::new()) };
-    let dir = binary::scratch("values")?;
-    let mut files = vec![deploy().join("chart/outrider/ci/full-values.yaml")];
-    for (index, text) in values.iter().enumerate() {
-        files.push(dir.join(format!("documented-{index}.yaml")));
-        fs::write(dir.join(format!("documented-{index}.yaml")), text)?;
+    let dir = binary::scratch("cni")?;
+    for name in ["bin", "conf", "script"] {
+        fs::create_dir(dir.join(name))?;
     }
-    let mut out = vec![("the chart".to_owned(), helm::template(&helm, &[])?.map_err(anyhow::Error::msg)?)];
-    for file in files {
-        let name = file.display().to_string();
-        let made = helm::template(&helm, &["--values", &name])?;
-        out.push((name.clone(), made.map_err(anyhow::Error::msg).context(name)?));
+    fs::copy(deploy().join("chart/outrider/files/cni.sh"), dir.join("script/cni.sh"))?;
+    let plugin = json!({"type": "outrider-cni", "capture": {"backend": "nft"}});
+    fs::write(dir.join("script/plugin.json"), plugin.to_string())?;
+    fs::write(dir.join("outrider"), "a program")?;
+    let run = |args: &[&str]| -> Result<bool> {
+        let mut script = Command::new("sh");
+        script.arg(dir.join("script/cni.sh")).args(args);
+        script.env("CNI_BIN", dir.join("bin")).env("CNI_CONF", dir.join("conf"));
+        Ok(script.env("CNI_BINARY", dir.join("outrider")).output()?.status.success())
+    };
+    let network = dir.join("conf/10-net.conflist");
+    let plugins = || -> Result<Vec<Value>> {
+        let read: Value = serde_json::from_slice(&fs::read(&network)?)?;
+        Ok(list(&read["plugins"]).cloned().collect())
+    };
+    assert!(!run(&["once", "install"])?, "no network is there yet");
+    let own = [json!({"type": "bridge"}), json!({"type": "portmap"})];
+    let written = json!({"cniVersion": "1.0.0", "name": "net", "plugins": own}).to_string();
+    fs::write(&network, &written)?;
+    assert!(!run(&["check"])?);
+    // The second time there is nothing to do; an entry that another version made is replaced.
+    for _ in 0..2 {
+        assert!(run(&["once", "install"])? && run(&["check"])?);
+        assert_eq!(plugins()?, [own.as_slice(), &[plugin.clone()]].concat());
     }
-    Ok(out)
-}
-
-pub(crate) async fn every_manifest_is_taken_strictly(cluster: &mut Cluster) -> Result {
-    for name in ["ingress", "shop"] {
-        cluster.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).await?;
-    }
-    cluster
-        .apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
-            "name": "restricted", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}))
-        .await?;
-    let mut all = tokio::task::spawn_blocking(|| -> Result<Vec<(String, Vec<Value>)>> {
-        let (manifests, values) = documented()?;
-        let mut all = charts(&values)?;
-        all.push(("README.md".to_owned(), manifests));
-        all.extend(secrets()?.map(|it| ("secrets.sh".to_owned(), it)));
-        Ok(all)
-    })
-    .await??;
-    for name in ["outrider.yaml", "gateway.yaml", "control/outrider-control.yaml", "control/injector.yaml"] {
-        all.push((name.to_owned(), read(name)?));
-    }
-
-    let (mut wrong, mut taken) = (Vec::new(), 0);
-    for (place, values) in &all {
-        for value in values {
-            match cluster.judge(value).await {
-                Ok(_) => taken += 1,
-                Err(error) => {
-                    wrong
-                        .push(format!("{place}: {} {}: {error:#}", value["kind"], value["metadata"]["name"]));
-                }
-            }
-        }
-        for (name, template) in pods(values) {
-            let outcome = cluster.judge(&restricted(template)).await;
-            // Who writes to the node is not let in, which shows that somebody looks.
-            if outcome.is_ok() == name.starts_with("\"DaemonSet") {
-                wrong.push(format!("{place}: {name} in a restricted namespace: {:?}", outcome.map(drop)));
-            }
-        }
-    }
-    writeln!(std::io::stderr(), "manifests taken strictly: {taken}")?;
-    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // What strictly means.
-    let mut odd = one(&read("outrider.yaml")?, "Deployment", "outrider-control")?.clone();
-    odd["spec"]["template"]["spec"]["containers"][0]["imagePullPolcy"] = "Always".into();
-    let refused = cluster.judge(&odd).await.err().context("an unknown field is taken")?;
-    ensure!(format!("{refused:#}").contains("imagePullPolcy"), "{refused:#}");
+    fs::write(&network, fs::read_to_string(&network)?.replace("nft", "iptables"))?;
+    assert!(!run(&["check"])? && run(&["once", "install"])? && run(&["check"])?);
+    assert_eq!(plugins()?, [own.as_slice(), &[plugin.clone()]].concat());
+    // Somebody writes the network anew; another program comes with another image.
+    fs::write(&network, &written)?;
+    fs::write(dir.join("outrider"), "its next version")?;
+    assert!(!run(&["check"])? && run(&["once", "install"])? && run(&["check"])?);
+    assert_eq!(fs::read_to_string(dir.join("bin/outrider-cni"))?, "its next version");
+    assert!(run(&["once", "remove"])?);
+    assert_eq!(plugins()?, own);
+    assert_eq!(fs::read_dir(dir.join("bin"))?.count() + fs::read_dir(dir.join("conf"))?.count(), 1);
     Ok(())
-}
-
-/// A pod of a template, where only those are let in that need no right.
-fn restricted(template: &Value) -> Value {
-    json!({"apiVersion": "v1", "kind": "Pod", "spec": template["spec"],
-        "metadata": {"namespace": "restricted", "name": "pod", "labels": template["metadata"]["labels"]}})
 }

@@ -180,6 +180,11 @@ impl Cluster {
         format!("kubernetes?context=test&kubeconfig={}", self.dir.join("control").display())
     }
 
+    /// The administrator's kubeconfig.
+    pub(crate) fn administrator(&self) -> PathBuf {
+        self.dir.join("admin")
+    }
+
     /// A store, as the service account.
     pub(crate) async fn store(&self) -> Result<Kubernetes> {
         let store = Kubernetes::open(&self.options()).await?;

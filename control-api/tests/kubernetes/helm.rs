@@ -65,3 +65,16 @@ pub(crate) fn lint(helm: &Path, values: &Path) -> Result {
     ensure!(good, "{values}: {told}{said}");
     Ok(())
 }
+
+/// Does something with the release, in a cluster.
+pub(crate) fn release(helm: &Path, kubeconfig: &Path, args: &[&str]) -> Result {
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart/outrider");
+    let mut process = Command::new(helm);
+    process.args(args).arg("outrider").args(["--namespace", "outrider-system"]).env("KUBECONFIG", kubeconfig);
+    if args.first() != Some(&"uninstall") {
+        process.arg(chart);
+    }
+    let output = process.output().context("helm cannot be run")?;
+    ensure!(output.status.success(), "helm {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}

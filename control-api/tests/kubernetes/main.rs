@@ -4,6 +4,7 @@
 //! built only with `OUTRIDER_REQUIRE_KUBE=1`. Without that, and without a binary from an earlier run, the suite says that it
 //! was left out. The store runs as the service account of `deploy/control`, with no more rights than that gives it.
 
+mod applied;
 mod chart;
 mod cluster;
 mod deploy;
@@ -48,7 +49,7 @@ async fn kubernetes_as_the_store() -> Result {
         deploy::the_manifests_apply_and_give_no_more_than_is_needed,
         store::kinds_without_a_crd_are_left_out_and_taken_up,
         published::manifests_of_the_project_are_judged_alike,
-        chart::every_manifest_is_taken_strictly,
+        applied::every_manifest_is_taken_strictly,
         store::what_is_written_is_there_and_expectations_are_kept,
         store::nothing_is_written_when_one_object_is_refused,
         store::a_commit_that_stops_half_way_tells_what_was_written,
@@ -60,6 +61,7 @@ async fn kubernetes_as_the_store() -> Result {
         injection::new_pods_get_sidecars_and_wrong_ones_are_refused,
         whole::a_control_plane_on_kubernetes_serves_writes_and_restarts,
         outage::what_was_known_stays_and_what_was_missed_is_made_up_for,
+        applied::helm_installs_and_keeps_what_it_made,
     ];
     assert!(failed.is_empty(), "{}", failed.join("\n"));
     Ok(())

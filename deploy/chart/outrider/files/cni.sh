@@ -3,11 +3,13 @@
 # of the network's configuration, also after somebody wrote that anew.
 #
 #   cni.sh install   and stay       cni.sh check   whether all is there       cni.sh remove   and stay
+#   cni.sh once install|remove
 #
 # At the end of the pod nothing is taken away: pods that start meanwhile would start without capture.
 set -eu
-bin=/host/bin
-conf=/host/conf
+bin=${CNI_BIN:-/host/bin}
+conf=${CNI_CONF:-/host/conf}
+binary=${CNI_BINARY:-/usr/local/bin/outrider}
 name=outrider-cni
 here=$(dirname "$0")
 
@@ -27,9 +29,7 @@ network() {
 
 # Writes a file in one go, as somebody may read it at any time: what it is to have comes by standard input.
 replace() {
-  cat >"$1.$name"
-  chmod "$2" "$1.$name"
-  mv -f "$1.$name" "$1"
+  cat >"$1.$name" && chmod "$2" "$1.$name" && mv -f "$1.$name" "$1"
 }
 
 chained() {
@@ -37,12 +37,12 @@ chained() {
 }
 
 install() {
-  cmp -s /usr/local/bin/outrider "$bin/$name" || replace "$bin/$name" 0755 </usr/local/bin/outrider
+  cmp -s "$binary" "$bin/$name" || replace "$bin/$name" 0755 <"$binary" || return 1
   file=$(network) || return 1
   chained "$file" && return 0
   changed=$(jq --slurpfile plugin "$here/plugin.json" \
     '.plugins |= (map(select(.type != $plugin[0].type)) + $plugin)' "$file") || return 1
-  printf '%s\n' "$changed" | replace "$file" 0600
+  printf '%s\n' "$changed" | replace "$file" 0600 || return 1
   say "$file has the plugin now"
 }
 
@@ -51,7 +51,7 @@ remove() {
     [ -f "$file" ] || continue
     grep -q "\"$name\"" "$file" || continue
     changed=$(jq --arg name "$name" '.plugins |= map(select(.type != $name))' "$file") || return 1
-    printf '%s\n' "$changed" | replace "$file" 0600
+    printf '%s\n' "$changed" | replace "$file" 0600 || return 1
     say "$file has the plugin no longer"
   done
   rm -f "$bin/$name"
@@ -59,7 +59,10 @@ remove() {
 
 case ${1-} in
   check)
-    cmp -s /usr/local/bin/outrider "$bin/$name" && file=$(network) && chained "$file"
+    cmp -s "$binary" "$bin/$name" && file=$(network) && chained "$file"
+    ;;
+  once)
+    case ${2-} in install | remove) "$2" ;; *) exit 2 ;; esac
     ;;
   install | remove)
     trap 'exit 0' TERM INT
@@ -70,7 +73,7 @@ case ${1-} in
     done
     ;;
   *)
-    say "want install, check or remove"
+    say "want install, check, remove, or once and one of them"
     exit 2
     ;;
 esac
