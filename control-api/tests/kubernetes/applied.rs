@@ -3,13 +3,18 @@
 use std::fs;
 use std::io::Write as _;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use outrider_control::model::documents;
 use outrider_tests::binary;
+use outrider_tests::client::Conn;
+use outrider_tests::ports::Lease;
+use outrider_tests::proxy::Proxy;
 use serde_json::{Value, json};
 
-use super::chart::{deploy, one, pods, read, secrets};
-use super::cluster::Cluster;
+use super::chart::{bootstrap, deploy, mounted, one, pods, read, secrets};
+use super::cluster::{Cluster, eventually};
 use super::{Result, helm};
 
 /// The YAML in deploy/README.md: manifests, and values of the chart.
@@ -94,6 +99,96 @@ pub(crate) async fn every_manifest_is_taken_strictly(cluster: &mut Cluster) -> R
     let refused = cluster.judge(&odd).await.err().context("an unknown field is taken")?;
     ensure!(format!("{refused:#}").contains("imagePullPolcy"), "{refused:#}");
     Ok(())
+}
+
+/// The control plane with the arguments, Secrets and roles of the chart, and a proxy with its gateway's bootstrap and account.
+pub(crate) async fn a_gateway_of_the_chart_serves(cluster: &mut Cluster) -> Result {
+    let edge = Lease::new()?;
+    let set = format!(
+        "gateways[0].name=edge,gateways[0].namespace=ingress,gateways[0].gateway.create=true,\
+         gateways[0].ports[0].name=http,gateways[0].ports[0].port={}",
+        edge.port()
+    );
+    let values = tokio::task::spawn_blocking(move || match helm::program()? {
+        Some(helm) => helm::template(&helm, &["--set", &set])?.map(Some).map_err(anyhow::Error::msg),
+        None => Ok(None),
+    });
+    let Some(values) = values.await?? else { return Ok(()) };
+    for kind in ["ServiceAccount", "Gateway"] {
+        cluster.apply(one(&values, kind, "edge")?.clone()).await?;
+    }
+    cluster.apply(one(&values, "GatewayClass", "outrider")?.clone()).await?;
+    cluster
+        .apply(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"namespace": "shop", "name": "moved"},
+            "spec": {"parentRefs": [{"name": "edge", "namespace": "ingress"}], "hostnames": ["shop.example.com"],
+                "rules": [{"filters": [{"type": "RequestRedirect", "requestRedirect": {"hostname": "there.example"}}]}]}}))
+        .await?;
+
+    let (xds, api) = (Lease::new()?, Lease::new()?);
+    let mut args = mounted(one(&values, "Deployment", "outrider-control")?, &values)?.split_off(1);
+    args.retain(|it| !it.starts_with("--webhook") && !it.starts_with("--inject"));
+    for arg in &mut args {
+        match arg.split_once('=').map(|(name, _)| name) {
+            Some("--xds") => *arg = format!("--xds=127.0.0.1:{}", xds.port()),
+            Some("--api") => *arg = format!("--api=127.0.0.1:{}", api.port()),
+            Some("--store") => *arg = format!("--store={}", cluster.argument()),
+            _ => {}
+        }
+    }
+    let control = Proxy::command(&binary::control()?, &args, 0, binary::scratch("control")?)?;
+    let (proxy, _ports) = gateway(cluster, &values, xds.port()).await?;
+    let serves = eventually("the gateway serves its route", async || {
+        let Ok(mut conn) = Conn::plain(edge.port()).await else { return Ok(None) };
+        let request = "GET /x HTTP/1.1\r\nhost: shop.example.com\r\nconnection: close\r\n\r\n";
+        if conn.send(request).await.is_err() {
+            return Ok(None);
+        }
+        let status = conn.response("GET").await.map(|it| it.status).unwrap_or_default();
+        Ok((status == 302).then_some(()))
+    });
+    serves.await.with_context(|| format!("{}\n{}", proxy.output(), control.output()))
+}
+
+/// A proxy with the bootstrap of the chart's gateway, and a token of its account as the pod has it.
+async fn gateway(cluster: &Cluster, values: &[Value], xds: u16) -> Result<(Proxy, [Lease; 3])> {
+    let deployment = one(values, "Deployment", "edge")?;
+    let dir = binary::scratch("gateway")?;
+    let mut text = bootstrap(deployment)?;
+    let leases = [Lease::new()?, Lease::new()?, Lease::new()?];
+    for (port, lease) in ["15000", "15021", "15090"].into_iter().zip(&leases) {
+        text = text.replace(port, &lease.port().to_string());
+    }
+    for volume in deployment["spec"]["template"]["spec"]["volumes"].as_array().context("volumes")? {
+        let source = &volume["projected"]["sources"][0]["serviceAccountToken"];
+        if let Some(audience) = source["audience"].as_str() {
+            let asked = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+                "spec": {"audiences": [audience], "expirationSeconds": 3600}});
+            let request = http::Request::post("/api/v1/namespaces/ingress/serviceaccounts/edge/token");
+            let answer: Value = cluster.admin.request(request.body(serde_json::to_vec(&asked)?)?).await?;
+            fs::write(dir.join("token"), answer["status"]["token"].as_str().context("a token")?)?;
+        }
+    }
+    let ca = one(values, "Secret", "outrider-control-tls")?["data"]["ca.crt"].as_str().context("a CA")?;
+    fs::write(dir.join("ca.pem"), STANDARD.decode(ca)?)?;
+    let xds = xds.to_string();
+    let here = dir.to_str().context("a path in UTF-8")?;
+    let host = "outrider-control.outrider-system.svc.cluster.local";
+    if !text.contains(&format!("{host}:15010")) {
+        bail!("the gateway looks for the control plane elsewhere: {text}");
+    }
+    for (there, instead) in [
+        ("/etc/outrider/ca", here),
+        ("/var/run/secrets/outrider", here),
+        ("/run/outrider", here),
+        (host, "127.0.0.1"),
+        ("15010", xds.as_str()),
+    ] {
+        text = text.replace(there, instead);
+    }
+    let args = ["--config-yaml".to_owned(), text, "--concurrency".to_owned(), "1".to_owned()];
+    let proxy = Proxy::command(&binary::outrider()?, &args, leases[0].port(), dir)?;
+    Ok((proxy, leases))
 }
 
 /// The last to be asked: the roles of the others go with it.

@@ -178,20 +178,34 @@ fn no_container_has_a_right() -> Result {
     Ok(())
 }
 
+fn proxy_arguments(deployment: &Value) -> Vec<&str> {
+    texts(&deployment["spec"]["template"]["spec"]["containers"][0]["args"])
+}
+
+/// The bootstrap of a gateway's proxy, with what Kubernetes puts in.
+pub(crate) fn bootstrap(deployment: &Value) -> Result<String> {
+    let args = proxy_arguments(deployment);
+    let at = args.iter().position(|it| *it == "--config-yaml").context("a bootstrap")?;
+    let mut out = args.get(at + 1).copied().context("a bootstrap")?.to_owned();
+    for variable in list(&deployment["spec"]["template"]["spec"]["containers"][0]["env"]) {
+        let value = match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
+            Some("metadata.namespace") => {
+                deployment["metadata"]["namespace"].as_str().context("a namespace")?
+            }
+            Some("status.podIP") => "127.0.0.1",
+            _ => "edge-0",
+        };
+        out = out.replace(&format!("$({})", variable["name"].as_str().context("a name")?), value);
+    }
+    ensure!(!out.contains("$("), "{out}");
+    Ok(out)
+}
+
 #[test]
 fn the_gateways_proxy_takes_its_bootstrap() -> Result {
     let values = read("gateway.yaml")?;
     let deployment = one(&values, "Deployment", "edge")?;
-    let args = texts(&deployment["spec"]["template"]["spec"]["containers"][0]["args"]);
-    let at = args.iter().position(|it| *it == "--config-yaml").context("a bootstrap")?;
-    let mut bootstrap = args.get(at + 1).copied().context("a bootstrap")?.to_owned();
-    // As Kubernetes does it.
-    for variable in list(&deployment["spec"]["template"]["spec"]["containers"][0]["env"]) {
-        let name = variable["name"].as_str().context("a name")?;
-        bootstrap =
-            bootstrap.replace(&format!("$({name})"), if name == "POD_IP" { "127.0.0.1" } else { "edge-0" });
-    }
-    assert!(!bootstrap.contains("$("), "{bootstrap}");
+    let (args, bootstrap) = (proxy_arguments(deployment), bootstrap(deployment)?);
     let dir = binary::scratch("gateway")?;
     let mut authority = rcgen::CertificateParams::default();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -219,8 +233,8 @@ pub(crate) fn secrets() -> Result<Option<Vec<Value>>> {
     Ok(Some(documents("secrets.sh", std::str::from_utf8(&output.stdout)?)?))
 }
 
-/// Starts as far as the files go, with Secrets as they are mounted.
-fn takes(deployment: &Value, secrets: &[Value]) -> Result {
+/// The control plane's arguments, with its name in front, and its Secrets mounted elsewhere.
+pub(crate) fn mounted(deployment: &Value, secrets: &[Value]) -> Result<Vec<String>> {
     let dir = binary::scratch("mounted")?;
     let mut args = arguments(deployment);
     let pod = &deployment["spec"]["template"]["spec"];
@@ -240,7 +254,12 @@ fn takes(deployment: &Value, secrets: &[Value]) -> Result {
             *arg = arg.replace(&mount, &here);
         }
     }
-    let options = Options::try_parse_from(args)?;
+    Ok(args)
+}
+
+/// Starts as far as the files go.
+fn takes(deployment: &Value, secrets: &[Value]) -> Result {
+    let options = Options::try_parse_from(mounted(deployment, secrets)?)?;
     options.auth.build(None, &[options.xds, options.api])?;
     let authority = options.ca.build(None, true, SystemTime::now())?;
     authority.map(drop).context("no authority")

@@ -60,6 +60,7 @@ async fn kubernetes_as_the_store() -> Result {
         identity::tokens_are_judged_by_the_server_and_join_tokens_are_counted_in_it,
         injection::new_pods_get_sidecars_and_wrong_ones_are_refused,
         whole::a_control_plane_on_kubernetes_serves_writes_and_restarts,
+        applied::a_gateway_of_the_chart_serves,
         outage::what_was_known_stays_and_what_was_missed_is_made_up_for,
         applied::helm_installs_and_keeps_what_it_made,
     ];
