@@ -109,9 +109,9 @@ pub(crate) async fn a_gateway_of_the_chart_serves(cluster: &mut Cluster) -> Resu
          gateways[0].ports[0].name=http,gateways[0].ports[0].port={}",
         edge.port()
     );
-    let values = tokio::task::spawn_blocking(move || match helm::program()? {
-        Some(helm) => helm::template(&helm, &["--set", &set])?.map(Some).map_err(anyhow::Error::msg),
-        None => Ok(None),
+    let values = tokio::task::spawn_blocking(move || -> Result<Option<Vec<Value>>> {
+        let Some(helm) = helm::program()? else { return Ok(None) };
+        helm::template(&helm, &["--set", &set])?.map(Some).map_err(anyhow::Error::msg)
     });
     let Some(values) = values.await?? else { return Ok(()) };
     for kind in ["ServiceAccount", "Gateway"] {
