@@ -14,6 +14,7 @@ use clap::Parser as _;
 use outrider_control::model::documents;
 use outrider_control::server::Options;
 use outrider_inject::Settings;
+use outrider_inject::settings::Capture;
 use outrider_tests::binary;
 use serde_json::{Value, json};
 
@@ -277,6 +278,23 @@ fn the_chart_makes_secrets_that_the_control_plane_takes() -> Result {
     let Some(helm) = helm::program()? else { return Ok(()) };
     let values = helm::template(&helm, &[])?.map_err(anyhow::Error::msg)?;
     takes(one(&values, "Deployment", "outrider-control")?, &values)
+}
+
+#[test]
+fn with_everything_on_arguments_and_settings_are_those_that_there_are() -> Result {
+    let Some(helm) = helm::program()? else { return Ok(()) };
+    let full = deploy().join("chart/outrider/ci/full-values.yaml");
+    let full = full.to_str().context("a path in UTF-8")?;
+    let values = helm::template(&helm, &["--values", full])?.map_err(anyhow::Error::msg)?;
+    let options = Options::try_parse_from(arguments(one(&values, "Deployment", "outrider-control")?))?;
+    assert!(options.xds.ip().is_unspecified() && options.xds.is_ipv6());
+    assert!(options.auth.client_ca.is_some());
+    let settings = &one(&values, "ConfigMap", "outrider-injection")?["data"]["settings.yaml"];
+    let settings = Settings::read(settings.as_str().context("settings")?)?;
+    assert_eq!(settings.image, "registry.example/outrider:1");
+    assert_eq!(settings.capture, Capture::Cni, "the node does it");
+    assert_eq!(settings.resources.cpu_limit, None);
+    Ok(())
 }
 
 #[test]
