@@ -364,11 +364,11 @@ fn the_plugin_is_put_on_a_node_and_taken_off() -> Result {
     // The second time there is nothing to do; an entry that another version made is replaced.
     for _ in 0..2 {
         assert!(run(&["once", "install"])? && run(&["check"])?);
-        assert_eq!(plugins()?, [own.as_slice(), &[plugin.clone()]].concat());
+        assert_eq!(plugins()?, [own.as_slice(), std::slice::from_ref(&plugin)].concat());
     }
     fs::write(&network, fs::read_to_string(&network)?.replace("nft", "iptables"))?;
     assert!(!run(&["check"])? && run(&["once", "install"])? && run(&["check"])?);
-    assert_eq!(plugins()?, [own.as_slice(), &[plugin.clone()]].concat());
+    assert_eq!(plugins()?, [own.as_slice(), std::slice::from_ref(&plugin)].concat());
     // Somebody writes the network anew; another program comes with another image.
     fs::write(&network, &written)?;
     fs::write(dir.join("outrider"), "its next version")?;
