@@ -23,6 +23,7 @@ use crate::api::{ControlService, Parts, Served};
 use crate::ca::service::CertificateService;
 use crate::engine::Engine;
 use crate::source::{Origin, Problems, manifests, stored};
+use crate::status::Sources;
 use crate::store::{self, Place, SharedStore, kubernetes};
 
 /// How often a silent client is asked whether it is there, and how long it may take to say so.
@@ -52,12 +53,19 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     // First: with its store open the data directory is this process's own, to make certificates and tokens in.
     let Opened { store, writer, kubernetes, shared } = open_store(&options).await?;
     tracing::info!(store = store.describe(), "what is applied is kept in");
-    let security = Arc::new(options.auth.build(options.data_dir.as_deref(), &[options.xds, options.api])?);
+    let listens: Vec<_> = [options.xds, options.api].into_iter().chain(options.status.status_address).collect();
+    let security = Arc::new(options.auth.build(options.data_dir.as_deref(), &listens)?);
     let (leave, leaving) = watch::channel(false);
     webhook::start(&options.injection, kubernetes.as_ref(), security.ca(), &leaving).await?;
     let xds = TcpListener::bind(options.xds).await.with_context(|| format!("--xds {}", options.xds))?;
     let api = TcpListener::bind(options.api).await.with_context(|| format!("--api {}", options.api))?;
     let audit = Arc::new(audit(&options)?);
+    let page = match options.status.status_address {
+        Some(address) => {
+            Some(TcpListener::bind(address).await.with_context(|| format!("--status-address {address}"))?)
+        }
+        None => None,
+    };
     let certificates = identity::start(&options, &security, &audit, &store, kubernetes, shared, &leaving)?;
 
     let mut origins = BTreeSet::from([Origin::Store]);
@@ -77,6 +85,16 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tokio::spawn(Arc::clone(&security).watch());
 
     let connected = Arc::new(Connected::default());
+    if let Some(page) = page {
+        let sources = Sources {
+            engine: Arc::clone(&engine),
+            connected: Arc::clone(&connected),
+            problems: problems.clone(),
+            roots: certificates.bundle(),
+            instance: instance().into(),
+        };
+        options.status.start(page, &security, sources)?;
+    }
     let service = ControlService::new(Parts {
         store,
         engine: Arc::clone(&engine),

@@ -53,6 +53,8 @@ pub(super) struct Stream {
     pub(super) proxy: Proxy,
     pub(super) node: Node,
     pub(super) peer: Option<SocketAddr>,
+    /// Whoever the credential says that it is.
+    pub(super) who: Arc<str>,
     pub(super) since: Instant,
     pub(super) session: Mutex<Session>,
 }
@@ -61,6 +63,17 @@ impl Stream {
     pub(super) fn session(&self) -> MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A proxy whose stream is open.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// Who it is, as its node says.
+    pub proxy: Proxy,
+    /// Who it is, as its credential says: the SPIFFE identity of a certificate, or the name of a token.
+    pub identity: Arc<str>,
+    /// How far it is.
+    pub summary: pb::ProxySummary,
 }
 
 /// Takes its stream out of the list when it ends.
@@ -118,6 +131,17 @@ impl Connected {
         let mut out: Vec<_> = self.all().iter().map(|stream| summary(stream)).collect();
         out.sort_by(|a, b| a.id.cmp(&b.id));
         out
+    }
+
+    /// Those `most` proxies that are connected for the longest.
+    pub fn listed(&self, most: usize) -> Vec<Listing> {
+        let first: Vec<_> = self.lock().values().take(most).cloned().collect();
+        let listing = |stream: &Arc<Stream>| Listing {
+            proxy: stream.proxy.clone(),
+            identity: Arc::clone(&stream.who),
+            summary: summary(stream),
+        };
+        first.iter().map(listing).collect()
     }
 
     /// One of them, with each resource it was sent; with their content if wanted (private keys taken out).

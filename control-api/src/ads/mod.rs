@@ -12,7 +12,7 @@ mod tests;
 mod wire;
 mod wish;
 
-pub use connected::{Connected, Limits};
+pub use connected::{Connected, Limits, Listing};
 pub use report::TypeReport;
 pub use service::Ads;
 pub use session::{Due, Session};

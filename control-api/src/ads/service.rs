@@ -118,7 +118,8 @@ impl Ads {
         }
         who.may_be(&proxy, &self.engine.snapshot().context.world)?;
         let session = Mutex::new(Session::new(P::DELTA));
-        let stream = Stream { proxy, node, peer, since: Instant::now(), session };
+        let name = Arc::clone(&who.name);
+        let stream = Stream { proxy, node, peer, who: name, since: Instant::now(), session };
         let listed = self.connected.list(stream);
         tracing::info!(proxy = %listed.stream.proxy.id, peer = ?peer, delta = P::DELTA, "a proxy is connected");
         let driver = Driver {

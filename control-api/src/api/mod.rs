@@ -20,6 +20,7 @@ pub(crate) mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use problems::quotes_secret;
 pub use selector::{Selector, SelectorError};
 pub use server::{DETAILS_LIMIT, Reporter, Served};
 use tonic::{Request, Response, Status};

@@ -27,11 +27,15 @@ impl ControlService {
     }
 }
 
+/// Whether the words about a problem may quote a Secret: they are an administrator's then.
+pub(crate) fn quotes_secret(problem: &Problem) -> bool {
+    Kind::of_word(&reference(&problem.object).kind).is_none_or(|kind| kind == Kind::Secret)
+}
+
 /// A problem as somebody may see it: what is in a Secret is an administrator's, and be it a wrong value in a reason.
 fn told(problem: &Problem, who: &Identity) -> pb::Problem {
     let r#ref = reference(&problem.object);
-    let secret = Kind::of_word(&r#ref.kind).is_none_or(|kind| kind == Kind::Secret);
-    let reason = if secret && who.role != Role::Admin {
+    let reason = if quotes_secret(problem) && who.role != Role::Admin {
         "cannot be read; what is wrong is for administrators to see, as it may quote a Secret".to_owned()
     } else {
         problem.reason.clone()

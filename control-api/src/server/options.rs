@@ -7,6 +7,7 @@ use crate::api::auth::AuthArgs;
 use crate::ca::CaArgs;
 use crate::ca::identity::TrustDomain;
 use crate::server::WebhookArgs;
+use crate::status::StatusArgs;
 
 /// The control plane of Outrider: services, routes and policies in Kubernetes shape, served as xDS.
 ///
@@ -69,6 +70,10 @@ pub struct Options {
     /// Sidecars of pods.
     #[command(flatten)]
     pub injection: WebhookArgs,
+
+    /// The page for browsers.
+    #[command(flatten)]
+    pub status: StatusArgs,
 }
 
 /// What it can do besides serving.

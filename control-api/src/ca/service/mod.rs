@@ -156,6 +156,11 @@ impl CertificateService {
         self
     }
 
+    /// What is believed of workloads' certificates; `None`: nobody is certified here.
+    pub fn bundle(&self) -> Option<watch::Receiver<Arc<Bundle>>> {
+        self.parts.ca.as_ref().ok().map(|ca| ca.bundle())
+    }
+
     /// `outrider.identity.v1.Identity`.
     pub fn own(&self) -> IdentityServer<Self> {
         IdentityServer::new(self.clone()).max_decoding_message_size(LARGEST_REQUEST)
