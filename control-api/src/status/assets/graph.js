@@ -3,12 +3,12 @@
 import { attribute, millis, morph, percent, short, svg } from "./dom.js";
 
 const NODE = { width: 184, height: 62 };
-const GAP = { x: 176, y: 26 };
+const GAP = { least: 132, most: 220, y: 34 };
 const MARGIN = 16;
 const SHOWN = 60;
 
 /** Where everything is: nodes in layers by the longest way from a caller; within a layer near those that they speak with. */
-export function layout(nodes, edges, narrow) {
+export function layout(nodes, edges, narrow, room) {
   const connected = new Set(edges.flatMap((edge) => [edge.from, edge.to]));
   const chosen = [...nodes].sort((a, b) => connected.has(b.id) - connected.has(a.id) || (a.id < b.id ? -1 : 1)).slice(0, SHOWN);
   const known = new Map(chosen.map((node) => [node.id, { node, layer: 0, order: 0 }]));
@@ -42,32 +42,35 @@ export function layout(nodes, edges, narrow) {
       row.forEach((it, place) => { it.order = place; });
     }
   }
-  return place(columns, lonely, known, links, narrow);
+  return place(columns, lonely, known, links, narrow, room);
 }
 
-function place(columns, lonely, known, links, narrow) {
+function place(columns, lonely, known, links, narrow, room) {
   const tallest = Math.max(1, ...columns.map((row) => row.length));
+  // As wide as there is room for, within reason.
+  const spare = (room - 2 * MARGIN - columns.length * NODE.width) / Math.max(1, columns.length - 1);
+  const gap = Math.min(GAP.most, Math.max(GAP.least, Math.floor(spare)));
   // On a phone layers go downwards.
   const step = narrow
-    ? { along: NODE.height + 64, across: NODE.width + 14 }
-    : { along: NODE.width + GAP.x, across: NODE.height + GAP.y };
+    ? { along: NODE.height + 72, across: NODE.width + 14 }
+    : { along: NODE.width + gap, across: NODE.height + GAP.y };
   columns.forEach((row, layer) => row.forEach((it, order) => {
     const across = MARGIN + (order + (tallest - row.length) / 2) * step.across;
     const along = MARGIN + layer * step.along;
     [it.x, it.y] = narrow ? [across, along] : [along, across];
   }));
   const size = {
-    width: narrow ? tallest * step.across + MARGIN : Math.max(1, columns.length) * step.along - GAP.x + 2 * MARGIN,
+    width: narrow ? tallest * step.across + MARGIN : Math.max(1, columns.length) * step.along - gap + 2 * MARGIN,
     height: narrow ? columns.length * step.along + MARGIN : (columns.length ? tallest : 0) * step.across + MARGIN,
   };
-  const line = Math.max(1, Math.floor(Math.max(size.width, narrow ? 2 * step.across : 1100) / (NODE.width + 20)));
+  const line = Math.max(1, Math.floor(Math.max(size.width, narrow ? 2 * step.across : room - 2 * MARGIN) / (NODE.width + 20)));
   lonely.forEach((it, order) => {
     it.x = MARGIN + (order % line) * (NODE.width + 20);
     it.y = size.height + Math.floor(order / line) * (NODE.height + 14);
   });
   if (lonely.length) {
     size.width = Math.max(size.width, Math.min(lonely.length, line) * (NODE.width + 20) + MARGIN);
-    size.height += Math.ceil(lonely.length / line) * (NODE.height + 14) + MARGIN;
+    size.height += Math.ceil(lonely.length / line) * (NODE.height + 14);
   }
   return { places: known, links, size };
 }
@@ -88,20 +91,24 @@ export function words(edge) {
     return [`${short(rps)} req/s`, wrong];
   }
   if (connections > 0) return [`${short(connections)} conn/s`, ""];
-  return edge.share === null ? ["idle", ""] : [`${percent(edge.share)}`, "of requests"];
+  return edge.share === null ? ["idle", ""] : [`${percent(edge.share)} routed`, ""];
 }
 
 /** Draws into `box`; what stays the same stays the same element. `select` is told of clicks and keys. */
 export function draw(box, overview, selected, select) {
   const narrow = box.clientWidth < 640;
-  const { places, links, size } = layout(overview.nodes, overview.edges, narrow);
+  const room = Math.max(320, box.clientWidth);
+  const { places, links, size } = layout(overview.nodes, overview.edges, narrow, room);
+  // What is a little too wide is made smaller, what is much too wide is moved along.
+  const scale = Math.max(0.68, Math.min(1, room / size.width));
   const root = svg("svg", {
     viewBox: `0 0 ${size.width} ${size.height}`, role: "group", "aria-label": "Services and who calls whom",
-    width: Math.round(size.width), height: Math.round(size.height),
+    width: Math.floor(size.width * scale), height: Math.floor(size.height * scale),
   });
   const most = Math.max(1, ...links.map((edge) => edge.traffic.rps));
   const labels = [];
-  for (const edge of links) root.append(line(edge, places, narrow, most, labels));
+  const taken = [...places.values()].map(({ x, y }) => ({ x, y, width: NODE.width, height: NODE.height }));
+  for (const edge of links) root.append(line(edge, places, narrow, most, labels, taken));
   for (const it of places.values()) root.append(nodeOf(it, selected));
   root.append(...labels);
   if (box.firstElementChild?.tagName !== "svg") box.replaceChildren(root);
@@ -121,7 +128,7 @@ export function draw(box, overview, selected, select) {
   }
 }
 
-function line(edge, places, narrow, most, labels) {
+function line(edge, places, narrow, most, labels, taken) {
   const [a, b] = [places.get(edge.from), places.get(edge.to)];
   const back = narrow ? b.y < a.y : b.x < a.x;
   const [from, to] = narrow
@@ -134,11 +141,12 @@ function line(edge, places, narrow, most, labels) {
   const how = mood(edge);
   const width = how === "idle" ? 1.5 : 1.8 + 3.2 * Math.sqrt(edge.traffic.rps / most);
   const key = `${edge.from}>${edge.to}`;
-  const at = { x: (from.x + to.x) / 2, y: (from.y + to.y) / 2 };
   const [first, second] = words(edge);
   const locked = edge.traffic.tls === "all";
   const wide = 20 + 6.3 * Math.max(first.length, second.length) + (locked ? 14 : 0);
   const tall = second ? 34 : 20;
+  const controls = narrow ? [{ x: from.x, y: from.y + bend }, { x: to.x, y: to.y - bend }] : [{ x: from.x + bend, y: from.y }, { x: to.x - bend, y: to.y }];
+  const at = free([from, ...controls, to], wide, tall, taken);
   const text = { x: at.x + (locked ? 7 : 0), class: "label" };
   labels.push(svg("g", { class: `tag ${how}`, "data-key": key, "data-edge": key },
     svg("rect", { x: at.x - wide / 2, y: at.y - tall / 2, width: wide, height: tall, rx: 7 }),
@@ -149,6 +157,19 @@ function line(edge, places, narrow, most, labels) {
     svg("title", {}, `${edge.from} to ${edge.to}: ${first} ${second}`),
     svg("path", { d, "stroke-width": width.toFixed(1) }),
     how === "idle" ? null : svg("path", { d, class: "flow", "stroke-width": Math.max(1.4, width / 2).toFixed(1) }));
+}
+
+const WAYS = [0.5, 0.4, 0.6, 0.32, 0.68, 0.25, 0.75, 0.82, 0.18, 0.88];
+
+/** Where on its curve (of Bézier) a label hides nothing; the middle if it does everywhere. */
+function free([a, b, c, d], width, height, taken) {
+  const along = (t, axis) => (1 - t) ** 3 * a[axis] + 3 * (1 - t) ** 2 * t * b[axis] + 3 * (1 - t) * t ** 2 * c[axis] + t ** 3 * d[axis];
+  const box = (t, lift) => ({ x: along(t, "x") - width / 2, y: along(t, "y") - height / 2 + lift, width, height });
+  const hits = (one) => taken.some((it) => one.x < it.x + it.width + 3 && it.x < one.x + one.width + 3 && one.y < it.y + it.height + 3 && it.y < one.y + one.height + 3);
+  const tries = [0, -0.6, 0.6, -1.15, 1.15, -1.7, 1.7].map((it) => it * height).flatMap((lift) => WAYS.map((t) => box(t, lift)));
+  const found = tries.find((one) => !hits(one)) ?? tries[0];
+  taken.push(found);
+  return { x: found.x + width / 2, y: found.y + height / 2 };
 }
 
 const KINDS = { service: "service", workload: "workload", gateway: "gateway", external: "outside" };

@@ -69,7 +69,7 @@ function tiles(overview) {
   const state = refusing ? `${refusing} refused something` : behind ? `${behind} on the way` : proxies.length ? "all in sync" : "none yet";
   morph($("tiles"), [
     tile("Proxies", short(control.proxies), "", state, refusing ? "bad" : behind ? "warn" : ""),
-    tile("Requests", asked ? short(rps) : "–", asked ? "/s" : "", asked ? "over the last 10 seconds" : "no --status-admin given"),
+    tile("Requests", asked ? short(rps) : "–", asked ? "/s" : "", asked ? "over ten seconds" : "no --status-admin given"),
     tile("Errors", asked ? percent(rps > 0 ? errors / rps : 0) : "–", "", "answered with 5xx", rps > 0 && errors / rps >= 0.05 ? "bad" : errors > 0 ? "warn" : ""),
     tile("Slowest p99", millis(p99.length ? Math.max(...p99) : null), "", "of all edges"),
     tile("Mutual TLS", seen.length ? `${locked}/${seen.length}` : "–", "", "of the edges in use", seen.length && locked === seen.length ? "good" : ""),
@@ -91,7 +91,7 @@ function proxies(overview) {
       cell(el("code", {}, it.identity), sub(it.peer)),
       cell(el("span", { title: versions }, badge(mood, it.state)), sub(`generation ${it.generation}`),
         it.refused.map((one) => el("div", { class: "sub" }, `${one.type}: ${one.words}`))),
-      number(rate(it.inbound)), number(rate(it.outbound), " ", spark(history.get(it.id))), number(slow),
+      number(rate(it.inbound)), number(spark(history.get(it.id)), rate(it.outbound)), number(slow),
       cell(span(it.connected), it.admin?.error ? sub(it.admin.error) : null));
   });
   section("proxies", overview.control.proxies, rows.length
