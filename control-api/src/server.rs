@@ -53,7 +53,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     // First: with its store open the data directory is this process's own, to make certificates and tokens in.
     let Opened { store, writer, kubernetes, shared } = open_store(&options).await?;
     tracing::info!(store = store.describe(), "what is applied is kept in");
-    let listens: Vec<_> = [options.xds, options.api].into_iter().chain(options.status.status_address).collect();
+    let listens: Vec<_> =
+        [options.xds, options.api].into_iter().chain(options.status.status_address).collect();
     let security = Arc::new(options.auth.build(options.data_dir.as_deref(), &listens)?);
     let (leave, leaving) = watch::channel(false);
     webhook::start(&options.injection, kubernetes.as_ref(), security.ca(), &leaving).await?;

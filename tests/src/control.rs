@@ -233,7 +233,8 @@ pub struct Follower {
     pub proxy: Proxy,
     /// A sidecar's explicit HTTP listener.
     pub http: Lease,
-    _admin: Lease,
+    /// Its admin interface.
+    pub admin: Lease,
 }
 
 impl Follower {
@@ -242,11 +243,24 @@ impl Follower {
     /// # Errors
     /// When it does not become ready.
     pub async fn sidecar(kind: Kind, delta: bool, planes: &[u16], namespace: &str) -> Result<Self> {
-        let http = Lease::new()?;
+        Self::sidecar_at(kind, delta, planes, namespace, (Lease::new()?, Lease::new()?)).await
+    }
+
+    /// The same at ports that are known before: of its HTTP listener, by which its Pod is named (`client-PORT`), and of its admin interface.
+    ///
+    /// # Errors
+    /// As [`Follower::sidecar`].
+    pub async fn sidecar_at(
+        kind: Kind,
+        delta: bool,
+        planes: &[u16],
+        namespace: &str,
+        (http, admin): (Lease, Lease),
+    ) -> Result<Self> {
         let metadata = format!("HTTP_PORT: {}", http.port());
         let id =
             format!("sidecar~127.0.0.1~client-{}.{namespace}~{namespace}.svc.cluster.local", http.port());
-        Self::start(kind, delta, planes, &id, &metadata, http).await
+        Self::start(kind, delta, planes, (&id, &metadata), (http, admin)).await
     }
 
     /// A gateway's proxy.
@@ -256,18 +270,17 @@ impl Follower {
     pub async fn gateway(kind: Kind, delta: bool, planes: &[u16], gateway: &str) -> Result<Self> {
         let (namespace, name) = gateway.split_once('/').context("a gateway is namespace/name")?;
         let id = format!("router~127.0.0.1~{name}-0.{namespace}~{namespace}.svc.cluster.local");
-        Self::start(kind, delta, planes, &id, &format!("GATEWAY: {gateway}"), Lease::new()?).await
+        let metadata = format!("GATEWAY: {gateway}");
+        Self::start(kind, delta, planes, (&id, &metadata), (Lease::new()?, Lease::new()?)).await
     }
 
     async fn start(
         kind: Kind,
         delta: bool,
         planes: &[u16],
-        id: &str,
-        metadata: &str,
-        http: Lease,
+        (id, metadata): (&str, &str),
+        (http, admin): (Lease, Lease),
     ) -> Result<Self> {
-        let admin = Lease::new()?;
         let api = if delta { "DELTA_GRPC" } else { "GRPC" };
         let names: Vec<String> = planes.iter().map(|port| format!("plane{port}")).collect();
         let hosts: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -294,6 +307,6 @@ impl Follower {
             &format!("node: {{ id: \"{id}\", cluster: tests, metadata: {{ {metadata} }} }}"),
         );
         let proxy = Proxy::start(kind, &text, admin.port(), &[]).await?;
-        Ok(Self { proxy, http, _admin: admin })
+        Ok(Self { proxy, http, admin })
     }
 }

@@ -10,6 +10,7 @@
 //! * [`control`] starts `outrider-control` on a folder of manifests, which it writes.
 //! * [`identity`] are proxies with an identity agent.
 //! * [`spire`] is an agent that hands out identities on a unix socket.
+//! * [`browser`] is a real one that looks at pages.
 //! * [`etcd`] is a real one; [`relay`] is a wire that can be cut.
 //! * [`oracle`] installs the real Envoy, [`binary`] builds Outrider.
 //!
@@ -17,6 +18,7 @@
 
 pub mod binary;
 pub mod bootstrap;
+pub mod browser;
 pub mod ca;
 pub mod churn;
 pub mod client;

@@ -2,7 +2,7 @@
 //! alone, with nothing that comes from elsewhere.
 //!
 //! What proxies count (rates, latencies) and what they have (certificates, generations, the ledger) is asked of those admin
-//! interfaces that it was told of, while somebody looks. [`overview`] makes one picture of all that, [`live`] makes it anew every
+//! interfaces that it was told of, while somebody looks. `overview` makes one picture of all that, `live` makes it anew every
 //! two seconds for all who look, `assets/` draws it.
 
 mod access;

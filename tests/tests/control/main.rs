@@ -9,6 +9,7 @@ mod live;
 mod planes;
 mod power;
 mod sidecar;
+mod status;
 mod traffic;
 
 use outrider_tests::proxy::Kind;

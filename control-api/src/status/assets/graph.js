@@ -183,7 +183,7 @@ function nodeOf({ node, x, y }, selected) {
   return svg("g", {
     class: `node ${node.kind}${empty ? " empty" : ""}${selected === node.id ? " selected" : ""}`,
     transform: `translate(${x.toFixed(0)} ${y.toFixed(0)})`, tabindex: 0, role: "button",
-    "aria-pressed": selected === node.id, "data-node": node.id, "data-key": node.id,
+    "aria-pressed": String(selected === node.id), "data-node": node.id, "data-key": node.id,
     "aria-label": `${KINDS[node.kind]} ${node.name} in ${node.namespace}, ${below}`,
   },
     svg("title", {}, `${node.namespace}/${node.name}`),
