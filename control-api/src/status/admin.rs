@@ -15,12 +15,14 @@ use serde_json::{Value, json};
 
 use super::traffic::{self, Window};
 
-/// How long a proxy may take for one answer.
+/// How long a proxy may take for its stats: all pictures wait for it.
 const PATIENCE: Duration = Duration::from_millis(1500);
+/// How long it may take for what is asked seldom; the ledger is work.
+const LONG_PATIENCE: Duration = Duration::from_secs(5);
 /// How many bytes an answer may have.
 const LARGEST: usize = 8 << 20;
-/// How often the certificates are asked for; they end in minutes, not in seconds.
-const CERTIFICATES: Duration = Duration::from_secs(10);
+/// How often certificates are asked for, which end in minutes, not in seconds; and what was not had the last time.
+const SELDOM: Duration = Duration::from_secs(10);
 /// How many generations of a proxy are shown.
 const GENERATIONS: usize = 8;
 /// How many of anything else that a proxy lists.
@@ -54,9 +56,10 @@ pub(super) struct Admin {
     pub(super) certificates: Value,
     /// Its ledger; null for a proxy that has none.
     pub(super) ledger: Value,
-    certificates_at: Option<Instant>,
-    /// The generation that the ledger is of: it is written out anew by a proxy each time that it is asked.
-    ledger_of: Option<Option<u64>>,
+    /// When certificates were asked for.
+    seldom_at: Option<Instant>,
+    /// The generation that the ledger is of: a proxy writes it out anew each time that it is asked.
+    ledger_of: Option<u64>,
 }
 
 impl FromStr for AdminTarget {
@@ -88,7 +91,7 @@ impl Admin {
             generations: Value::Null,
             certificates: Value::Null,
             ledger: Value::Null,
-            certificates_at: None,
+            seldom_at: None,
             ledger_of: None,
         }
     }
@@ -111,35 +114,35 @@ impl Admin {
     }
 
     async fn ask(&mut self) -> anyhow::Result<()> {
-        let stats = self.get(traffic::QUERY).await?;
+        let stats = self.get(traffic::QUERY, PATIENCE).await?;
         self.window.push(Instant::now(), traffic::read(&String::from_utf8_lossy(&stats)));
         // What follows is Outrider's own; Envoy has of it the certificates alone.
         if let Some(value) = self.json("/generations?format=json").await {
             self.generation = value.get("generation").and_then(Value::as_u64);
             self.generations = generations(&value);
         }
-        if self.ledger_of != Some(self.generation) {
-            if let Some(value) = self.json("/compat?format=json").await {
-                self.ledger = ledger(&value);
-            }
-            self.ledger_of = Some(self.generation);
-            self.certificates_at = None;
-        }
-        if self.certificates_at.is_none_or(|at| at.elapsed() >= CERTIFICATES) {
+        let changed = self.ledger_of != self.generation;
+        if changed || self.seldom_at.is_none_or(|at| at.elapsed() >= SELDOM) {
+            self.seldom_at = Some(Instant::now());
             if let Some(value) = self.json("/certs").await {
                 self.certificates = certificates(&value);
             }
-            self.certificates_at = Some(Instant::now());
+            if (changed || self.ledger.is_null())
+                && let Some(value) = self.json("/compat?format=json").await
+            {
+                self.ledger = ledger(&value);
+                self.ledger_of = self.generation;
+            }
         }
         Ok(())
     }
 
     async fn json(&self, path: &str) -> Option<Value> {
-        let bytes = self.get(path).await.ok()?;
+        let bytes = self.get(path, LONG_PATIENCE).await.ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 
-    async fn get(&self, path: &str) -> anyhow::Result<Bytes> {
+    async fn get(&self, path: &str, patience: Duration) -> anyhow::Result<Bytes> {
         let address = &self.target.address;
         let uri: http::Uri = format!("http://{address}{path}").parse()?;
         let fetch = async {
@@ -152,7 +155,7 @@ impl Admin {
                 body.map_err(|error| anyhow::anyhow!("the answer of {address} breaks off: {error}"))?;
             Ok(body.to_bytes())
         };
-        tokio::time::timeout(PATIENCE, fetch).await.with_context(|| format!("{address} does not answer"))?
+        tokio::time::timeout(patience, fetch).await.with_context(|| format!("{address} does not answer"))?
     }
 }
 

@@ -71,9 +71,8 @@ pub(super) async fn serve(listener: TcpListener, tls: Option<Arc<Tls>>, access: 
                 .max_headers(HEADERS)
                 .max_buf_size(BUFFER)
                 .serve_connection(TokioIo::new(connection), service);
-            match tokio::time::timeout(LONGEST, served).await {
-                Ok(Err(error)) => tracing::debug!(%error, "a connection to the status page ended"),
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(error)) = tokio::time::timeout(LONGEST, served).await {
+                tracing::debug!(%error, "a connection to the status page ended");
             }
         });
     }

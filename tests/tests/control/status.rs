@@ -61,7 +61,7 @@ async fn the_status_page_shows_the_mesh_in_a_real_browser() -> Result<()> {
     let follower =
         Follower::sidecar_at(Kind::Outrider, true, &[control.xds()], "shop", (http, admin)).await?;
     let clients = [(Client::Http1, 4), (Client::Http2, 1)];
-    let crowd = Crowd::start(follower.http.port(), None, &clients, Duration::from_millis(20));
+    let mut crowd = Crowd::start(follower.http.port(), None, &clients, Duration::from_millis(20));
     crowd.round().await?;
     let expected = json!({
         "client": ["shop", pod],
