@@ -5,12 +5,17 @@ import { attribute, millis, morph, percent, short, svg } from "./dom.js";
 const NODE = { width: 184, height: 62 };
 const GAP = { least: 132, most: 220, y: 34 };
 const MARGIN = 16;
-const SHOWN = 60;
+const SHOWN = 48;
 
 /** Where everything is: nodes in layers by the longest way from a caller; within a layer near those that they speak with. */
 export function layout(nodes, edges, narrow, room) {
-  const connected = new Set(edges.flatMap((edge) => [edge.from, edge.to]));
-  const chosen = [...nodes].sort((a, b) => connected.has(b.id) - connected.has(a.id) || (a.id < b.id ? -1 : 1)).slice(0, SHOWN);
+  // Of many the busiest are shown.
+  const busy = new Map();
+  for (const edge of edges) for (const id of [edge.from, edge.to]) busy.set(id, (busy.get(id) ?? 0) + 1 + edge.traffic.rps);
+  const all = [...nodes].sort((a, b) => (busy.get(b.id) ?? 0) - (busy.get(a.id) ?? 0) || (a.id < b.id ? -1 : 1));
+  const chosen = all.slice(0, SHOWN).sort((a, b) => (a.id < b.id ? -1 : 1));
+  const inside = new Set(chosen.map((node) => node.id));
+  const connected = new Set(edges.filter((edge) => edge.from !== edge.to && inside.has(edge.from) && inside.has(edge.to)).flatMap((edge) => [edge.from, edge.to]));
   const known = new Map(chosen.map((node) => [node.id, { node, layer: 0, order: 0 }]));
   const links = edges.filter((edge) => edge.from !== edge.to && known.has(edge.from) && known.has(edge.to));
   // Longest way, with a bound: there may be circles.
@@ -94,7 +99,7 @@ export function words(edge) {
   return edge.share === null ? ["idle", ""] : [`${percent(edge.share)} routed`, ""];
 }
 
-/** Draws into `box`; what stays the same stays the same element. `select` is told of clicks and keys. */
+/** Draws into `box`; what stays the same stays the same element. `select` is told of clicks and keys. Returns how many nodes there are to see. */
 export function draw(box, overview, selected, select) {
   const narrow = box.clientWidth < 640;
   const room = Math.max(320, box.clientWidth);
@@ -126,6 +131,7 @@ export function draw(box, overview, selected, select) {
       if (event.key === "Escape") select(null);
     });
   }
+  return places.size;
 }
 
 function line(edge, places, narrow, most, labels, taken) {

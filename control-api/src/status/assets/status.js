@@ -72,7 +72,7 @@ function tiles(overview) {
     tile("Requests", asked ? short(rps) : "–", asked ? "/s" : "", asked ? "over ten seconds" : "no --status-admin given"),
     tile("Errors", asked ? percent(rps > 0 ? errors / rps : 0) : "–", "", "answered with 5xx", rps > 0 && errors / rps >= 0.05 ? "bad" : errors > 0 ? "warn" : ""),
     tile("Slowest p99", millis(p99.length ? Math.max(...p99) : null), "", "of all edges"),
-    tile("Mutual TLS", seen.length ? `${locked}/${seen.length}` : "–", "", "of the edges in use", seen.length && locked === seen.length ? "good" : ""),
+    tile("Mutual TLS", seen.length ? `${short(locked)}/${short(seen.length)}` : "–", "", "of the edges in use", seen.length && locked === seen.length ? "good" : ""),
     tile("Certificates", shortest === null ? "–" : `${shortest} %`, "", "of life left at least", shortest === null ? "" : shortest <= 5 ? "bad" : shortest <= 20 ? "warn" : "good"),
     tile("Generation", String(control.generation), "", `${control.objects} objects`),
   ]);
@@ -196,7 +196,8 @@ function render() {
 function mesh(overview) {
   const box = $("graph");
   if (overview.nodes.length === 0) { morph(box, [el("p", { class: "hint" }, "Nothing is here yet: apply a Service, or connect a proxy.")]); return; }
-  draw(box, overview, selected, (id) => { selected = id === selected ? null : id; render(); });
+  const shown = draw(box, overview, selected, (id) => { selected = id === selected ? null : id; render(); });
+  text(document.querySelector("#topology .count"), shown < overview.nodes.length ? `the ${shown} busiest of ${overview.nodes.length}` : "");
   detail(overview);
 }
 
@@ -211,7 +212,7 @@ function connect() {
     newest = JSON.parse(event.data);
     remember(newest);
     live("live", "live");
-    render();
+    soon();
   };
   source.onerror = () => {
     live("lost", newest ? "connection lost, as it was" : "no connection");
@@ -220,6 +221,14 @@ function connect() {
   };
 }
 
+// At most once a frame, and not while nobody sees it.
+let waiting = false;
+function soon() {
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => { waiting = false; render(); });
+}
+
 let width = window.innerWidth;
-window.addEventListener("resize", () => { if (window.innerWidth !== width) { width = window.innerWidth; render(); } });
+window.addEventListener("resize", () => { if (window.innerWidth !== width) { width = window.innerWidth; soon(); } });
 connect();
