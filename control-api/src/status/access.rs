@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{Method, StatusCode};
 
-use crate::api::auth::{Access as What, Authenticator, Peer};
+use crate::api::auth::{Access as What, Authenticator, Identity, Peer};
 
 /// Who is asked for what.
 #[derive(Clone, Debug)]
@@ -33,10 +33,10 @@ pub(super) struct Refused {
 }
 
 impl Access {
-    /// Judges a request before anything else is looked at.
-    pub(super) fn judge(&self, request: &Parts, peer: &Peer) -> Result<(), Refused> {
+    /// Judges a request before anything else is looked at; says who it is, where that is asked.
+    pub(super) fn judge(&self, request: &Parts, peer: &Peer) -> Result<Option<Identity>, Refused> {
         let refused = |status, words: &str| Err(Refused { status, words: words.to_owned() });
-        match self {
+        let who = match self {
             Self::Loopback if !called_by_a_name_of_this_host(request) => {
                 // A stranger's page whose name was made to lead here (DNS rebinding) calls this server by that name.
                 return refused(
@@ -44,7 +44,7 @@ impl Access {
                     "this page is served on the loopback alone: call it by localhost, 127.0.0.1 or [::1]",
                 );
             }
-            Self::Loopback => {}
+            Self::Loopback => None,
             Self::Credential(authenticator) => {
                 let authorization = request.headers.get(AUTHORIZATION).map(|it| bearer(it.as_bytes()));
                 let identity =
@@ -57,8 +57,9 @@ impl Access {
                         "this page needs the role reader, operator or admin",
                     );
                 }
+                Some(identity)
             }
-        }
+        };
         peer.introduced.store(true, Ordering::Relaxed);
         if request.method != Method::GET && request.method != Method::HEAD {
             return refused(StatusCode::METHOD_NOT_ALLOWED, "everything here is only read: GET or HEAD");
@@ -68,7 +69,7 @@ impl Access {
         {
             return refused(StatusCode::FORBIDDEN, "pages of other sites get nothing from here");
         }
-        Ok(())
+        Ok(who)
     }
 }
 
@@ -109,7 +110,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        access.judge(&parts, &Peer::default()).map_err(|it| it.status.as_u16())
+        access.judge(&parts, &Peer::default()).map(drop).map_err(|it| it.status.as_u16())
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::StreamExt as _;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, request::Parts};
 use http_body::Frame;
@@ -14,13 +15,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::WatchStream;
 use tonic::transport::server::Connected as _;
 
 use super::access::{Access, Refused};
 use super::live::Live;
-use crate::api::auth::{Bounds, Peer, Tls, incoming};
+use crate::api::auth::{Bounds, Identity, Peer, Tls, incoming};
 
 /// Connections at a time.
 const CONNECTIONS: usize = 64;
@@ -80,27 +80,32 @@ pub(super) async fn serve(listener: TcpListener, tls: Option<Arc<Tls>>, access: 
 
 /// Answers one request.
 pub(super) async fn answer(head: &Parts, peer: &Peer, access: &Access, live: &Live) -> Response<Body> {
-    if let Err(Refused { status, words }) = access.judge(head, peer) {
-        let mut response = text(status, "text/plain; charset=utf-8", format!("{words}\n"));
-        if status == StatusCode::UNAUTHORIZED {
-            let challenge =
-                HeaderValue::from_static("Basic realm=\"outrider-control: the password is a token\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-        }
-        if status == StatusCode::METHOD_NOT_ALLOWED {
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        }
-        return response;
-    }
+    let who = match access.judge(head, peer) {
+        Ok(who) => who,
+        Err(refused) => return turned_away(refused),
+    };
     let path = head.uri.path();
     if let Some((_, kind, content)) = ASSETS.iter().copied().find(|(name, ..)| *name == path) {
         return text(StatusCode::OK, kind, content);
     }
     match path {
         "/api/overview" => picture(live).await,
-        "/api/live" if head.method == Method::GET => pictures(live),
+        "/api/live" if head.method == Method::GET => pictures(live, who),
         _ => text(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "there is no such page; go to /\n"),
     }
+}
+
+/// Says why somebody may not look.
+fn turned_away(Refused { status, words }: Refused) -> Response<Body> {
+    let mut response = text(status, "text/plain; charset=utf-8", format!("{words}\n"));
+    if status == StatusCode::UNAUTHORIZED {
+        let challenge = HeaderValue::from_static("Basic realm=\"outrider-control: the password is a token\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
 }
 
 /// One picture of now.
@@ -115,12 +120,21 @@ async fn picture(live: &Live) -> Response<Body> {
     }
 }
 
-/// Pictures as they are made, as server-sent events.
+/// Pictures as they are made, as server-sent events, until the credential of whoever looks has ended.
 /// <https://html.spec.whatwg.org/multipage/server-sent-events.html>
-fn pictures(live: &Live) -> Response<Body> {
-    let made = WatchStream::new(live.look()).filter(|json| !json.is_empty());
-    let events = made.map(|json| Ok::<_, Infallible>(Frame::data(event(&json))));
-    response(StatusCode::OK, "text/event-stream", StreamBody::new(events).boxed_unsync())
+fn pictures(live: &Live, who: Option<Identity>) -> Response<Body> {
+    let ended = async move {
+        match who {
+            Some(who) => drop(who.ended().await),
+            None => std::future::pending().await,
+        }
+    };
+    let events = WatchStream::new(live.look()).filter_map(|json| {
+        let frame = (!json.is_empty()).then(|| Ok::<_, Infallible>(Frame::data(event(&json))));
+        std::future::ready(frame)
+    });
+    let body = StreamBody::new(events.take_until(ended));
+    response(StatusCode::OK, "text/event-stream", body.boxed_unsync())
 }
 
 /// An event; JSON as it is written here has no line's end in it.
