@@ -1,7 +1,7 @@
 //! Which policies can match at all: most ask for somebody, or for a path, and need not be looked at for others.
 //!
 //! From each policy one condition is taken that it cannot match without and that asks for texts, or for how they begin: the
-//! names of the client, or the path. Policies are filed under these texts; those of which nothing of the kind can be said are
+//! names of the client, the path, or a header. Policies are filed under these texts; those of which nothing of the kind can be said are
 //! looked at always.
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,11 +9,13 @@ use std::collections::{BTreeMap, HashMap};
 use regex_syntax::hir::literal::Extractor;
 
 use super::{Condition, Facts, Policy};
-use crate::matcher::{StringMatch, StringMatcher};
+use crate::matcher::{HeaderCheck, HeaderRef, StringMatch, StringMatcher};
 use crate::san::SanKind;
 
 /// As many texts one policy is filed under at most.
 const MOST: usize = 64;
+/// By so many headers policies are filed at most: each is looked up for each request.
+const MOST_HEADERS: usize = 8;
 
 /// Numbers of policies, in order.
 type Numbers = Box<[u32]>;
@@ -23,6 +25,7 @@ type Numbers = Box<[u32]>;
 pub(super) struct Index {
     names: Texts,
     paths: Texts,
+    headers: Box<[(HeaderRef, Texts)]>,
     always: Numbers,
 }
 
@@ -47,15 +50,16 @@ struct Beginning {
 
 /// What a condition needs: one of these.
 #[derive(Debug)]
-struct Need {
-    of: Of,
+struct Need<'a> {
+    of: Of<'a>,
     texts: Vec<Text>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Of {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of<'a> {
     Name,
     Path,
+    Header(&'a HeaderRef),
 }
 
 #[derive(Debug, Clone)]
@@ -66,29 +70,25 @@ enum Text {
 
 impl Index {
     pub(super) fn new(policies: &[Policy]) -> Self {
-        let mut lists: [Lists; 2] = Default::default();
+        let [mut names, mut paths] = [Lists::default(), Lists::default()];
+        let mut headers: Vec<(&HeaderRef, Lists)> = Vec::new();
         let mut always = Vec::new();
         for (number, policy) in (0_u32..).zip(policies) {
             let needs = [need(&policy.principal), need(&policy.permission)];
-            let Some(best) = needs.into_iter().flatten().min_by_key(Need::cost) else {
-                always.push(number);
-                continue;
+            let best = needs.into_iter().flatten().min_by_key(Need::cost);
+            let lists = match best.as_ref().map(|best| best.of) {
+                None => None,
+                Some(Of::Name) => Some(&mut names),
+                Some(Of::Path) => Some(&mut paths),
+                Some(Of::Header(header)) => of_header(&mut headers, header),
             };
-            let [names, paths] = &mut lists;
-            let lists = if best.of == Of::Name { names } else { paths };
-            for text in best.texts {
-                let list = match text {
-                    Text::Whole(text) => lists.whole.entry(text).or_default(),
-                    Text::Beginning(text) => lists.beginnings.entry(text).or_default(),
-                };
-                // Of a policy the same text may be asked for twice.
-                if list.last() != Some(&number) {
-                    list.push(number);
-                }
+            match (best, lists) {
+                (Some(best), Some(lists)) => lists.file(number, best.texts),
+                _ => always.push(number),
             }
         }
-        let [names, paths] = lists;
-        Self { names: names.into(), paths: paths.into(), always: always.into() }
+        let headers = headers.into_iter().map(|(header, lists)| (header.clone(), lists.into()));
+        Self { names: names.into(), paths: paths.into(), headers: headers.collect(), always: always.into() }
     }
 
     /// The first of the policies that `matches`, which is asked only for those that can.
@@ -108,6 +108,9 @@ impl Index {
         {
             self.paths.each(path, &mut look);
         }
+        for (header, texts) in &self.headers {
+            facts.head.each(header, |value| texts.each(value, &mut look));
+        }
         look(&self.always);
         best
     }
@@ -117,6 +120,38 @@ impl Index {
 struct Lists {
     whole: BTreeMap<Box<str>, Vec<u32>>,
     beginnings: BTreeMap<Box<str>, Vec<u32>>,
+}
+
+/// The lists of `header`; `None` where there are those of many others already.
+fn of_header<'a, 'b>(
+    headers: &'b mut Vec<(&'a HeaderRef, Lists)>,
+    header: &'a HeaderRef,
+) -> Option<&'b mut Lists> {
+    let place = match headers.iter().position(|(known, _)| *known == header) {
+        Some(place) => place,
+        None if headers.len() < MOST_HEADERS => {
+            headers.push((header, Lists::default()));
+            headers.len() - 1
+        }
+        None => return None,
+    };
+    headers.get_mut(place).map(|(_, lists)| lists)
+}
+
+impl Lists {
+    /// Files policy `number`, which comes after all before it, under `texts`.
+    fn file(&mut self, number: u32, texts: Vec<Text>) {
+        for text in texts {
+            let list = match text {
+                Text::Whole(text) => self.whole.entry(text).or_default(),
+                Text::Beginning(text) => self.beginnings.entry(text).or_default(),
+            };
+            // Of a policy the same text may be asked for twice.
+            if list.last() != Some(&number) {
+                list.push(number);
+            }
+        }
+    }
 }
 
 impl From<Lists> for Texts {
@@ -170,27 +205,41 @@ impl Beginnings {
     }
 }
 
-impl Need {
+impl Need<'_> {
     /// Of two needs the one is taken that fewer have.
-    fn cost(&self) -> (usize, Of, usize) {
+    fn cost(&self) -> (usize, usize, usize) {
         let beginnings = self.texts.iter().map(|text| match text {
             Text::Whole(_) => 0,
             // A name or path that begins with little more than what all begin with tells nobody apart.
             Text::Beginning(text) if text.len() < 12 => 2,
             Text::Beginning(_) => 1,
         });
-        (beginnings.max().unwrap_or_default(), self.of, self.texts.len())
+        let of = match self.of {
+            Of::Name => 0,
+            Of::Path => 1,
+            Of::Header(_) => 2,
+        };
+        (beginnings.max().unwrap_or_default(), of, self.texts.len())
     }
 }
 
 /// What `condition` needs; `None` for nothing that can be filed.
-fn need(condition: &Condition) -> Option<Need> {
+fn need(condition: &Condition) -> Option<Need<'_>> {
     match condition {
         Condition::Authenticated(Some(matcher)) => texts(matcher).map(|texts| Need { of: Of::Name, texts }),
         Condition::Mtls(Some(san)) if san.kind == SanKind::Uri => {
             texts(&san.matcher).map(|texts| Need { of: Of::Name, texts })
         }
         Condition::Path(matcher) => texts(matcher).map(|texts| Need { of: Of::Path, texts }),
+        Condition::Header(asked) => match (&asked.name, &asked.check) {
+            // Of methods, schemes and the like there are too few to tell anybody apart.
+            (HeaderRef::Name(_) | HeaderRef::Authority, HeaderCheck::Value(matcher))
+                if !asked.invert && !asked.treat_missing_as_empty =>
+            {
+                texts(matcher).map(|texts| Need { of: Of::Header(&asked.name), texts })
+            }
+            _ => None,
+        },
         Condition::All(all) => all.iter().filter_map(need).min_by_key(Need::cost),
         Condition::OneOf(any) => {
             let mut needs = any.iter().map(need);

@@ -239,6 +239,13 @@ fn asking() -> impl Strategy<Value = Condition> {
     let leaf = prop_oneof![
         4 => matcher().prop_map(Condition::Path),
         4 => matcher().prop_map(|matcher| Condition::Authenticated(Some(matcher))),
+        // More headers than policies are filed by.
+        4 => (0..12, matcher(), 0..8).prop_map(|(name, matcher, how)| Condition::Header(Box::new(HeaderMatcher {
+            name: HeaderRef::parse(&format!("x-{name}")).unwrap(),
+            check: HeaderCheck::Value(matcher),
+            invert: how == 0,
+            treat_missing_as_empty: how == 1,
+        }))),
         1 => Just(Condition::Any),
     ];
     leaf.prop_recursive(3, 8, 3, |inner| {
@@ -254,7 +261,8 @@ proptest! {
     #[test]
     fn the_index_leaves_out_nothing_that_matches(
         policies in prop::collection::vec((asking(), asking()), 0..12),
-        path in text(), uri in text(), dns in prop::option::of(text()), subject in text(), tls in 0..4
+        path in text(), uri in text(), dns in prop::option::of(text()), subject in text(), tls in 0..4,
+        values in prop::collection::vec((0..12, text()), 0..8),
     ) {
         let policies = policies.into_iter().enumerate().map(|(i, (permission, principal))| {
             Policy { name: format!("{i:02}").into(), permission, principal, condition: None }
@@ -263,7 +271,11 @@ proptest! {
         let peer = CertInfo { subject, uri_sans: vec![uri], dns_sans: dns.into_iter().collect(), ..CertInfo::default() };
         let peer = (tls > 1).then(|| Arc::new(peer));
         let stream = StreamInfo::new(connection((tls > 0).then(|| TlsInfo { peer, ..TlsInfo::default() })), None);
-        let headers = HeaderMap::new();
+        let mut headers = HeaderMap::new();
+        for (name, value) in values {
+            let name = HeaderName::from_bytes(format!("x-{name}").as_bytes()).unwrap();
+            headers.append(name, value.parse().unwrap());
+        }
         let head = HeadView { path: &path, ..HeadView::of(&headers) };
         let facts = Facts { conn: &stream.conn, stream: &stream, head, route: None };
         let first = rules.policies().iter().find(|policy| policy.matches(&facts)).map(|policy| &policy.name);
