@@ -1,4 +1,4 @@
-//! `outrider demo`: a proxy on a bundled bootstrap, two bundled upstreams behind it, and what happened.
+//! `outrider demo --simple`: a proxy on a bundled bootstrap, two bundled upstreams behind it, and what happened.
 
 mod certificates;
 mod client;
@@ -24,7 +24,7 @@ const BOOTSTRAP: &str = include_str!("bootstrap.yaml");
 ///
 /// # Errors
 /// A port is in use, or a request did not get what it should.
-pub fn run(once: bool, port: u16, memory: MemoryHooks) -> anyhow::Result<bool> {
+pub(super) fn run(once: bool, port: u16, memory: MemoryHooks) -> anyhow::Result<bool> {
     let log = logging::init(&LogOptions { level: "warning".into(), ..LogOptions::default() })?;
     ensure!(port <= u16::MAX - 2, "--port {port} leaves no room for the next two ports");
     let runtime =
