@@ -85,7 +85,7 @@ fn get(to: &str, host: &str, path: &str) -> anyhow::Result<http::Answer> {
 fn serve(stream: &TcpStream, name: &str, fault: &Fault) -> anyhow::Result<()> {
     stream.set_read_timeout(Some(IDLE))?;
     stream.set_nodelay(true)?;
-    let mut reader = BufReader::new(stream);
+    let (mut reader, mut writer) = (BufReader::new(stream), stream);
     loop {
         let mut head = String::new();
         let mut limited = reader.by_ref().take(LONGEST);
@@ -102,7 +102,7 @@ fn serve(stream: &TcpStream, name: &str, fault: &Fault) -> anyhow::Result<()> {
         let length = body.len();
         let answer =
             format!("HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\r\n{body}");
-        (&*stream).write_all(answer.as_bytes())?;
+        writer.write_all(answer.as_bytes())?;
     }
 }
 
