@@ -100,8 +100,9 @@ fn serve(stream: &TcpStream, name: &str, fault: &Fault) -> anyhow::Result<()> {
             ("200 OK", format!("{name} answers {path} to {}\n", caller(&head).unwrap_or("somebody")))
         };
         let length = body.len();
-        let answer =
-            format!("HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\r\n{body}");
+        let answer = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
         writer.write_all(answer.as_bytes())?;
     }
 }

@@ -19,7 +19,12 @@ pub(super) struct Answer {
 }
 
 /// `GET path` on a connection of its own.
-pub(super) fn get(mut stream: TcpStream, host: &str, path: &str, patience: Duration) -> anyhow::Result<Answer> {
+pub(super) fn get(
+    mut stream: TcpStream,
+    host: &str,
+    path: &str,
+    patience: Duration,
+) -> anyhow::Result<Answer> {
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: demo\r\nconnection: close\r\n\r\n")?;
@@ -27,6 +32,7 @@ pub(super) fn get(mut stream: TcpStream, host: &str, path: &str, patience: Durat
     stream.take(LONGEST).read_to_end(&mut answer).context("waiting for an answer")?;
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer came")?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no HTTP status came")?;
+    let status =
+        head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no HTTP status came")?;
     Ok(Answer { status, body: body.to_owned() })
 }

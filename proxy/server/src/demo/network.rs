@@ -52,7 +52,10 @@ impl Space {
     }
 
     /// Does something in it. Sockets stay where they were made.
-    pub(super) fn within<T: Send>(&self, work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+    pub(super) fn within<T: Send>(
+        &self,
+        work: impl FnOnce() -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
         let Some((_, file)) = &self.0 else { return work() };
         std::thread::scope(|scope| {
             let inside = scope.spawn(move || {
@@ -66,7 +69,9 @@ impl Space {
 
     /// A connection out of it.
     pub(super) fn connect(&self, to: SocketAddr) -> anyhow::Result<TcpStream> {
-        self.within(|| TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("connecting to {to}")))
+        self.within(|| {
+            TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("connecting to {to}"))
+        })
     }
 
     /// A request out of it.
@@ -86,7 +91,8 @@ pub(super) fn bridge(fabric: &Space) -> anyhow::Result<()> {
 
 /// Gives a pod's namespace an address and a wire to the bridge.
 pub(super) fn plug(fabric: &Space, pod: &Space, name: &str, address: Ipv4Addr) -> anyhow::Result<()> {
-    let process = pod.0.as_ref().map(|(process, _)| process.to_string()).context("a pod without a namespace")?;
+    let process =
+        pod.0.as_ref().map(|(process, _)| process.to_string()).context("a pod without a namespace")?;
     fabric.run("ip", &["link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", &process])?;
     fabric.run("ip", &["link", "set", name, "master", "mesh", "up"])?;
     pod.run("ip", &["link", "set", "lo", "up"])?;

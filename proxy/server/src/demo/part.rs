@@ -1,6 +1,7 @@
 //! What the demo starts beside itself: this very binary again, in the place of an application, or on its way to become a sidecar.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -22,7 +23,7 @@ pub(super) const MYSELF: &str = "/proc/self/exe";
 
 /// Plays one part.
 ///
-/// `app NAME ADDRESS HOSTS` is an application (see [`app`]) which ends when its standard input does; `enter NAMESPACE USER PROGRAM
+/// `hold` holds a namespace and `app NAME ADDRESS HOSTS` is an application (see [`app`]); both end when their standard input does. `enter NAMESPACE USER PROGRAM
 /// ARGS...` becomes another program in the network namespace of a process, as a user, and ends with the demo.
 ///
 /// # Errors
@@ -31,9 +32,17 @@ pub fn run(args: &[String]) -> anyhow::Result<bool> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["app", name, address, hosts] => app::run(name, address, Some(*hosts).filter(|it| *it != NONE)),
+        ["hold"] => hold(),
         ["enter", namespace, user, program, rest @ ..] => enter(namespace, user, program, rest),
         _ => bail!("this is a part of `outrider demo`, and of no use by itself"),
     }
+}
+
+/// Is there, so that a namespace is.
+fn hold() -> anyhow::Result<bool> {
+    writeln!(std::io::stdout(), "ready")?;
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    Ok(true)
 }
 
 /// Becomes another program.

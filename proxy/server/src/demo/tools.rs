@@ -27,7 +27,8 @@ impl Programs {
         }
         let own = std::env::current_exe()?;
         let folder = own.parent().context("this program is in no folder")?;
-        if let (Some(cargo), Some(package)) = (std::env::var_os("CARGO"), std::env::var_os("CARGO_MANIFEST_DIR"))
+        if let (Some(cargo), Some(package)) =
+            (std::env::var_os("CARGO"), std::env::var_os("CARGO_MANIFEST_DIR"))
         {
             build(&cargo, Path::new(&package), folder)?;
         }
