@@ -35,6 +35,14 @@ impl Space {
         Ok(Self(Some((process, File::open(&path).context(path)?))))
     }
 
+    /// The same once more.
+    pub(super) fn again(&self) -> anyhow::Result<Self> {
+        Ok(match &self.0 {
+            Some((process, file)) => Self(Some((*process, file.try_clone()?))),
+            None => Self(None),
+        })
+    }
+
     /// A command that runs in it, as a user.
     pub(super) fn command(&self, user: Option<u32>, program: &str) -> Command {
         let namespace = self.0.as_ref().map_or_else(|| NONE.to_owned(), |(process, _)| process.to_string());

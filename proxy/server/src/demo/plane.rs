@@ -131,7 +131,13 @@ impl Plane {
 
     fn command(&self, args: &[&str]) -> std::process::Command {
         let mut command = self.space.command(None, &self.programs.ctl.to_string_lossy());
-        command.args(["--server", &format!("127.0.0.1:{}", self.ports.api), "--color", "never", "--data-dir"]);
+        command.args([
+            "--server",
+            &format!("127.0.0.1:{}", self.ports.api),
+            "--color",
+            "never",
+            "--data-dir",
+        ]);
         command.arg(self.data()).args(args);
         command
     }

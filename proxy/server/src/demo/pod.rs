@@ -173,6 +173,11 @@ impl Pod {
         (self.place.address, self.place.admin).into()
     }
 
+    /// Its address.
+    pub(super) const fn address(&self) -> Ipv4Addr {
+        self.place.address
+    }
+
     /// Where it is.
     pub(super) const fn space(&self) -> &Space {
         &self.space
@@ -215,7 +220,12 @@ impl Pod {
         self.input.flush()?;
         let mut answer = String::new();
         self.output.read_line(&mut answer)?;
-        ensure!(answer.ends_with('\n'), "the application of {} is gone: {}", self.name, self.application.last_words());
+        ensure!(
+            answer.ends_with('\n'),
+            "the application of {} is gone: {}",
+            self.name,
+            self.application.last_words()
+        );
         Ok(answer.trim_end().to_owned())
     }
 }
