@@ -72,14 +72,30 @@ pub(crate) enum Command {
     /// What the first process becomes when others have taken over: it passes signals on to them, and ends with them.
     #[command(hide = true)]
     Shepherd,
-    /// Start a proxy on a bundled bootstrap with two bundled upstreams, send it requests, and keep serving.
+    /// Start a mesh on this machine, show step by step what it does, and keep it up.
+    ///
+    /// Applications with sidecars and a control plane with its authority. As root the pods are network namespaces whose traffic is
+    /// captured; else they stand side by side on the loopback. Exits with 1 when a step fails.
     Demo {
-        /// Exit after the requests instead of serving until Ctrl-C.
+        /// Exit after the last step instead of serving until Ctrl-C.
         #[arg(long)]
         once: bool,
-        /// Port of the proxy's first listener; the next ports are its other listeners.
+        /// Explicit ports on the loopback instead of network namespaces, even as root.
+        #[arg(long, conflicts_with = "simple")]
+        loopback: bool,
+        /// One proxy on a bundled bootstrap with two bundled upstreams, without a control plane.
+        #[arg(long)]
+        simple: bool,
+        /// With --simple: port of the proxy's first listener; the next ports are its other listeners.
         #[arg(long, default_value_t = 10000)]
         port: u16,
+    },
+    /// Part of the demo.
+    #[command(hide = true)]
+    DemoPart {
+        /// Which, and what it needs to know.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
     },
 }
 

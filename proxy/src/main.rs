@@ -34,7 +34,10 @@ fn main() -> ExitCode {
         Some(Command::Capture { command }) => {
             outrider_capture::cli::run(command, &mut std::io::stdout().lock())
         }
-        Some(Command::Demo { once, port }) => demo::run(once, port, memory::HOOKS),
+        Some(Command::Demo { once, loopback, simple, port }) => {
+            demo::run(demo::Settings { once, simple, loopback, port }, memory::HOOKS)
+        }
+        Some(Command::DemoPart { args }) => demo::part(&args),
         Some(Command::Wait { admin, timeout_s }) => {
             wait::run(&admin, std::time::Duration::from_secs(timeout_s))
         }

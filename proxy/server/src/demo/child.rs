@@ -1,6 +1,8 @@
 //! Processes that end with the demo, and waiting for what they do.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -81,11 +83,15 @@ impl Child {
 
     /// The last lines that it printed.
     pub(super) fn last_words(&self) -> String {
-        let text = fs::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let lines: Vec<&str> = text.lines().collect();
-        lines.get(lines.len().saturating_sub(4)..).unwrap_or_default().join("\n")
+        last_lines(&self.log)
     }
+}
+
+fn last_lines(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    lines.get(lines.len().saturating_sub(4)..).unwrap_or_default().join("\n")
 }
 
 /// Runs a program to its end, and gives what it printed.
@@ -109,12 +115,32 @@ impl Folder {
         let path = std::env::temp_dir().join(name);
         // It must not be there already: that would be somebody else's.
         fs::create_dir(&path).with_context(|| path.display().to_string())?;
-        Ok(Self(path))
+        let folder = Self(path);
+        // Sidecars are another user.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+        Ok(folder)
     }
 
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// The last lines of all logs in it.
+    pub(super) fn last_words(&self) -> String {
+        let mut all = String::new();
+        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|it| it == "log"))
+            else {
+                continue;
+            };
+            let text = last_lines(&path);
+            if !text.is_empty() {
+                let _ = writeln!(all, "--- {}\n{text}", name.to_string_lossy());
+            }
+        }
+        all
     }
 }
 

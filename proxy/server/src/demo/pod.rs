@@ -1,9 +1,9 @@
 //! A pod of the demo: an application and its sidecar, in a network namespace of their own or side by side on the loopback.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{OpenOptionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command};
 
@@ -121,7 +121,8 @@ impl Pod {
     pub(super) fn join(&mut self, plane: &Plane, account: &str) -> anyhow::Result<()> {
         let own = self.folder.join(&self.name);
         let (token, socket, ca) = (own.join("token"), own.join("sds"), own.join("ca.pem"));
-        fs::write(&token, plane.join_token(account)?)?;
+        let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&token)?;
+        file.write_all(plane.join_token(account)?.as_bytes())?;
         fs::copy(plane.ca(), &ca)?;
         let (host, port) = plane.xds();
         let metadata = match self.place.inbound {
@@ -171,6 +172,11 @@ impl Pod {
     /// The admin interface.
     pub(super) fn admin(&self) -> SocketAddr {
         (self.place.address, self.place.admin).into()
+    }
+
+    /// The port of its sidecar's explicit HTTP listener.
+    pub(super) const fn explicit(&self) -> u16 {
+        self.place.http
     }
 
     /// Its address.

@@ -3,11 +3,11 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::chown;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::child::{Child, Folder, Stop, until};
+use super::child::{Child, Stop, until};
 use super::network::{self, BRIDGE, Space};
 use super::plane::{Plane, Ports};
 use super::pod::{ADMIN, PORT, PROXY, Place, Pod, holder};
@@ -38,17 +38,21 @@ pub(super) struct Shop {
     pub(super) page: Option<SocketAddr>,
     /// The port at which the carts are called.
     pub(super) called: u16,
-    folder: Folder,
+    folder: PathBuf,
     stop: Stop,
 }
 
 impl Shop {
     /// Builds all of it, with pods as network namespaces or without, and waits until it works.
-    pub(super) fn open(programs: Programs, namespaces: bool, stop: &Stop) -> anyhow::Result<Self> {
-        let folder = Folder::new()?;
-        let own = |name: &str| folder.path().join(name);
+    pub(super) fn open(
+        programs: Programs,
+        namespaces: bool,
+        folder: &Path,
+        stop: &Stop,
+    ) -> anyhow::Result<Self> {
+        let own = |name: &str| folder.join(name);
         let (fabric, space) = if namespaces {
-            let (child, space) = holder(folder.path())?;
+            let (child, space) = holder(folder)?;
             network::bridge(&space)?;
             (Some(child), space)
         } else {
@@ -63,7 +67,7 @@ impl Shop {
         let mut pods = Vec::new();
         for ((name, _), place) in PODS.into_iter().zip(&places) {
             let fabric = fabric.as_ref().map(|_| &space);
-            let pod = Pod::start(name, place.clone(), fabric, &own("hosts"), folder.path())?;
+            let pod = Pod::start(name, place.clone(), fabric, &own("hosts"), folder)?;
             if namespaces {
                 pod.capture().with_context(|| format!("capturing the traffic of {name}"))?;
             }
@@ -76,7 +80,7 @@ impl Shop {
             (Ipv4Addr::LOCALHOST, Ports { xds, api, status })
         };
         let admins = PODS.iter().zip(&pods).map(|((name, _), pod)| format!("{name}.shop={}", pod.admin()));
-        let mut plane = Plane::new(programs, space, folder.path(), host, ports, admins.collect())?;
+        let mut plane = Plane::new(programs, space, folder, host, ports, admins.collect())?;
         plane.apply("shop", &shop(&places, called, &own("logs").join("access.log").to_string_lossy()))?;
         plane.apply("split", &split(100, 0))?;
         plane.start(stop)?;
@@ -101,7 +105,8 @@ impl Shop {
         };
         let web = pods.remove(0);
         let stop = stop.clone();
-        let mut shop = Self { web, carts: pods, plane, fabric, passed, page, called, folder, stop };
+        let mut shop =
+            Self { web, carts: pods, plane, fabric, passed, page, called, folder: folder.to_owned(), stop };
         shop.until("the first answer of the cart", |shop| {
             Ok(shop.ask("/").ok().filter(|(status, _)| *status == 200).map(drop))
         })?;
@@ -161,11 +166,11 @@ impl Shop {
 
     /// Where the access log is.
     pub(super) fn access_log(&self) -> PathBuf {
-        self.folder.path().join("logs").join("access.log")
+        self.folder.join("logs").join("access.log")
     }
 
     /// The folder with all files of the demo.
-    pub(super) const fn folder(&self) -> &Folder {
+    pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
 
