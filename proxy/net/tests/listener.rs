@@ -16,7 +16,7 @@ use outrider_net::listener::{GlobalConnections, Inherited, ListenerShared, Socke
 use outrider_telemetry::access_log::LogFiles;
 use support::listen::{Worker, address, chain, listener, local, named, talk};
 use support::{Authority, Wish, dns, downstream};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[test]
@@ -187,6 +187,65 @@ fn filters_time_out_and_predicates_switch_them_off() {
         assert_eq!(answers, [(Some(0), 0, 0), (Some(8), b'c', b'g'), (Some(8), b'c', b'o')]);
         worker.wait_for("listener.closing.downstream_pre_cx_timeout", 1).await;
         worker.wait_for("listener.test.downstream_pre_cx_timeout", 1).await;
+    });
+}
+
+#[test]
+fn who_was_silent_once_is_not_waited_for_again() {
+    local(async {
+        let worker = Worker::new(None);
+        let http = FilterChainMatch { application_protocols: vec!["http/1.1".into()], ..Default::default() };
+        let chains = vec![chain("http", http), chain("other", FilterChainMatch::default())];
+        let mut listener =
+            listener(chains, vec![ListenerFilterKind::TlsInspector, ListenerFilterKind::HttpInspector]);
+        listener.continue_on_listener_filters_timeout = true;
+        listener.listener_filters_timeout = Some(Duration::from_millis(100));
+        let (_listener, to) = worker.start(listener);
+        let to = to.expect("an address");
+        let silent = async || {
+            let mut stream = TcpStream::connect(to).await.expect("a connection");
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.expect("the server speaks first");
+            assert_eq!(&answer, b"chain=other ");
+        };
+        let timeouts = "listener.test.downstream_pre_cx_timeout";
+        for _ in 0..5 {
+            silent().await;
+        }
+        assert_eq!(worker.registry.value(timeouts), Some(1), "only the first was waited for");
+        assert_eq!(worker.registry.value("listener.test.outrider.known_silent"), Some(4));
+        // The same client may speak first as well. On a busy machine its request may come too late, and it is taken for silent.
+        let mut answer = String::new();
+        for _ in 0..100 {
+            answer = talk(to, &[b"GET / HTTP/1.1\r\n\r\n"]).await;
+            if answer.starts_with("chain=http ") {
+                break;
+            }
+        }
+        assert_eq!(answer, "chain=http GET / HTTP/1.1\r\n\r\n");
+        // That is learnt, too.
+        silent().await;
+        assert_eq!(worker.registry.value(timeouts), Some(2));
+    });
+}
+
+#[test]
+fn a_client_that_has_said_half_a_word_is_not_taken_for_silent() {
+    local(async {
+        let worker = Worker::new(None);
+        let mut listener = listener(named("any"), vec![ListenerFilterKind::HttpInspector]);
+        listener.continue_on_listener_filters_timeout = true;
+        listener.listener_filters_timeout = Some(Duration::from_millis(50));
+        let (_listener, to) = worker.start(listener);
+        for times in 1..=2 {
+            let mut stream = TcpStream::connect(to.expect("an address")).await.expect("a connection");
+            stream.write_all(b"GE").await.expect("written");
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.expect("an answer");
+            assert_eq!(&answer, b"chain=any GE");
+            assert_eq!(worker.registry.value("listener.test.downstream_pre_cx_timeout"), Some(times));
+        }
+        assert_eq!(worker.registry.value("listener.test.outrider.known_silent"), None);
     });
 }
 

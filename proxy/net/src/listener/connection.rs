@@ -14,7 +14,7 @@ use outrider_core::stream::{Address, ConnInfo, StreamInfo, TlsInfo};
 
 use super::accepted::Accepted;
 use super::chains::MatchInput;
-use super::filters::{FilterEnd, Inspected};
+use super::filters::{FilterEnd, Inspected, has_bytes};
 use super::limits;
 use super::shared::ChainShared;
 use super::worker::LocalListener;
@@ -136,7 +136,9 @@ async fn inspect(listener: &LocalListener, socket: &Accepted, seen: &mut Inspect
         return Some(());
     }
     let _waiting = Waiting::new(listener);
-    let run = shared.filters.run(socket, seen);
+    let goes_on = shared.config.continue_on_listener_filters_timeout;
+    let silent = Some(&listener.siblings.silent).filter(|_| goes_on && shared.filters.only_inspect());
+    let run = shared.filters.run(socket, seen, silent);
     let outcome = match shared.config.listener_filters_timeout {
         None => Ok(run.await),
         Some(limit) => tokio::time::timeout(limit, run).await,
@@ -151,9 +153,16 @@ async fn inspect(listener: &LocalListener, socket: &Accepted, seen: &mut Inspect
             shared.stats.downstream_listener_filter_error().inc();
             None
         }
+        Ok(Err(FilterEnd::Silent)) => {
+            shared.own_stats.known_silent().inc();
+            Some(())
+        }
         Err(_) => {
             shared.stats.downstream_pre_cx_timeout().inc();
-            shared.config.continue_on_listener_filters_timeout.then_some(())
+            if let Some(silent) = silent.filter(|_| !has_bytes(socket)) {
+                silent.borrow_mut().learn(&seen.remote, &seen.local, tokio::time::Instant::now());
+            }
+            goes_on.then_some(())
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod fuzz;
 mod inherited;
 mod limits;
 mod shared;
+mod silent;
 mod sockets;
 mod worker;
 

@@ -28,6 +28,15 @@ outrider_core::stat_struct! {
     }
 }
 
+outrider_core::stat_struct! {
+    /// `listener.<address>.outrider.`
+    pub(super) struct OwnStats {
+        counters { known_silent }
+        gauges {}
+        histograms {}
+    }
+}
+
 /// A listener's compiled form: match tree, TLS contexts, stats, connection counts. Shared by all workers.
 #[derive(Debug)]
 pub struct ListenerShared {
@@ -38,6 +47,7 @@ pub struct ListenerShared {
     pub(super) default_chain: Option<usize>,
     pub(super) filters: Filters,
     pub(super) stats: ListenerStats,
+    pub(super) own_stats: OwnStats,
     pub(super) logger: AccessLogger,
     /// Shared with what the listener was before an update.
     pub(super) active: Arc<AtomicU64>,
@@ -94,6 +104,7 @@ impl ListenerShared {
         Ok(Arc::new(Self {
             default_chain: config.default_filter_chain.is_some().then(|| chains.len().saturating_sub(1)),
             filters: Filters::new(&config.listener_filters, registry),
+            own_stats: OwnStats::new(scope.child("outrider.")),
             stats: ListenerStats::new(scope),
             active: earlier.map_or_else(Arc::default, |earlier| earlier.active.clone()),
             global: global.clone(),

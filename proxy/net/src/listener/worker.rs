@@ -22,6 +22,7 @@ use super::accepted::Accepted;
 use super::admitted::Admitted;
 use super::connection;
 use super::inherited::place;
+use super::silent::Silent;
 use super::sockets::Bound;
 use super::{Lent, ListenerShared, WorkerSockets};
 use crate::drain::DrainWatch;
@@ -47,6 +48,7 @@ pub struct WorkerListeners {
     worker: usize,
     by_address: RefCell<HashMap<SocketAddr, Rc<LocalListener>>>,
     pub(super) admitted: Admitted,
+    pub(super) silent: RefCell<Silent>,
     /// Rings when a connection of this worker closes: files may be had again.
     closed: Notify,
     exhausted: Cell<Option<Instant>>,

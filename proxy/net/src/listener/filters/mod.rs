@@ -16,8 +16,10 @@ use outrider_core::stats::Registry;
 use outrider_core::stream::Address;
 use rustix::net::RecvFlags;
 use tokio::io::Interest;
+use tokio::time::Instant;
 
 use super::accepted::Accepted;
+use super::silent::{GRACE, Silent};
 
 /// As much as is ever peeked at: Envoy's limit of a ClientHello.
 pub(super) const PEEK_MAX: usize = 64 * 1024;
@@ -51,6 +53,8 @@ pub(super) enum FilterEnd {
     Closed,
     /// Its first bytes are not what they must be.
     Refused,
+    /// It was silent before, and is again. The connection goes on.
+    Silent,
 }
 
 impl From<io::Error> for FilterEnd {
@@ -152,11 +156,29 @@ impl Filters {
         self.list.is_empty()
     }
 
-    /// Runs the filters in order; what they learn is in `seen`, also when this future is dropped half-way.
-    pub(super) async fn run(&self, socket: &Accepted, seen: &mut Inspected) -> Result<(), FilterEnd> {
+    /// Whether all that they may wait for is what the client says by itself, and none of them decides who the client is.
+    pub(super) fn only_inspect(&self) -> bool {
+        use ListenerFilterKind as Kind;
+        let only = |kind: &Kind| matches!(kind, Kind::TlsInspector | Kind::HttpInspector | Kind::OriginalDst);
+        self.list.iter().all(|(filter, _)| only(&filter.kind))
+    }
+
+    /// Runs the filters in order; what they learn is in `seen`, also when this future is dropped half-way. `silent` is
+    /// asked before the first inspector waits.
+    pub(super) async fn run(
+        &self,
+        socket: &Accepted,
+        seen: &mut Inspected,
+        mut silent: Option<&RefCell<Silent>>,
+    ) -> Result<(), FilterEnd> {
         for (filter, stats) in &self.list {
             if filter.disabled.as_ref().is_some_and(|predicate| matches(predicate, seen)) {
                 continue;
+            }
+            if matches!(filter.kind, ListenerFilterKind::TlsInspector | ListenerFilterKind::HttpInspector)
+                && let Some(silent) = silent.take()
+            {
+                first_bytes(socket, seen, silent).await?;
             }
             match (&filter.kind, stats) {
                 (ListenerFilterKind::TlsInspector, FilterStats::Tls(stats)) => {
@@ -190,6 +212,31 @@ fn matches(predicate: &ListenerFilterMatch, seen: &Inspected) -> bool {
             seen.local.ip().is_some_and(|local| *start <= local.port() && u32::from(local.port()) < *end)
         }
     }
+}
+
+/// Waits a little for a client that was silent before; an error if it is again.
+async fn first_bytes(socket: &Accepted, seen: &Inspected, silent: &RefCell<Silent>) -> Result<(), FilterEnd> {
+    if !silent.borrow().knows(&seen.remote, &seen.local, Instant::now()) {
+        return Ok(());
+    }
+    match tokio::time::timeout(GRACE, socket.ready(Interest::READABLE)).await {
+        Err(_) => Err(FilterEnd::Silent),
+        Ok(ready) => {
+            ready?;
+            // Who only closes has said nothing.
+            if has_bytes(socket) {
+                silent.borrow_mut().forget(&seen.remote, &seen.local);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Whether something waits to be read.
+pub(super) fn has_bytes(socket: &Accepted) -> bool {
+    let mut byte = [0_u8; 1];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    rustix::net::recv(socket, byte.as_mut_slice(), flags).is_ok_and(|(_, n)| n > 0)
 }
 
 /// Peeks at what has arrived until `look` has seen enough. `look` gets the bytes and says `None` for 'more, please'.
