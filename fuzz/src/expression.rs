@@ -63,6 +63,7 @@ fn stream() -> StreamInfo {
         local: pipe(),
         direct_local: pipe(),
         local_restored: false,
+        source: None,
         sni: None,
         tls: None,
         filter_chain: Arc::from(""),

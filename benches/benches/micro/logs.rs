@@ -32,6 +32,7 @@ fn stream() -> StreamInfo {
         local: address("10.9.9.9:443"),
         direct_local: address("10.9.9.9:443"),
         local_restored: false,
+        source: None,
         sni: Some(Arc::from("shop.example.com")),
         tls: None,
         filter_chain: Arc::from(""),

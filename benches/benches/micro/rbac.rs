@@ -30,6 +30,7 @@ fn connection() -> Rc<ConnInfo> {
         local: ip("10.0.0.2:8080"),
         direct_local: ip("10.0.0.2:8080"),
         local_restored: false,
+        source: None,
         sni: None,
         tls: Some(Rc::new(tls)),
         filter_chain: "".into(),

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -140,6 +140,15 @@ pub struct Attempt {
     pub connection_id: u64,
 }
 
+/// Whose address upstream connections show, in place of the proxy's own (`original_src`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SourceAddress {
+    /// The client's address.
+    pub ip: IpAddr,
+    /// `SO_MARK`, by which answers are routed back to the proxy; 0 for none.
+    pub mark: u32,
+}
+
 /// What is known of a downstream connection. Fixed once its filter chain is chosen.
 #[derive(Debug)]
 pub struct ConnInfo {
@@ -155,6 +164,8 @@ pub struct ConnInfo {
     pub direct_local: Address,
     /// Whether `local` differs from the socket's by an original-destination or PROXY filter.
     pub local_restored: bool,
+    /// What upstream connections show as their source; `None`: what the cluster says.
+    pub source: Option<SourceAddress>,
     /// The server name, from TLS or from tls_inspector.
     pub sni: Option<Arc<str>>,
     /// The TLS session, when this side terminates TLS.

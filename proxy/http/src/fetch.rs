@@ -75,8 +75,7 @@ pub(crate) async fn ask(
     let request = request.header(header::HOST, named).header(header::USER_AGENT, "outrider");
     let request = headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
     let request = request.body(body).map_err(|error| upstream(&error))?;
-    let context =
-        AcquireContext { downstream_protocol: None, high_priority: false, sni_from: Some(authority) };
+    let context = AcquireContext { sni_from: Some(authority), ..AcquireContext::default() };
     let mut lease = match cluster.acquire(&host, &context).await {
         Ok(lease) => lease,
         Err(error) => {

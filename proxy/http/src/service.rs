@@ -128,9 +128,8 @@ async fn exchange(
     };
     let authority = request.headers().get(HOST).cloned();
     let context = AcquireContext {
-        downstream_protocol: None,
-        high_priority: false,
         sni_from: authority.as_ref().and_then(|host| host.to_str().ok()),
+        ..AcquireContext::default()
     };
     let failed = |error: String| {
         host.count_response(None);

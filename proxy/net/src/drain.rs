@@ -226,6 +226,7 @@ mod tests {
             local: address.clone(),
             direct_local: address,
             local_restored: false,
+            source: None,
             sni: None,
             tls: None,
             filter_chain: "".into(),

@@ -39,6 +39,15 @@ pub fn apply_keepalive(socket: &SockRef<'_>, keepalive: &TcpKeepalive) -> io::Re
     Ok(())
 }
 
+/// The kernel is to choose the port of a socket that is bound to an address alone when it knows where it goes, and not at once
+/// (`IP_BIND_ADDRESS_NO_PORT`, of IPv6 as well).
+///
+/// # Errors
+/// The kernel refused it.
+pub fn set_late_port(socket: &SockRef<'_>) -> io::Result<()> {
+    set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, &1_i32.to_ne_bytes())
+}
+
 /// `setsockopt(level, name, value)`: for options that no safe crate names.
 ///
 /// # Errors

@@ -52,7 +52,7 @@ pub(crate) async fn connect(
             }
         }
         let begun = shared.logger.reads_attempts().then(Instant::now);
-        match cluster.tcp_connect(&host).await {
+        match cluster.tcp_connect(&host, conn.source).await {
             Ok(lease) => {
                 if let Some(log) = &mut log {
                     log.upstream.local = Some(lease.guard.local.clone());

@@ -185,6 +185,7 @@ mod tests {
             local: address.clone(),
             direct_local: address,
             local_restored: false,
+            source: None,
             sni: None,
             tls: None,
             filter_chain: "".into(),

@@ -115,6 +115,7 @@ impl Proxy {
             local: local.clone(),
             direct_local: local,
             local_restored: false,
+            source: None,
             sni: None,
             tls: None,
             filter_chain: "".into(),

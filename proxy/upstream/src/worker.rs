@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use outrider_config::model::Discovery;
 use outrider_core::rng::{self, Rng};
-use outrider_core::stream::Protocol;
+use outrider_core::stream::{Protocol, SourceAddress};
 use outrider_net::tls::AlpnDefault;
 
 use crate::breaker::{Overflow, RetryPermit};
@@ -45,6 +45,8 @@ pub struct AcquireContext<'a> {
     pub high_priority: bool,
     /// The authority (or the override header's value), for `auto_sni`. Looked at only when that is on.
     pub sni_from: Option<&'a str>,
+    /// What the connection is to come from, in place of what the cluster says: it is shared with requests alone that want the same.
+    pub source: Option<SourceAddress>,
 }
 
 /// The clusters of one worker.
@@ -268,12 +270,16 @@ impl WorkerCluster {
         pool.acquire().await
     }
 
-    /// A connection to `host` for one TCP session.
+    /// A connection to `host` for one TCP session, from `source` if there is one.
     ///
     /// # Errors
     /// A breaker is open, or connecting failed.
-    pub async fn tcp_connect(&self, host: &Arc<Host>) -> Result<TcpLease, PoolError> {
-        crate::pool::tcp::connect(&self.shared, host, AlpnDefault::None).await
+    pub async fn tcp_connect(
+        &self,
+        host: &Arc<Host>,
+        source: Option<SourceAddress>,
+    ) -> Result<TcpLease, PoolError> {
+        crate::pool::tcp::connect(&self.shared, host, source, AlpnDefault::None).await
     }
 
     /// A connection to `host` that somebody else speaks HTTP/2 on.
@@ -281,7 +287,7 @@ impl WorkerCluster {
     /// # Errors
     /// A breaker is open, or connecting failed.
     pub async fn http2_connect(&self, host: &Arc<Host>) -> Result<TcpLease, PoolError> {
-        crate::pool::tcp::connect(&self.shared, host, AlpnDefault::Http2).await
+        crate::pool::tcp::connect(&self.shared, host, None, AlpnDefault::Http2).await
     }
 
     /// The address that the header of an ORIGINAL_DST cluster with `use_http_header` names. One that is no

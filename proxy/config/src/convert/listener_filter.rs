@@ -74,10 +74,11 @@ fn kind(cx: &Cx, path: &Path<'_>, any: &Any) -> Option<ListenerFilterKind> {
 }
 
 /// The types of filters that a control plane may send.
-const TYPES: [&str; 4] = [
+const TYPES: [&str; 5] = [
     "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
     "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
     "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+    "envoy.extensions.filters.listener.original_src.v3.OriginalSrc",
     "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
 ];
 
@@ -94,6 +95,8 @@ pub(super) fn known(cx: &Cx, path: &Path<'_>, any: &Any) -> Found<ListenerFilter
             .map(|ext::http_inspector::v3::HttpInspector {}| ListenerFilterKind::HttpInspector)
     } else if is::<ext::original_dst::v3::OriginalDst>(any) {
         unpack(cx, path, any).map(|ext::original_dst::v3::OriginalDst {}| ListenerFilterKind::OriginalDst)
+    } else if is::<ext::original_src::v3::OriginalSrc>(any) {
+        unpack(cx, path, any).map(|message| original_src(cx, path, &message))
     } else if is::<ext::proxy_protocol::v3::ProxyProtocol>(any) {
         unpack(cx, path, any)
             .map(|message| ListenerFilterKind::ProxyProtocol(proxy_protocol(cx, path, &message)))
@@ -121,6 +124,16 @@ fn tls_inspector(cx: &Cx, path: &Path<'_>, message: &ext::tls_inspector::v3::Tls
     }
     inert!(cx, path, "how much is peeked at first; the buffer grows as needed"; initial_read_buffer_size);
     refuse!(cx, path, UNSUPPORTED; close_connection_on_client_hello_parsing_errors, max_client_hello_size);
+}
+
+fn original_src(
+    cx: &Cx,
+    path: &Path<'_>,
+    message: &ext::original_src::v3::OriginalSrc,
+) -> ListenerFilterKind {
+    let ext::original_src::v3::OriginalSrc { bind_port, mark } = message;
+    refuse!(cx, path, "the kernel chooses the port; remove it"; bind_port);
+    ListenerFilterKind::OriginalSrc { mark: *mark }
 }
 
 fn proxy_protocol(

@@ -130,6 +130,11 @@ pub enum ListenerFilterKind {
     HttpInspector,
     /// Restores the address the client asked for (`SO_ORIGINAL_DST`).
     OriginalDst,
+    /// Upstream connections come from the client's address.
+    OriginalSrc {
+        /// `SO_MARK` of theirs; 0 for none.
+        mark: u32,
+    },
     /// Reads a PROXY protocol header.
     ProxyProtocol(ProxyProtocol),
     /// A control plane sends it; its place is taken by what came before anything is built.

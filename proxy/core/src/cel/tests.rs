@@ -31,6 +31,7 @@ fn stream() -> StreamInfo {
         local: ip("[::1]:8080"),
         direct_local: ip("[::1]:8080"),
         local_restored: false,
+        source: None,
         sni: None,
         tls: None,
         filter_chain: "fc".into(),

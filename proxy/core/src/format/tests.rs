@@ -15,6 +15,7 @@ fn info() -> StreamInfo {
         local: ip("127.0.0.1:80"),
         direct_local: ip("127.0.0.1:80"),
         local_restored: false,
+        source: None,
         sni: None,
         tls: None,
         filter_chain: "".into(),

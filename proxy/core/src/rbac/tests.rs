@@ -21,6 +21,7 @@ fn connection(tls: Option<TlsInfo>) -> Rc<ConnInfo> {
         local: ip("10.1.2.3:8080"),
         direct_local: ip("10.1.2.3:8080"),
         local_restored: false,
+        source: None,
         sni: None,
         tls: tls.map(Rc::new),
         filter_chain: "".into(),

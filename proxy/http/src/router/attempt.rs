@@ -195,6 +195,7 @@ async fn acquire(
         downstream_protocol: call.stream.info.borrow().protocol,
         high_priority: call.route.high_priority,
         sni_from: sni,
+        source: call.stream.conn.info.source,
     };
     call.cluster.acquire(host, &context).await
 }

@@ -104,6 +104,8 @@ async fn send(
         downstream_protocol,
         high_priority: false,
         sni_from: authority.as_ref().and_then(|host| host.to_str().ok()),
+        // Nobody waits for the answer: it is asked in the proxy's own name.
+        source: None,
     };
     let mut lease = match cluster.acquire(&host, &context).await {
         Ok(lease) => lease,

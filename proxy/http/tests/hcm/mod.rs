@@ -168,6 +168,7 @@ fn info(stream: &IoStream) -> ConnInfo {
         direct_local: local.clone(),
         local,
         local_restored: false,
+        source: None,
         sni: None,
         tls: None,
         filter_chain: Arc::from(""),

@@ -425,6 +425,7 @@ fn info(peer: SocketAddr, local: SocketAddr) -> ConnInfo {
         local: Address::Ip(local),
         direct_local: Address::Ip(local),
         local_restored: false,
+        source: None,
         sni: None,
         tls: None,
         filter_chain: "".into(),

@@ -76,6 +76,7 @@ pub(super) fn admit(listener: &Rc<LocalListener>, socket: Accepted, local: Addre
         seen: Inspected {
             local: local.clone(),
             restored: false,
+            source: None,
             remote: remote.clone(),
             transport: "",
             server_name: None,
@@ -287,6 +288,7 @@ impl Facts {
             local: self.seen.local,
             direct_local: self.direct_local,
             local_restored: self.seen.restored,
+            source: self.seen.source,
             sni: tls.as_ref().and_then(|tls| tls.sni.clone()).or(self.seen.server_name),
             tls,
             filter_chain: chain.map_or_else(Arc::default, |chain| chain.config.name.clone()),

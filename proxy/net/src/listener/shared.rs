@@ -103,7 +103,7 @@ impl ListenerShared {
             .map_err(|source| ListenerError::Log { listener: config.name.clone(), source })?;
         Ok(Arc::new(Self {
             default_chain: config.default_filter_chain.is_some().then(|| chains.len().saturating_sub(1)),
-            filters: Filters::new(&config.listener_filters, registry),
+            filters: Filters::new(&config, registry),
             own_stats: OwnStats::new(scope.child("outrider.")),
             stats: ListenerStats::new(scope),
             active: earlier.map_or_else(Arc::default, |earlier| earlier.active.clone()),

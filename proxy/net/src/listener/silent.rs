@@ -41,7 +41,9 @@ impl Silent {
             if self.since.len() >= MOST {
                 // The eldest goes. It costs a look at all, once for each client that was waited for in vain.
                 let eldest = self.since.iter().min_by_key(|(_, since)| **since).map(|(key, _)| *key);
-                eldest.map(|eldest| self.since.remove(&eldest));
+                if let Some(eldest) = eldest {
+                    self.since.remove(&eldest);
+                }
             }
         }
         self.since.insert(key, now);

@@ -182,6 +182,7 @@ fn stream_info(control: &Control, peer: &Address) -> StreamInfo {
         local: local.clone(),
         direct_local: local,
         local_restored: false,
+        source: None,
         sni: None,
         tls: None,
         filter_chain: "".into(),

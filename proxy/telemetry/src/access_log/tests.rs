@@ -21,6 +21,7 @@ fn info(code: u16) -> StreamInfo {
         local: address.clone(),
         direct_local: address,
         local_restored: false,
+        source: None,
         sni: None,
         tls: None,
         filter_chain: "".into(),

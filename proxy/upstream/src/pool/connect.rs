@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use outrider_config::model::{SocketAddress, SocketOptionState, UpstreamTls};
-use outrider_core::stream::{Address, Protocol, TlsInfo};
+use outrider_core::stream::{Address, Protocol, SourceAddress, TlsInfo};
 use outrider_net::io::IoStream;
 use outrider_net::sockopt;
 use outrider_net::tls::{AlpnDefault, ClientTls, TlsError, TlsTarget};
@@ -31,10 +31,13 @@ pub(crate) struct Failure {
     pub(super) details: String,
 }
 
-/// Which name TLS sends and verifies where those follow the request.
+/// What of a connection follows who wants it.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Names<'a> {
+pub(super) struct Wanted<'a> {
+    /// The name that TLS sends and verifies.
     pub(super) authority: Option<&'a str>,
+    /// Where it comes from.
+    pub(super) source: Option<SourceAddress>,
 }
 
 /// Tells the pool that a connection ended, however it did.
@@ -88,20 +91,21 @@ impl Pool {
     async fn establish(self: Rc<Self>, token: Token, gone: Gone) {
         let cluster = token.cluster.clone();
         let host = self.host.borrow().clone();
-        let names = Names { authority: self.key.name.as_deref() };
+        let wanted = Wanted { authority: self.key.name.as_deref(), source: self.key.source };
         let alpn = match self.key.protocol {
             PoolProtocol::Http1 => AlpnDefault::Http1,
             PoolProtocol::Http2 => AlpnDefault::Http2,
             PoolProtocol::Auto => AlpnDefault::Auto,
         };
         let parked = match self.key.protocol {
-            PoolProtocol::Http1 => parked::take(&cluster, &host),
+            // They come from this process's own address.
+            PoolProtocol::Http1 if wanted.source.is_none() => parked::take(&cluster, &host),
             _ => None,
         };
         let inherited = parked.is_some();
         let opened = match parked {
             Some(io) => Ok((io, None)),
-            None => open(&cluster, &host, names, alpn).await,
+            None => open(&cluster, &host, wanted, alpn).await,
         };
         self.connecting.set(self.connecting.get().saturating_sub(1));
         let outcome = match opened {
@@ -210,10 +214,10 @@ impl Drop for Gone {
 pub(super) async fn open(
     cluster: &ClusterShared,
     host: &Host,
-    names: Names<'_>,
+    wanted: Wanted<'_>,
     alpn: AlpnDefault,
 ) -> Result<(IoStream, Option<Rc<TlsInfo>>), Failure> {
-    open_to(cluster, host, &host.address, names, alpn).await
+    open_to(cluster, host, &host.address, wanted, alpn).await
 }
 
 /// The same to another address of `host`, for its health checks.
@@ -223,21 +227,21 @@ pub(crate) async fn open_at(
     address: &Address,
     alpn: AlpnDefault,
 ) -> Result<IoStream, Failure> {
-    open_to(cluster, host, address, Names::default(), alpn).await.map(|(io, _)| io)
+    open_to(cluster, host, address, Wanted::default(), alpn).await.map(|(io, _)| io)
 }
 
 async fn open_to(
     cluster: &ClusterShared,
     host: &Host,
     address: &Address,
-    names: Names<'_>,
+    wanted: Wanted<'_>,
     alpn: AlpnDefault,
 ) -> Result<(IoStream, Option<Rc<TlsInfo>>), Failure> {
     let opening = async {
-        let io = socket(cluster, address).await?;
+        let io = socket(cluster, address, wanted.source).await?;
         match cluster.tls_for(host) {
             None => Ok((io, None)),
-            Some(context) => secure(cluster, host, context, names, alpn, io).await,
+            Some(context) => secure(cluster, host, context, wanted, alpn, io).await,
         }
     };
     match tokio::time::timeout(cluster.config.connect_timeout, opening).await {
@@ -250,19 +254,19 @@ async fn secure(
     cluster: &ClusterShared,
     host: &Host,
     context: (&ArcSwap<ClientTls>, &Arc<UpstreamTls>),
-    names: Names<'_>,
+    wanted: Wanted<'_>,
     alpn: AlpnDefault,
     io: IoStream,
 ) -> Result<(IoStream, Option<Rc<TlsInfo>>), Failure> {
     let failed = |details: String| Failure { kind: PoolErrorKind::TlsFailed, details };
     let (tls, config) = context;
     let http = &cluster.config.http;
-    let by_authority = names.authority.filter(|name| http.auto_sni && !is_ip(name));
+    let by_authority = wanted.authority.filter(|name| http.auto_sni && !is_ip(name));
     let by_host = Some(&*host.hostname).filter(|name| config.auto_host_sni && !name.is_empty());
     let sni = by_authority.or(by_host);
     let verify_name = if http.auto_san_validation && alpn != AlpnDefault::None {
         // Without a name to verify against nothing is verified: closed, not open.
-        Some(names.authority.ok_or_else(|| failed("TLS_error:no authority to verify against".into()))?)
+        Some(wanted.authority.ok_or_else(|| failed("TLS_error:no authority to verify against".into()))?)
     } else if config.auto_sni_san_validation {
         sni.or(Some(&*config.sni).filter(|name| !name.is_empty()))
     } else {
@@ -279,14 +283,22 @@ async fn secure(
     }
 }
 
-async fn socket(cluster: &ClusterShared, address: &Address) -> Result<IoStream, Failure> {
+async fn socket(
+    cluster: &ClusterShared,
+    address: &Address,
+    source: Option<SourceAddress>,
+) -> Result<IoStream, Failure> {
     match address {
-        Address::Ip(address) => tcp(cluster, *address).await,
+        Address::Ip(address) => tcp(cluster, *address, source).await,
         Address::Pipe(path) => unix(path).await,
     }
 }
 
-async fn tcp(cluster: &ClusterShared, address: SocketAddr) -> Result<IoStream, Failure> {
+async fn tcp(
+    cluster: &ClusterShared,
+    address: SocketAddr,
+    source: Option<SourceAddress>,
+) -> Result<IoStream, Failure> {
     let local = |error: io::Error| Failure {
         kind: PoolErrorKind::LocalConnectFailed,
         details: format!("immediate connect error: {}", text_of(&error)),
@@ -302,8 +314,22 @@ async fn tcp(cluster: &ClusterShared, address: SocketAddr) -> Result<IoStream, F
     }
     let fits =
         |bind: &&SocketAddress| matches!(bind, SocketAddress::Ip(ip) if ip.is_ipv4() == address.is_ipv4());
-    if let Some(SocketAddress::Ip(bind)) = config.bind.iter().chain(&config.bind_other).find(fits) {
-        if let Err(error) = socket.bind(*bind) {
+    let bind = match source {
+        Some(source) => {
+            impersonate(&SockRef::from(&socket), source).map_err(local)?;
+            Some(SocketAddr::new(source.ip, 0))
+        }
+        None => match config.bind.iter().chain(&config.bind_other).find(fits) {
+            Some(SocketAddress::Ip(bind)) => Some(*bind),
+            _ => None,
+        },
+    };
+    if let Some(bind) = bind {
+        if bind.port() == 0 {
+            // Connections to different places may have the same port: there are few for one source.
+            sockopt::set_late_port(&SockRef::from(&socket)).map_err(local)?;
+        }
+        if let Err(error) = socket.bind(bind) {
             cluster.stats().bind_errors().inc();
             let details = format!("failed to bind to {bind}: {}", text_of(&error));
             return Err(Failure { kind: PoolErrorKind::LocalConnectFailed, details });
@@ -317,6 +343,14 @@ async fn tcp(cluster: &ClusterShared, address: SocketAddr) -> Result<IoStream, F
         Ok(stream) => Ok(IoStream::from_tcp(stream)),
         Err(error) => Err(connect_failure(&error, &address)),
     }
+}
+
+/// Lets the socket have an address that is not the host's, with the mark by which answers come back.
+fn impersonate(socket: &SockRef<'_>, source: SourceAddress) -> io::Result<()> {
+    if source.mark != 0 {
+        socket.set_mark(source.mark)?;
+    }
+    if source.ip.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }
 }
 
 async fn unix(path: &Arc<str>) -> Result<IoStream, Failure> {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrider_config::model::UpstreamProtocol;
-use outrider_core::stream::Protocol;
+use outrider_core::stream::{Protocol, SourceAddress};
 
 use super::{Pool, Version};
 use crate::cluster::ClusterShared;
@@ -22,7 +22,12 @@ pub(super) struct PoolKey {
     pub(super) high: bool,
     /// The authority's name, where TLS sends or verifies it.
     pub(super) name: Option<Rc<str>>,
+    /// What connections come from, where that follows the client.
+    pub(super) source: Option<SourceAddress>,
 }
+
+/// With how many pools of clients' own addresses those without any connection are first looked for.
+const SWEEP: usize = 64;
 
 /// What a pool's connections speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +43,10 @@ pub(super) enum PoolProtocol {
 pub(crate) struct Pools {
     cluster: RefCell<Version>,
     by_host: RefCell<HashMap<u64, Vec<Rc<Pool>>, BuildHasherDefault<IdHasher>>>,
+    // Those whose connections come from a client's address. There are as many as clients: spent ones are swept.
+    by_source: RefCell<HashMap<(u64, SourceAddress), Vec<Rc<Pool>>>>,
+    // With so many the next sweep is due.
+    sweep_at: Cell<usize>,
     // Draining ones, kept until their last connection ends.
     leaving: RefCell<Vec<Rc<Pool>>>,
 }
@@ -67,6 +76,8 @@ impl Pools {
         Rc::new(Self {
             cluster: RefCell::new(Rc::new(cluster)),
             by_host: RefCell::default(),
+            by_source: RefCell::default(),
+            sweep_at: Cell::new(SWEEP),
             leaving: RefCell::default(),
         })
     }
@@ -85,31 +96,57 @@ impl Pools {
         } else {
             None
         };
-        if let Some(pools) = self.by_host.borrow().get(&host.id) {
-            let mut pools = pools.iter();
-            if let Some(pool) = pools.find(|pool| pool.key.is(protocol, context.high_priority, name)) {
-                pool.renew_host(host);
-                return pool.clone();
+        let known = |pools: Option<&Vec<Rc<Pool>>>| {
+            let pool = pools?.iter().find(|pool| pool.key.is(protocol, context.high_priority, name))?;
+            pool.renew_host(host);
+            Some(pool.clone())
+        };
+        let found = match context.source {
+            None => known(self.by_host.borrow().get(&host.id)),
+            Some(source) => known(self.by_source.borrow().get(&(host.id, source))),
+        };
+        if let Some(pool) = found {
+            return pool;
+        }
+        let source = context.source;
+        let key = PoolKey { protocol, high: context.high_priority, name: name.map(Rc::from), source };
+        let pool = Rc::new(Pool::new(key, cluster.clone(), host.clone()));
+        match source {
+            None => self.by_host.borrow_mut().entry(host.id).or_default().push(pool.clone()),
+            Some(source) => {
+                self.sweep_sources();
+                self.by_source.borrow_mut().entry((host.id, source)).or_default().push(pool.clone());
             }
         }
-        let key = PoolKey { protocol, high: context.high_priority, name: name.map(Rc::from) };
-        let pool = Rc::new(Pool::new(key, cluster.clone(), host.clone()));
-        self.by_host.borrow_mut().entry(host.id).or_default().push(pool.clone());
         pool
+    }
+
+    /// Forgets pools of clients' addresses that nothing is left of, once there are twice as many as after the last time.
+    fn sweep_sources(&self) {
+        let mut by_source = self.by_source.borrow_mut();
+        if by_source.len() < self.sweep_at.get() {
+            return;
+        }
+        by_source.retain(|_, pools| {
+            pools.retain(|pool| !pool.is_spent());
+            !pools.is_empty()
+        });
+        self.sweep_at.set(SWEEP.max(by_source.len().saturating_mul(2)));
     }
 
     /// Goes on under a new version of the cluster.
     pub(crate) fn adopt(&self, cluster: &Arc<ClusterShared>) {
         let version = Rc::new(cluster.clone());
         self.cluster.borrow_mut().clone_from(&version);
-        for pool in self.by_host.borrow().values().flatten() {
+        let (by_host, by_source) = (self.by_host.borrow(), self.by_source.borrow());
+        for pool in by_host.values().chain(by_source.values()).flatten() {
             pool.cluster.borrow_mut().clone_from(&version);
         }
     }
 
     /// Drains the pools of hosts that are not in `hosts`.
     pub(crate) fn keep_only(&self, hosts: &HostSet) {
-        if self.by_host.borrow().is_empty() {
+        if self.by_host.borrow().is_empty() && self.by_source.borrow().is_empty() {
             return;
         }
         let ids: HashSet<u64> = hosts.iter().map(|host| host.id).collect();
@@ -118,7 +155,8 @@ impl Pools {
 
     /// How many connections are open in pools that are not drained yet.
     pub(crate) fn open(&self) -> u64 {
-        self.by_host.borrow().values().flatten().map(|pool| pool.open()).sum()
+        let (by_host, by_source) = (self.by_host.borrow(), self.by_source.borrow());
+        by_host.values().chain(by_source.values()).flatten().map(|pool| pool.open()).sum()
     }
 
     /// Takes idle connections that can pass to another process out of the pools.
@@ -135,6 +173,13 @@ impl Pools {
     fn drain_where(&self, gone: impl Fn(u64) -> bool) {
         let mut drained = Vec::new();
         self.by_host.borrow_mut().retain(|id, pools| {
+            if gone(*id) {
+                drained.append(pools);
+                return false;
+            }
+            true
+        });
+        self.by_source.borrow_mut().retain(|(id, _), pools| {
             if gone(*id) {
                 drained.append(pools);
                 return false;

@@ -4,11 +4,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use outrider_core::stream::{Address, TlsInfo};
+use outrider_core::stream::{Address, SourceAddress, TlsInfo};
 use outrider_net::io::IoStream;
 use outrider_net::tls::AlpnDefault;
 
-use super::connect::{self, Names};
+use super::connect::{self, Wanted};
 use super::io::{Token, next_id};
 use crate::breaker::Resource;
 use crate::cluster::ClusterShared;
@@ -82,6 +82,7 @@ impl Drop for TcpGuard {
 pub(crate) async fn connect(
     cluster: &Arc<ClusterShared>,
     host: &Arc<Host>,
+    source: Option<SourceAddress>,
     alpn: AlpnDefault,
 ) -> Result<TcpLease, PoolError> {
     let error = |kind, details: &str| PoolError { kind, details: details.into(), host: host.clone() };
@@ -96,7 +97,7 @@ pub(crate) async fn connect(
     let token = Token::begin(cluster.clone(), host.state.clone(), false);
     stats.upstream_rq_pending_total().inc();
     let pending = Pending::new(cluster);
-    let opened = connect::open(cluster, host, Names::default(), alpn).await;
+    let opened = connect::open(cluster, host, Wanted { source, ..Wanted::default() }, alpn).await;
     drop(pending);
     match opened {
         Ok((stream, tls)) => {

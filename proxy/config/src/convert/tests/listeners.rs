@@ -41,6 +41,22 @@ fn filters_that_other_fields_ask_for_are_put_in() {
 }
 
 #[test]
+fn upstream_connections_may_come_from_the_client() {
+    let filter = |more: &str| {
+        let kind = "type.googleapis.com/envoy.extensions.filters.listener.original_src.v3.OriginalSrc";
+        format!(
+            "- {}\n  listener_filters: [{{name: src, typed_config: {{\"@type\": {kind}, {more}}}}}]\n  filter_chains: [{{{TCP}}}]",
+            address(80)
+        )
+    };
+    let listener = one(&filter("mark: 1337"));
+    assert!(matches!(listener.listener_filters[0].kind, ListenerFilterKind::OriginalSrc { mark: 1337 }));
+    let problems = bad(&listeners(&filter("bind_port: true")));
+    let at = "static_resources.listeners[0].listener_filters[0].typed_config.bind_port";
+    assert_eq!(problems, [format!("{at}: the kernel chooses the port; remove it")]);
+}
+
+#[test]
 fn the_runtime_limits_connections() {
     let yaml = listeners(&format!("- name: l\n  {}\n  filter_chains: [{{{TCP}}}]", address(80)));
     let runtime = "layered_runtime: {layers: [{name: s, static_layer: {envoy: {resource_limits: {listener: {l: {connection_limit: 7}}}}}}]}";

@@ -11,9 +11,9 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 
-use outrider_config::model::{ListenerFilter, ListenerFilterKind, ListenerFilterMatch};
+use outrider_config::model::{self, ListenerFilter, ListenerFilterKind, ListenerFilterMatch};
 use outrider_core::stats::Registry;
-use outrider_core::stream::Address;
+use outrider_core::stream::{Address, SourceAddress};
 use rustix::net::RecvFlags;
 use tokio::io::Interest;
 use tokio::time::Instant;
@@ -36,6 +36,8 @@ pub(super) struct Inspected {
     pub local: Address,
     /// Whether a filter put that in place of the socket's own address.
     pub restored: bool,
+    /// What upstream connections show as their source.
+    pub source: Option<SourceAddress>,
     /// Who the client is.
     pub remote: Address,
     /// `tls`, or empty for what nobody looked at.
@@ -115,6 +117,8 @@ outrider_core::stat_struct! {
 #[derive(Debug)]
 pub(super) struct Filters {
     list: Vec<(ListenerFilter, FilterStats)>,
+    /// The listener's own ports.
+    ports: Vec<u16>,
 }
 
 #[derive(Debug)]
@@ -126,7 +130,7 @@ enum FilterStats {
 }
 
 impl Filters {
-    pub(super) fn new(filters: &[ListenerFilter], registry: &Registry) -> Self {
+    pub(super) fn new(listener: &model::Listener, registry: &Registry) -> Self {
         let stats = |filter: &ListenerFilter| match &filter.kind {
             ListenerFilterKind::TlsInspector => {
                 FilterStats::Tls(TlsInspectorStats::new(registry.scope("tls_inspector.")))
@@ -135,6 +139,7 @@ impl Filters {
                 FilterStats::Http(HttpInspectorStats::new(registry.scope("http_inspector.")))
             }
             ListenerFilterKind::OriginalDst
+            | ListenerFilterKind::OriginalSrc { .. }
             | ListenerFilterKind::Discovered(_)
             | ListenerFilterKind::Missing => FilterStats::None,
             ListenerFilterKind::ProxyProtocol(config) => {
@@ -149,7 +154,14 @@ impl Filters {
                 )
             }
         };
-        Self { list: filters.iter().map(|filter| (filter.clone(), stats(filter))).collect() }
+        let port = |address: &model::ListenerAddress| match &address.address {
+            model::SocketAddress::Ip(ip) => Some(ip.port()),
+            _ => None,
+        };
+        Self {
+            list: listener.listener_filters.iter().map(|filter| (filter.clone(), stats(filter))).collect(),
+            ports: listener.addresses.iter().filter_map(port).collect(),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -159,7 +171,10 @@ impl Filters {
     /// Whether all that they may wait for is what the client says by itself, and none of them decides who the client is.
     pub(super) fn only_inspect(&self) -> bool {
         use ListenerFilterKind as Kind;
-        let only = |kind: &Kind| matches!(kind, Kind::TlsInspector | Kind::HttpInspector | Kind::OriginalDst);
+        let only = |kind: &Kind| {
+            let addresses = matches!(kind, Kind::OriginalDst | Kind::OriginalSrc { .. });
+            addresses || matches!(kind, Kind::TlsInspector | Kind::HttpInspector)
+        };
         self.list.iter().all(|(filter, _)| only(&filter.kind))
     }
 
@@ -187,7 +202,13 @@ impl Filters {
                 (ListenerFilterKind::HttpInspector, FilterStats::Http(stats)) => {
                     http::inspect(socket, seen, stats).await?;
                 }
-                (ListenerFilterKind::OriginalDst, _) => original_dst::restore(socket, seen),
+                (ListenerFilterKind::OriginalDst, _) => original_dst::restore(socket, seen, &self.ports),
+                (ListenerFilterKind::OriginalSrc { mark }, _) => {
+                    // A client on a Unix socket has no address to show.
+                    let source =
+                        |client: std::net::SocketAddr| SourceAddress { ip: client.ip(), mark: *mark };
+                    seen.source = seen.remote.ip().map(source);
+                }
                 // Without what it should do nobody is let in (Envoy: "extension config missing").
                 (ListenerFilterKind::Discovered(_) | ListenerFilterKind::Missing, _) => {
                     return Err(FilterEnd::Closed);
