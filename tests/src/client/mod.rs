@@ -111,6 +111,15 @@ impl Conn {
         Self::open(address, b"", tls).await
     }
 
+    /// On a connection that somebody made.
+    ///
+    /// # Errors
+    /// When it is broken already.
+    pub fn over(tcp: TcpStream) -> Result<Self> {
+        let local = tcp.local_addr()?;
+        Ok(Self { reader: Reader::new(Io::Plain(tcp)), local, tls: None })
+    }
+
     async fn open(address: SocketAddr, prefix: &[u8], tls: Option<&TlsOptions>) -> Result<Self> {
         let tcp = wait::within("a connection", LIMIT, async { Ok(TcpStream::connect(address).await?) }).await;
         let mut tcp = tcp.with_context(|| format!("connecting to {address}"))?;

@@ -1,12 +1,14 @@
 //! Redirected traffic: `original_dst`, `use_original_dst` and ORIGINAL_DST clusters behind real REDIRECT rules, in a
 //! network namespace of its own. Beside the real Envoy where there is one, which must show the same. Before them, two sidecars with
-//! identities of a real control plane, one of them with its application in a namespace like a Pod's.
+//! identities of a real control plane, one of them with its application in a namespace like a Pod's, and pods with `outrider capture`, by
+//! each of its ways.
 //!
-//! It needs root, `ip`, `unshare` and `nft`; without them it says so and passes.
+//! It needs root, `ip`, `unshare`, `nsenter`, `setpriv`, `nft` and `iptables`; without them it says so and passes.
 
 mod life;
 mod mesh;
 mod pod;
+mod pods;
 mod scene;
 
 use std::{io::Write as _, os::unix::process::CommandExt as _, process::Command};
@@ -44,7 +46,7 @@ fn missing() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("network namespaces need root".into());
     }
-    for tool in ["ip", "unshare", "nft"] {
+    for tool in ["ip", "unshare", "nsenter", "setpriv", "nft", "iptables", "ip6tables"] {
         let found = std::env::split_paths(&std::env::var_os("PATH")?).any(|dir| dir.join(tool).is_file());
         if !found {
             return Some(format!("there is no {tool}"));
@@ -87,6 +89,7 @@ async fn inside() -> Result<()> {
     say("mutual TLS between two sidecars")?;
     life::play().await.context("the end of a sidecar")?;
     say("a sidecar outlives its application")?;
+    pods::play(say).await.context("pods")?;
     scene::start_servers().await?;
     let ours = scene::play(Kind::Outrider, 0).await.context("Outrider")?;
     for (step, (got, wanted)) in ours.iter().zip(scene::wanted()).enumerate() {
