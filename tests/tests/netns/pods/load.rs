@@ -1,13 +1,12 @@
 //! Clients that ask over and over, on connections that they keep.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, ensure};
 use outrider_tests::client::Conn;
-use outrider_tests::{lock, wait};
+use outrider_tests::wait;
 use tokio::task::JoinSet;
 
 use super::net::{Net, Pod};
@@ -25,6 +24,12 @@ struct Tally {
     troubles: Mutex<Vec<String>>,
 }
 
+impl Tally {
+    fn trouble(&self, what: String) {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+}
+
 impl Load {
     /// This many begin to ask the service `shop` at `to`, from the first pod.
     pub(crate) fn start(net: &Arc<Net>, to: SocketAddr, clients: usize) -> Self {
@@ -40,7 +45,7 @@ impl Load {
                         Ok(()) => _ = tally.done.fetch_add(1, Relaxed),
                         Err(error) => {
                             conn = None;
-                            lock(&tally.troubles).push(format!("{error:#}"));
+                            tally.trouble(format!("{error:#}"));
                         }
                     }
                 }
@@ -62,7 +67,8 @@ impl Load {
     pub(crate) async fn end(mut self) -> Result<()> {
         self.tally.over.store(true, Relaxed);
         while self.clients.join_next().await.is_some() {}
-        let (done, troubles) = (self.tally.done.load(Relaxed), lock(&self.tally.troubles));
+        let done = self.tally.done.load(Relaxed);
+        let troubles = self.tally.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         ensure!(troubles.is_empty(), "{} of {done} requests failed: {troubles:#?}", troubles.len());
         Ok(())
     }

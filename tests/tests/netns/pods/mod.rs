@@ -97,6 +97,14 @@ impl Town {
         }
     }
 
+    /// The address of the service `shop`. Nobody has it: sidecars know where its replicas are.
+    fn service(&self) -> IpAddr {
+        match self.way.family {
+            Family::V4 => Ipv4Addr::new(10, 96, 0, 80).into(),
+            Family::V6 => Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0x80).into(),
+        }
+    }
+
     async fn answered(&self, from: usize, to: usize, wanted: &str) -> Result<()> {
         let answer = get(self.pod(from), self.at(to, HTTP), "anything").await?;
         ensure!(answer == (200, wanted.to_owned()), "wanted {wanted:?}, got {answer:?}");
@@ -163,18 +171,26 @@ impl Town {
             let mut sum = 0;
             for listener in ["outbound", "inbound", "http"] {
                 let name = format!("listener.{listener}.downstream_cx_total");
-                sum += self.sidecars[0].stat(&name).await?;
+                sum += self.sidecars[1].stat(&name).await?;
             }
             Ok(sum)
         };
         let before = connections().await?;
-        // To itself: out by its sidecar, and in by it.
-        self.answered(0, 0, &format!("{} a-out,a-in", self.seen(0))).await?;
+        // A pod that is one of two replicas asks for its own service: out by its sidecar, and for one of the two in by it.
+        let mut answers = Vec::new();
+        for _ in 0..2 {
+            answers.push(get(self.pod(1), (self.service(), HTTP).into(), "shop").await?);
+        }
+        answers.sort();
+        let wanted = ["b-in", "c-in"].map(|to| (200, format!("{} b-out,{to}", self.seen(1))));
+        ensure!(answers == wanted, "wanted {wanted:?}, got {answers:?}");
         // To the sidecar's own ports, from within and from outside: there is nothing behind them.
-        closed(self.pod(0).connect(self.at(0, 15001)).await?).await?;
-        closed(TcpStream::connect(self.at(0, 15006)).await?).await?;
+        closed(self.pod(1).connect(self.at(1, 15001)).await?).await?;
+        closed(TcpStream::connect(self.at(1, 15006)).await?).await?;
         let made = connections().await? - before;
-        ensure!(made == 4, "{made} connections, where four were wanted");
+        ensure!(made == 5, "{made} connections, where five were wanted");
+        // To its own address: that stays within the pod.
+        self.answered(1, 1, &format!("{} ", self.pod(1).address(self.way.family))).await?;
         Ok(())
     }
 
@@ -216,12 +232,7 @@ impl Town {
 
     /// One of two replicas ends, the application and the sidecar at once, and no client notices.
     async fn shutdown(&mut self) -> Result<()> {
-        // Nobody has this address: the clients' sidecar knows where the service is.
-        let service: IpAddr = match self.way.family {
-            Family::V4 => Ipv4Addr::new(10, 96, 0, 80).into(),
-            Family::V6 => Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0x80).into(),
-        };
-        let load = Load::start(&self.net, (service, HTTP).into(), 4);
+        let load = Load::start(&self.net, (self.service(), HTTP).into(), 4);
         load.more(40).await?;
         let ended = &mut self.sidecars[1];
         self.apps[1].end();
