@@ -71,8 +71,8 @@ impl Town {
             let free = FREE.to_string();
             let settings =
                 ["--mode", way.mode(), "--exclude-outbound-ports", &free, "--exclude-inbound-ports", &free];
-            pod.capture(&[&["apply", "--backend", way.backend], &settings[..]].concat()).await?;
-            let said = pod.capture(&[&["verify"], &settings[..]].concat()).await?;
+            pod.capture(&[&["apply", "--backend", way.backend][..], &settings[..]].concat()).await?;
+            let said = pod.capture(&[&["verify"][..], &settings[..]].concat()).await?;
             ensure!(said.lines().last() == Some("capture works"), "{said}");
             town.apps.push(App::start(pod, way.family)?);
             town.sidecars.push(Sidecar::start(pod, way, name, &shop).await?);

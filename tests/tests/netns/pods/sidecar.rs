@@ -76,7 +76,7 @@ impl Sidecar {
     }
 }
 
-const INSPECTORS: &str = "listener_filters_timeout: 0.200s
+const DETECTION: &str = "listener_filters_timeout: 0.200s
 continue_on_listener_filters_timeout: true
 ";
 const DESTINATION: &str = "- name: dst
@@ -154,7 +154,7 @@ fn listeners(way: Way, name: &str) -> String {
     for (name, port) in [("http", HTTP), ("grpc", GRPC)] {
         all += &listener(name, any, port, behind, &format!("filter_chains:\n{}", chain("", &out())));
     }
-    let tells = format!("{behind}{INSPECTORS}listener_filters:\n{INSPECTOR}");
+    let tells = format!("{behind}{DETECTION}listener_filters:\n{INSPECTOR}");
     let chains =
         format!("filter_chains:\n{}{}", chain(IS_HTTP, &out()), default(&tcp("first", "passthrough")));
     all += &listener("first", any, FIRST, &tells, &chains);
@@ -162,7 +162,7 @@ fn listeners(way: Way, name: &str) -> String {
     let source = if way.mode == Mode::Tproxy { SOURCE } else { "" };
     let transparent = way.mode == Mode::Tproxy;
     let more = format!(
-        "traffic_direction: INBOUND\ntransparent: {transparent}\n{INSPECTORS}listener_filters:\n{DESTINATION}{source}{INSPECTOR}"
+        "traffic_direction: INBOUND\ntransparent: {transparent}\n{DETECTION}listener_filters:\n{DESTINATION}{source}{INSPECTOR}"
     );
     let manager = http("inbound", &format!("{name}-in"), &host("all", "*", "inbound", ""));
     let chains = format!(
@@ -202,7 +202,7 @@ fn clusters(way: Way, shop: &[SocketAddr]) -> String {
     let source = if way.family == Family::V6 { "::6" } else { "127.0.0.6" };
     let bind =
         format!("upstream_bind_config: {{ source_address: {{ address: \"{source}\", port_value: 0 }} }}");
-    let inbound = if way.mode == Mode::Tproxy { "" } else { &bind };
+    let inbound = if way.mode == Mode::Tproxy { "" } else { bind.as_str() };
     original("passthrough", "")
         + &original("inbound", inbound)
         + &fixed("shop", shop)
