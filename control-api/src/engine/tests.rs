@@ -76,6 +76,7 @@ async fn scopes_have_a_limit_and_are_free_again() {
         observed: false,
         labels: Default::default(),
         mtls: false,
+        ipv6: false,
     };
     let first = engine.enter(&scope("a")).unwrap();
     let _second = engine.enter(&scope("b")).unwrap();

@@ -231,8 +231,16 @@ fn as_the_client_speaks() -> http::HttpProtocolOptions {
     }
 }
 
-/// A cluster that leads to where the connection was going.
-pub fn original_destination(name: &str, bind: Option<&str>) -> pb::Cluster {
+/// A cluster that leads to where the connection was going. `sources`: the addresses that its connections come from, one of each family
+/// at most; none for whatever the kernel chooses.
+pub fn original_destination(name: &str, sources: &[&str]) -> pb::Cluster {
+    let source = |address: &&str| core::SocketAddress {
+        address: (*address).to_owned(),
+        port_specifier: Some(core::socket_address::PortSpecifier::PortValue(0)),
+        ..Default::default()
+    };
+    let extra =
+        |address: &&str| core::ExtraSourceAddress { address: Some(source(address)), ..Default::default() };
     pb::Cluster {
         name: name.to_owned(),
         cluster_discovery_type: Some(pb::cluster::ClusterDiscoveryType::Type(
@@ -240,12 +248,9 @@ pub fn original_destination(name: &str, bind: Option<&str>) -> pb::Cluster {
         )),
         lb_policy: pb::cluster::LbPolicy::ClusterProvided as i32,
         connect_timeout: Some(duration(CONNECT_TIMEOUT)),
-        upstream_bind_config: bind.map(|address| core::BindConfig {
-            source_address: Some(core::SocketAddress {
-                address: address.to_owned(),
-                port_specifier: Some(core::socket_address::PortSpecifier::PortValue(0)),
-                ..Default::default()
-            }),
+        upstream_bind_config: sources.split_first().map(|(first, others)| core::BindConfig {
+            source_address: Some(source(first)),
+            extra_source_addresses: others.iter().map(extra).collect(),
             ..Default::default()
         }),
         typed_extension_protocol_options: options(&as_the_client_speaks()),

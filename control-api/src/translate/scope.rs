@@ -7,6 +7,7 @@
 //!   when a request first needs them (on-demand CDS, delta streams), so that a proxy has what its application really calls.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
@@ -39,6 +40,8 @@ pub struct Scope {
     pub labels: Option<BTreeMap<String, String>>,
     /// They have an identity, and speak mutual TLS with whoever has one, too.
     pub mtls: bool,
+    /// Sidecars of pods that have IPv6, alone or beside IPv4.
+    pub ipv6: bool,
 }
 
 impl Scope {
@@ -61,6 +64,7 @@ impl Scope {
             observed: declared.is_some_and(observed) && proxy.role == Role::Sidecar && !proxy.grpc,
             labels: if proxy.role == Role::Router { selected_by(world, proxy) } else { None },
             mtls: !proxy.grpc && mtls::is_on(world, proxy),
+            ipv6: proxy.role == Role::Sidecar && has_ipv6(world, proxy),
         }
     }
 
@@ -77,6 +81,14 @@ impl Scope {
     pub fn sees(&self, world: &World, service: &Named) -> bool {
         world.get::<core::Service>(&service.0, &service.1).is_some_and(|it| self.sees_object(it.object))
     }
+}
+
+/// Whether the pod has an IPv6 address, as the proxy or the pod's status says.
+pub fn has_ipv6(world: &World, proxy: &Proxy) -> bool {
+    let pod = world.get::<core::Pod>(&proxy.namespace, &proxy.pod);
+    let listed = pod.as_ref().and_then(|pod| pod.status.as_ref()?.pod_ips.as_ref());
+    let is_ipv6 = |address: &str| address.parse::<IpAddr>().is_ok_and(|it| it.is_ipv6());
+    proxy.address.is_ipv6() || listed.is_some_and(|all| all.iter().any(|it| is_ipv6(&it.ip)))
 }
 
 /// The labels of a proxy that any policy's selector looks at: others make no difference, and no further scope.

@@ -53,6 +53,15 @@ pub fn address(host: &str, port: u16) -> core::Address {
     }
 }
 
+/// A port of all addresses: of IPv4, or of both families by one socket.
+pub fn any_address(port: u16, ipv6: bool) -> core::Address {
+    let mut any = address(if ipv6 { "::" } else { "0.0.0.0" }, port);
+    if let Some(core::address::Address::SocketAddress(it)) = &mut any.address {
+        it.ipv4_compat = ipv6;
+    }
+    any
+}
+
 /// This stream.
 pub fn ads() -> core::ConfigSource {
     core::ConfigSource {

@@ -15,7 +15,8 @@ use crate::translate::hcm::{
 use crate::translate::policy::authorization::{self, Workload};
 use crate::translate::policy::telemetry;
 use crate::translate::port::{Spoken, ports};
-use crate::translate::wire::{duration, uint};
+use crate::translate::scope::has_ipv6;
+use crate::translate::wire::{any_address, duration, uint};
 use crate::translate::{Context, cluster, mtls, names};
 use crate::world::Proxy;
 
@@ -29,8 +30,8 @@ const HELLO: Duration = Duration::from_secs(1);
 /// Where redirected inbound connections arrive.
 const PORT: u16 = 15006;
 
-/// The source of connections to the application, so that capture knows them as ours.
-const SOURCE: &str = "127.0.0.6";
+/// The sources of connections to the application, so that capture knows them as ours.
+const SOURCES: [&str; 2] = ["127.0.0.6", "::6"];
 
 /// The ports at which this proxy's application serves, as services of its namespace say: slices elsewhere could name any address.
 fn served(context: &Context, proxy: &Proxy) -> BTreeMap<u16, Spoken> {
@@ -71,18 +72,18 @@ fn together(one: Spoken, other: Spoken) -> Spoken {
 
 /// The clusters towards the application.
 pub(super) fn clusters(context: &Context, proxy: &Proxy) -> Vec<Cluster> {
-    let source = if proxy.address.is_ipv6() { "::6" } else { SOURCE };
+    let sources = if has_ipv6(&context.world, proxy) { &SOURCES[..] } else { &SOURCES[..1] };
     let labels = authorization::labels(&context.world, proxy);
     let doors = Doors::of(context, proxy, Workload { namespace: &proxy.namespace, labels: labels.as_ref() });
-    let mut out = vec![cluster::original_destination(names::INBOUND_PASSTHROUGH, Some(source))];
+    let mut out = vec![cluster::original_destination(names::INBOUND_PASSTHROUGH, sources)];
     for (port, spoken) in served(context, proxy) {
-        let mut cluster = cluster::original_destination(&names::inbound(port), Some(source));
+        let mut cluster = cluster::original_destination(&names::inbound(port), sources);
         if spoken.is_http2() {
             cluster.typed_extension_protocol_options = cluster::options(&cluster::http_options(true));
         }
         out.push(cluster);
         if by_http2(spoken, doors.at(Some(port))) {
-            let mut cluster = cluster::original_destination(&names::inbound_http1(port), Some(source));
+            let mut cluster = cluster::original_destination(&names::inbound_http1(port), sources);
             cluster.typed_extension_protocol_options = cluster::options(&cluster::http_options(false));
             out.push(cluster);
         }
@@ -101,7 +102,8 @@ pub(super) fn listener(context: &Context, proxy: &Proxy) -> Listener {
     let workload = Workload { namespace: &proxy.namespace, labels: labels.as_ref() };
     let at = At { context, proxy, workload };
     let doors = Doors::of(context, proxy, workload);
-    let mut listener = bare_listener("virtualInbound", any_address(proxy), PORT, TrafficDirection::Inbound);
+    let mut listener = bare_listener("virtualInbound", "0.0.0.0", PORT, TrafficDirection::Inbound);
+    listener.address = Some(any_address(PORT, has_ipv6(&context.world, proxy)));
     listener.continue_on_listener_filters_timeout = true;
     listener.filter_chains = vec![chain(
         "virtualInbound-blackhole",
@@ -273,8 +275,4 @@ fn to(name: &str, cluster: &str, grpc: bool) -> route::Route {
 
 fn at_port(port: u16) -> FilterChainMatch {
     FilterChainMatch { destination_port: Some(uint(u32::from(port))), ..Default::default() }
-}
-
-fn any_address(proxy: &Proxy) -> &'static str {
-    if proxy.address.is_ipv6() { "::" } else { "0.0.0.0" }
 }

@@ -95,7 +95,7 @@ pub fn shared(context: &Context, scope: &Scope) -> Resources {
             out.merge(&external::clusters_of(context, service, *port));
         }
     }
-    for cluster in [cluster::original_destination(names::PASSTHROUGH, None), cluster::black_hole()] {
+    for cluster in [cluster::original_destination(names::PASSTHROUGH, &[]), cluster::black_hole()] {
         out.add(Type::Cluster, Resource::new(&cluster.name, &cluster));
     }
     for listener in outbound::listeners(context, scope, &services) {

@@ -11,7 +11,7 @@ use crate::translate::hcm::{
     DETECTION, Hcm, Routes, bare_listener, chain, http_inspector, is_http, on_demand, original_dst, tcp_proxy,
 };
 use crate::translate::port::Spoken;
-use crate::translate::wire::{duration, truth, uint};
+use crate::translate::wire::{any_address, duration, truth, uint};
 use crate::translate::{Context, Scope, external, names, policy};
 use crate::world::Proxy;
 
@@ -39,6 +39,7 @@ pub(super) fn listeners(context: &Context, scope: &Scope, services: &[Visible<'_
     out.extend(external::listeners(context, scope, &http).into_iter().filter(|it| !taken.contains(&it.name)));
     for port in http {
         let mut listener = bare_listener(&format!("0.0.0.0_{port}"), "0.0.0.0", port, Outbound);
+        listener.address = Some(any_address(port, scope.ipv6));
         listener.bind_to_port = Some(truth(false));
         let filter = manager(context, scope, &format!("outbound_0.0.0.0_{port}"), &port.to_string());
         listener.filter_chains = vec![chain("http", None, vec![filter])];
@@ -49,6 +50,7 @@ pub(super) fn listeners(context: &Context, scope: &Scope, services: &[Visible<'_
 
 fn virtual_outbound(context: &Context, scope: &Scope) -> Listener {
     let mut listener = bare_listener("virtualOutbound", "0.0.0.0", PORT, Outbound);
+    listener.address = Some(any_address(PORT, scope.ipv6));
     listener.use_original_dst = Some(truth(true));
     listener.listener_filters = vec![original_dst()];
     let here = FilterChainMatch { destination_port: Some(uint(u32::from(PORT))), ..Default::default() };

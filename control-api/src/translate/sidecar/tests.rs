@@ -3,6 +3,8 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
+use outrider_proto::pb::envoy::config::cluster::v3::Cluster;
+use outrider_proto::pb::envoy::config::core::v3::address::Address;
 use outrider_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrider_proto::pb::envoy::config::listener::v3::Listener;
 use serde_json::json;
@@ -10,7 +12,7 @@ use serde_json::json;
 use crate::translate::testing::{
     Running, WEB, as_json, ask, context, envoy_takes, message, resources, sidecar,
 };
-use crate::translate::{Type, translate};
+use crate::translate::{Resources, Type, translate};
 use crate::world::Proxy;
 
 /// A Service whose port has no name, so that nobody says what is spoken.
@@ -43,6 +45,46 @@ fn a_route_of_one_client_changes_nothing_for_the_others() {
     assert!(!detected(&consumer, "other"), "for the client itself it is HTTP");
     let producer = context(&format!("{WEB}{ODD}{}", route("shop")));
     assert!(!detected(&producer, "other"), "the owner's route is for all");
+}
+
+/// The address of a listener, and whether it takes IPv4 beside IPv6.
+fn bound(all: &Resources, name: &str) -> (String, bool) {
+    let listener: Listener = message(all, Type::Listener, name);
+    match listener.address.and_then(|it| it.address) {
+        Some(Address::SocketAddress(it)) => (it.address, it.ipv4_compat),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_pod_with_both_families_is_served_in_both() {
+    let of = |more: &str, proxy: &Proxy| {
+        let pod = format!(
+            "---
+apiVersion: v1
+kind: Pod
+metadata: {{name: web-0, namespace: shop, labels: {{app: web}}}}
+spec: {{containers: [{{name: web}}]}}
+status: {{podIP: 10.0.0.1, podIPs: [{{ip: 10.0.0.1}}{more}]}}
+"
+        );
+        let all = translate(&context(&format!("{WEB}{pod}")), proxy);
+        let cluster: Cluster = message(&all, Type::Cluster, "InboundPassthroughCluster");
+        let bind = cluster.upstream_bind_config.unwrap();
+        let others = bind.extra_source_addresses.into_iter().filter_map(|it| it.address);
+        let sources: Vec<_> = bind.source_address.into_iter().chain(others).map(|it| it.address).collect();
+        (["virtualOutbound", "virtualInbound", "0.0.0.0_80"].map(|name| bound(&all, name)), sources)
+    };
+    let (addresses, sources) = of("", &sidecar());
+    assert!(addresses.iter().all(|it| *it == ("0.0.0.0".to_owned(), false)), "{addresses:?}");
+    assert_eq!(sources, ["127.0.0.6"]);
+    // The pod's status says it later, or the proxy from the beginning.
+    let first = Proxy { address: "fd00::1".parse().unwrap(), ..sidecar() };
+    for (more, proxy) in [(", {ip: 'fd00::1'}", sidecar()), ("", first)] {
+        let (addresses, sources) = of(more, &proxy);
+        assert!(addresses.iter().all(|it| *it == ("::".to_owned(), true)), "{addresses:?}");
+        assert_eq!(sources, ["127.0.0.6", "::6"]);
+    }
 }
 
 fn slice(namespace: &str, service: &str, port: &str, kind: &str, address: &str) -> String {
