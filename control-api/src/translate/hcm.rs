@@ -180,6 +180,12 @@ pub fn original_dst() -> listener::ListenerFilter {
     listener_filter("envoy.filters.listener.original_dst", &filters::original_dst::v3::OriginalDst::default())
 }
 
+/// Has the proxy show the client's address to the application, with the mark by which capture brings answers back.
+pub fn original_src() -> listener::ListenerFilter {
+    let config = filters::original_src::v3::OriginalSrc { mark: 1337, ..Default::default() };
+    listener_filter("envoy.filters.listener.original_src", &config)
+}
+
 /// Reads the server name of TLS clients.
 pub fn tls_inspector() -> listener::ListenerFilter {
     listener_filter(

@@ -57,6 +57,7 @@ pub(crate) fn sidecar() -> Proxy {
         labels: [("app".to_owned(), "web".to_owned())].into(),
         gateway: None,
         http_port: 15080,
+        tproxy: false,
         locality: ["".into(), "".into(), "".into()],
         grpc: false,
         client: "envoy/1.40.0".into(),

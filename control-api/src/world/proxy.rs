@@ -45,6 +45,9 @@ pub struct Proxy {
     pub gateway: Option<Named>,
     /// Where a sidecar's explicit HTTP listener is: `HTTP_PORT` of the metadata, else 15080.
     pub http_port: u16,
+    /// Connections come to it by TPROXY, with their own addresses: `INTERCEPTION_MODE` of the metadata is `TPROXY`. Without it, or where it
+    /// is `REDIRECT` or `NONE`, they are redirected.
+    pub tproxy: bool,
     /// Region, zone and sub-zone.
     pub locality: [Arc<str>; 3],
     /// It is a gRPC client, which wants API listeners.
@@ -140,6 +143,7 @@ impl Proxy {
             labels: metadata.labels()?,
             gateway: metadata.gateway()?,
             http_port: metadata.port()?.unwrap_or(HTTP_PORT),
+            tproxy: metadata.tproxy()?,
             locality: [locality.region.into(), locality.zone.into(), locality.sub_zone.into()],
             grpc: agent.starts_with("gRPC") || agent.starts_with("grpc"),
             client: if version.is_empty() { agent.into() } else { format!("{agent}/{version}").into() },
@@ -198,6 +202,16 @@ impl<'n> Metadata<'n> {
                 Ok(Some((namespace.into(), name.into())))
             }
             _ => Err(self.error("GATEWAY", format!("{text:?}: want namespace/name"))),
+        }
+    }
+
+    fn tproxy(&self) -> Result<bool, NodeError> {
+        match self.text("INTERCEPTION_MODE")? {
+            Some("TPROXY") => Ok(true),
+            None | Some("REDIRECT" | "NONE") => Ok(false),
+            Some(other) => {
+                Err(self.error("INTERCEPTION_MODE", format!("{other:?}: want REDIRECT, TPROXY or NONE")))
+            }
         }
     }
 

@@ -10,13 +10,14 @@ use outrider_proto::pb::envoy::config::listener::v3::{Filter, FilterChain, Filte
 use outrider_proto::pb::envoy::config::route::v3 as route;
 
 use crate::translate::hcm::{
-    DETECTION, Hcm, Routes, bare_listener, chain, http_inspector, is_http, only_at, original_dst, tcp_proxy,
+    DETECTION, Hcm, Routes, bare_listener, chain, http_inspector, is_http, only_at, original_dst,
+    original_src, tcp_proxy,
 };
 use crate::translate::policy::authorization::{self, Workload};
 use crate::translate::policy::telemetry;
 use crate::translate::port::{Spoken, ports};
 use crate::translate::scope::has_ipv6;
-use crate::translate::wire::{any_address, duration, uint};
+use crate::translate::wire::{any_address, duration, truth, uint};
 use crate::translate::{Context, cluster, mtls, names};
 use crate::world::Proxy;
 
@@ -72,7 +73,12 @@ fn together(one: Spoken, other: Spoken) -> Spoken {
 
 /// The clusters towards the application.
 pub(super) fn clusters(context: &Context, proxy: &Proxy) -> Vec<Cluster> {
-    let sources = if has_ipv6(&context.world, proxy) { &SOURCES[..] } else { &SOURCES[..1] };
+    let sources: &[&str] = match (proxy.tproxy, has_ipv6(&context.world, proxy)) {
+        // The client's address is shown.
+        (true, _) => &[],
+        (false, true) => &SOURCES[..],
+        (false, false) => &SOURCES[..1],
+    };
     let labels = authorization::labels(&context.world, proxy);
     let doors = Doors::of(context, proxy, Workload { namespace: &proxy.namespace, labels: labels.as_ref() });
     let mut out = vec![cluster::original_destination(names::INBOUND_PASSTHROUGH, sources)];
@@ -142,6 +148,10 @@ pub(super) fn listener(context: &Context, proxy: &Proxy) -> Listener {
         listener.default_filter_chain = Some(chain("virtualInbound", None, passthrough));
     }
     listener.listener_filters = vec![original_dst()];
+    if proxy.tproxy {
+        listener.transparent = Some(truth(true));
+        listener.listener_filters.push(original_src());
+    }
     listener.listener_filters.extend(doors.inspector(&served));
     if !unknown.is_empty() {
         listener.listener_filters.push(only_at(http_inspector(), &unknown));

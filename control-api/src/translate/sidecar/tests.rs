@@ -87,6 +87,20 @@ status: {{podIP: 10.0.0.1, podIPs: [{{ip: 10.0.0.1}}{more}]}}
     }
 }
 
+#[test]
+fn under_tproxy_the_application_sees_its_clients() {
+    let shown = |tproxy| {
+        let all = translate(&context(WEB), &Proxy { tproxy, ..sidecar() });
+        let listener: Listener = message(&all, Type::Listener, "virtualInbound");
+        let filters: Vec<_> = listener.listener_filters.into_iter().map(|it| it.name).collect();
+        let cluster: Cluster = message(&all, Type::Cluster, "inbound|8080||");
+        let source = filters.iter().position(|it| it == "envoy.filters.listener.original_src");
+        (listener.transparent.is_some_and(|it| it.value), source, cluster.upstream_bind_config.is_some())
+    };
+    assert_eq!(shown(true), (true, Some(1), false));
+    assert_eq!(shown(false), (false, None, true));
+}
+
 fn slice(namespace: &str, service: &str, port: &str, kind: &str, address: &str) -> String {
     format!(
         "---

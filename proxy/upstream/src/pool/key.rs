@@ -38,13 +38,16 @@ pub(super) enum PoolProtocol {
     Auto,
 }
 
+/// Pools by host and by the address that their connections come from.
+type BySource = HashMap<(u64, SourceAddress), Vec<Rc<Pool>>>;
+
 /// All pools of a cluster on one worker.
 #[derive(Debug)]
 pub(crate) struct Pools {
     cluster: RefCell<Version>,
     by_host: RefCell<HashMap<u64, Vec<Rc<Pool>>, BuildHasherDefault<IdHasher>>>,
     // Those whose connections come from a client's address. There are as many as clients: spent ones are swept.
-    by_source: RefCell<HashMap<(u64, SourceAddress), Vec<Rc<Pool>>>>,
+    by_source: RefCell<BySource>,
     // With so many the next sweep is due.
     sweep_at: Cell<usize>,
     // Draining ones, kept until their last connection ends.
