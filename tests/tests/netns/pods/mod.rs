@@ -182,7 +182,7 @@ impl Town {
             answers.push(get(self.pod(1), (self.service(), HTTP).into(), "shop").await?);
         }
         answers.sort();
-        let wanted = ["b-in", "c-in"].map(|to| (200, format!("{} b-out,{to}", self.seen(1))));
+        let wanted = ["b-in", "c-in"].map(|to| (200_u16, format!("{} b-out,{to}", self.seen(1))));
         ensure!(answers == wanted, "wanted {wanted:?}, got {answers:?}");
         // To the sidecar's own ports, from within and from outside: there is nothing behind them.
         closed(self.pod(1).connect(self.at(1, 15001)).await?).await?;
