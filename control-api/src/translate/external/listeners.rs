@@ -8,8 +8,11 @@ use outrider_proto::pb::envoy::config::listener::v3::{FilterChain, FilterChainMa
 use super::{cluster_name, material, named, visible};
 use crate::model::own::{ExternalProtocol, Resolution};
 use crate::translate::hcm::{bare_listener, chain, tcp_proxy, tls_inspector};
-use crate::translate::wire::truth;
+use crate::translate::wire::{any_address, truth};
 use crate::translate::{Context, Scope, names, policy};
+
+/// Stands for all addresses.
+const ANY: &str = "0.0.0.0";
 
 /// What is called at one address and port.
 #[derive(Default)]
@@ -40,7 +43,7 @@ pub fn listeners(context: &Context, scope: &Scope, http: &BTreeSet<u16>) -> Vec<
             let filters = || vec![tcp_proxy(&name, cluster, logs())];
             match port.protocol {
                 ExternalProtocol::TLS if !http.contains(&port.number) => {
-                    let at = all.entry(("0.0.0.0".to_owned(), port.number)).or_default();
+                    let at = all.entry((ANY.to_owned(), port.number)).or_default();
                     let fresh: Vec<String> =
                         spec.hosts.iter().filter(|host| at.names.insert((*host).clone())).cloned().collect();
                     if !fresh.is_empty() {
@@ -55,14 +58,21 @@ pub fn listeners(context: &Context, scope: &Scope, http: &BTreeSet<u16>) -> Vec<
                     }
                 }
                 ExternalProtocol::TCP if !http.contains(&port.number) => {
-                    let at = all.entry(("0.0.0.0".to_owned(), port.number)).or_default();
+                    let at = all.entry((ANY.to_owned(), port.number)).or_default();
                     at.rest.get_or_insert_with(|| chain(&name, None, filters()));
                 }
                 _ => {}
             }
         }
     }
-    all.into_iter().map(|((address, port), at)| listener(&address, port, at, logs)).collect()
+    let made = |((address, port), at): ((String, u16), At)| {
+        let mut listener = listener(&address, port, at, logs);
+        if address == ANY {
+            listener.address = Some(any_address(port, scope.ipv6));
+        }
+        listener
+    };
+    all.into_iter().map(made).collect()
 }
 
 fn listener(

@@ -80,7 +80,7 @@ impl App {
 
     /// As applications end that are told to: no new connections, and each request under way is answered.
     pub(crate) fn end(&self) {
-        self.stop.send_replace(true);
+        _ = self.stop.send_replace(true);
         if let Some(datagrams) = self.tasks.last() {
             datagrams.abort();
         }
