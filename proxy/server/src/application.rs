@@ -33,17 +33,13 @@ pub(crate) struct Open {
 /// # Errors
 /// The kernel does not say.
 pub(crate) fn open(relatives: &[u32]) -> anyhow::Result<Option<Open>> {
-    let mut found = Vec::new();
-    for family in [AF_INET, AF_INET6] {
-        found.extend(sockets(family).with_context(|| format!("sock_diag, address family {family}"))?);
+    let (_, seen) = by_owner(relatives)?;
+    if seen.is_empty() {
+        return Ok(None);
     }
-    let mut inodes = own_sockets("self").context("/proc/self/fd")?;
-    for process in relatives {
-        // One that has ended has none.
-        inodes.extend(own_sockets(&process.to_string()).unwrap_or_default());
-    }
-    let (own, mut theirs): (Vec<_>, Vec<_>) =
-        found.into_iter().partition(|socket| inodes.contains(&u64::from(socket.inode)));
+    // One of ours that was closed between the two questions looks like somebody else's; it is not there any more.
+    let (own, mut theirs) = by_owner(relatives)?;
+    theirs.retain(|socket| seen.iter().any(|earlier| earlier.inode == socket.inode));
     let listening: HashSet<u16> =
         own.iter().filter(|socket| socket.state == TCP_LISTEN).map(|socket| ends(socket).0.port()).collect();
     let made: HashSet<_> =
@@ -57,6 +53,20 @@ pub(crate) fn open(relatives: &[u32]) -> anyhow::Result<Option<Open>> {
     // What listens says most about who it is.
     let one = theirs.iter().find(|socket| socket.state == TCP_LISTEN).or(theirs.first()).map_or(any, ends);
     Ok(Some(Open { sockets: theirs.len(), served: all - theirs.len(), one }))
+}
+
+/// All sockets: ours, and those of others. The kernel is asked first, so that what it names is ours or was.
+fn by_owner(relatives: &[u32]) -> anyhow::Result<(Vec<InetResponseHeader>, Vec<InetResponseHeader>)> {
+    let mut found = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        found.extend(sockets(family).with_context(|| format!("sock_diag, address family {family}"))?);
+    }
+    let mut inodes = own_sockets("self").context("/proc/self/fd")?;
+    for process in relatives {
+        // One that has ended has none.
+        inodes.extend(own_sockets(&process.to_string()).unwrap_or_default());
+    }
+    Ok(found.into_iter().partition(|socket| inodes.contains(&u64::from(socket.inode))))
 }
 
 fn ends(socket: &InetResponseHeader) -> (SocketAddr, Option<SocketAddr>) {
