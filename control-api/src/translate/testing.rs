@@ -58,6 +58,7 @@ pub(crate) fn sidecar() -> Proxy {
         gateway: None,
         http_port: 15080,
         tproxy: false,
+        explicit: None,
         locality: ["".into(), "".into(), "".into()],
         grpc: false,
         client: "envoy/1.40.0".into(),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 pub use exported::{EXPORT_TO, exported};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
-pub use proxy::{NodeError, Proxy, Role};
+pub use proxy::{Explicit, NodeError, Proxy, Role};
 
 use crate::ca::identity::TrustDomain;
 use crate::model::own::{MESH_NAMESPACE, Revocation};

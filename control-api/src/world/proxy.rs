@@ -1,7 +1,7 @@
 //! Who a proxy is, as its node says.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use outrider_proto::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType};
@@ -48,12 +48,23 @@ pub struct Proxy {
     /// Connections come to it by TPROXY, with their own addresses: `INTERCEPTION_MODE` of the metadata is `TPROXY`. Without it, or where it
     /// is `REDIRECT` or `NONE`, they are redirected.
     pub tproxy: bool,
+    /// Without capture: where it listens for its application. [`Explicit`]
+    pub explicit: Option<Explicit>,
     /// Region, zone and sub-zone.
     pub locality: [Arc<str>; 3],
     /// It is a gRPC client, which wants API listeners.
     pub grpc: bool,
     /// Name and version of the client: `envoy/1.40.0`.
     pub client: Arc<str>,
+}
+
+/// A sidecar to which nothing is redirected: clients reach it at one port, behind which one application is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Explicit {
+    /// `INBOUND_LISTEN` of the metadata: where it listens. Its port is the one that clients know from the slices of the service.
+    pub listen: SocketAddr,
+    /// `INBOUND_APPLICATION` of the metadata: where the application is.
+    pub application: SocketAddr,
 }
 
 /// Why a node is no proxy.
@@ -144,6 +155,7 @@ impl Proxy {
             gateway: metadata.gateway()?,
             http_port: metadata.port()?.unwrap_or(HTTP_PORT),
             tproxy: metadata.tproxy()?,
+            explicit: metadata.explicit()?,
             locality: [locality.region.into(), locality.zone.into(), locality.sub_zone.into()],
             grpc: agent.starts_with("gRPC") || agent.starts_with("grpc"),
             client: if version.is_empty() { agent.into() } else { format!("{agent}/{version}").into() },
@@ -212,6 +224,22 @@ impl<'n> Metadata<'n> {
             Some(other) => {
                 Err(self.error("INTERCEPTION_MODE", format!("{other:?}: want REDIRECT, TPROXY or NONE")))
             }
+        }
+    }
+
+    fn explicit(&self) -> Result<Option<Explicit>, NodeError> {
+        let address = |field: &'static str| -> Result<Option<SocketAddr>, NodeError> {
+            let Some(text) = self.text(field)? else { return Ok(None) };
+            match text.parse::<SocketAddr>() {
+                Ok(address) if address.port() != 0 => Ok(Some(address)),
+                _ => Err(self.error(field, format!("{text:?}: want ADDRESS:PORT, as in 10.0.0.1:8443"))),
+            }
+        };
+        match (address("INBOUND_LISTEN")?, address("INBOUND_APPLICATION")?) {
+            (None, None) => Ok(None),
+            (Some(listen), Some(application)) => Ok(Some(Explicit { listen, application })),
+            (Some(_), None) => Err(self.error("INBOUND_APPLICATION", "missing beside INBOUND_LISTEN")),
+            (None, Some(_)) => Err(self.error("INBOUND_LISTEN", "missing beside INBOUND_APPLICATION")),
         }
     }
 

@@ -1,11 +1,16 @@
 //! The application's side: what arrives at port 15006.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use outrider_proto::pb::envoy::config::accesslog::v3::AccessLog;
 use outrider_proto::pb::envoy::config::cluster::v3::Cluster;
+use outrider_proto::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, DiscoveryType, LbPolicy,
+};
 use outrider_proto::pb::envoy::config::core::v3::TrafficDirection;
+use outrider_proto::pb::envoy::config::endpoint::v3 as endpoint;
 use outrider_proto::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
 use outrider_proto::pb::envoy::config::route::v3 as route;
 
@@ -17,7 +22,7 @@ use crate::translate::policy::authorization::{self, Workload};
 use crate::translate::policy::telemetry;
 use crate::translate::port::{Spoken, ports};
 use crate::translate::scope::has_ipv6;
-use crate::translate::wire::{any_address, duration, truth, uint};
+use crate::translate::wire::{address, any_address, duration, truth, uint};
 use crate::translate::{Context, cluster, mtls, names};
 use crate::world::Proxy;
 
@@ -83,18 +88,42 @@ pub(super) fn clusters(context: &Context, proxy: &Proxy) -> Vec<Cluster> {
     let doors = Doors::of(context, proxy, Workload { namespace: &proxy.namespace, labels: labels.as_ref() });
     let mut out = vec![cluster::original_destination(names::INBOUND_PASSTHROUGH, sources)];
     for (port, spoken) in served(context, proxy) {
-        let mut cluster = cluster::original_destination(&names::inbound(port), sources);
+        let mut cluster = application(proxy, port, names::inbound(port), sources);
         if spoken.is_http2() {
             cluster.typed_extension_protocol_options = cluster::options(&cluster::http_options(true));
         }
         out.push(cluster);
         if by_http2(spoken, doors.at(Some(port))) {
-            let mut cluster = cluster::original_destination(&names::inbound_http1(port), sources);
+            let mut cluster = application(proxy, port, names::inbound_http1(port), sources);
             cluster.typed_extension_protocol_options = cluster::options(&cluster::http_options(false));
             out.push(cluster);
         }
     }
     out
+}
+
+/// The cluster towards the application at a port: where the connection was going, or where an explicit proxy says that it is.
+fn application(proxy: &Proxy, port: u16, name: String, sources: &[&str]) -> Cluster {
+    let mut cluster = cluster::original_destination(&name, sources);
+    if let Some(explicit) = proxy.explicit.filter(|it| it.listen.port() == port) {
+        let to = address(&explicit.application.ip().to_string(), explicit.application.port());
+        let endpoint = endpoint::Endpoint { address: Some(to), ..Default::default() };
+        let endpoint = endpoint::LbEndpoint {
+            host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint)),
+            ..Default::default()
+        };
+        let endpoints = endpoint::LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() };
+        cluster.load_assignment = Some(endpoint::ClusterLoadAssignment {
+            cluster_name: name,
+            endpoints: vec![endpoints],
+            ..Default::default()
+        });
+        cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32));
+        cluster.lb_policy = LbPolicy::RoundRobin as i32;
+        // Nothing has to know these connections from others.
+        cluster.upstream_bind_config = None;
+    }
+    cluster
 }
 
 /// Whether peers may send HTTP/1.1 of their applications as HTTP/2: what the application speaks is then not what arrives.
@@ -108,6 +137,9 @@ pub(super) fn listener(context: &Context, proxy: &Proxy) -> Listener {
     let workload = Workload { namespace: &proxy.namespace, labels: labels.as_ref() };
     let at = At { context, proxy, workload };
     let doors = Doors::of(context, proxy, workload);
+    if let Some(explicit) = proxy.explicit {
+        return at_explicit_port(context, proxy, explicit.listen, at, &doors);
+    }
     let mut listener = bare_listener("virtualInbound", "0.0.0.0", PORT, TrafficDirection::Inbound);
     listener.address = Some(any_address(PORT, has_ipv6(&context.world, proxy)));
     listener.continue_on_listener_filters_timeout = true;
@@ -117,12 +149,7 @@ pub(super) fn listener(context: &Context, proxy: &Proxy) -> Listener {
         vec![tcp_proxy(names::BLACK_HOLE, names::BLACK_HOLE, Vec::new())],
     )];
     let mut served = served(context, proxy);
-    let clear = |port: &u16| doors.at(Some(*port)).clear;
-    let unknown: Vec<u16> = served
-        .iter()
-        .filter(|(port, spoken)| **spoken == Spoken::Unknown && clear(port))
-        .map(|it| *it.0)
-        .collect();
+    let unknown = unknown(&served, &doors);
     // Each port that differs from the rest has chains for all that may come to it.
     let named = served.clone();
     for port in doors.ports() {
@@ -152,15 +179,51 @@ pub(super) fn listener(context: &Context, proxy: &Proxy) -> Listener {
         listener.transparent = Some(truth(true));
         listener.listener_filters.push(original_src());
     }
-    listener.listener_filters.extend(doors.inspector(&served));
+    inspect(&mut listener, &doors, &served, &unknown);
+    listener
+}
+
+/// The listener of a proxy to which nothing is redirected: what arrives at its one port, and nothing else.
+fn at_explicit_port(
+    context: &Context,
+    proxy: &Proxy,
+    listen: SocketAddr,
+    at: At<'_>,
+    doors: &Doors<'_>,
+) -> Listener {
+    let (host, port) = (listen.ip().to_string(), listen.port());
+    let mut listener = bare_listener("virtualInbound", &host, port, TrafficDirection::Inbound);
+    listener.continue_on_listener_filters_timeout = true;
+    let mut served = served(context, proxy);
+    served.retain(|served, _| *served == port);
+    if let Some(spoken) = served.get(&port) {
+        listener.filter_chains = at.port(port, *spoken, &names::inbound(port), doors);
+    }
+    // A connection on whose way nothing was redirected was going to this very listener: there is nowhere to pass it on to.
+    let hole = vec![tcp_proxy(names::BLACK_HOLE, names::BLACK_HOLE, Vec::new())];
+    listener.default_filter_chain = Some(chain("virtualInbound-blackhole", None, hole));
+    let unknown = unknown(&served, doors);
+    inspect(&mut listener, doors, &served, &unknown);
+    listener
+}
+
+/// The ports in clear of which nobody says what is spoken there.
+fn unknown(served: &BTreeMap<u16, Spoken>, doors: &Doors<'_>) -> Vec<u16> {
+    let clear = |port: &u16| doors.at(Some(*port)).clear;
+    let unknown = served.iter().filter(|(port, spoken)| **spoken == Spoken::Unknown && clear(port));
+    unknown.map(|it| *it.0).collect()
+}
+
+/// What a listener looks at before it chooses a chain.
+fn inspect(listener: &mut Listener, doors: &Doors<'_>, served: &BTreeMap<u16, Spoken>, unknown: &[u16]) {
+    listener.listener_filters.extend(doors.inspector(served));
     if !unknown.is_empty() {
-        listener.listener_filters.push(only_at(http_inspector(), &unknown));
+        listener.listener_filters.push(only_at(http_inspector(), unknown));
         listener.listener_filters_timeout = Some(duration(DETECTION));
     }
-    if doors.guesses(&served) {
+    if doors.guesses(served) {
         listener.listener_filters_timeout = Some(duration(HELLO));
     }
-    listener
 }
 
 /// Where what arrives is treated.

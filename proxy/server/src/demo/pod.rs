@@ -33,8 +33,8 @@ pub(super) struct Place {
     pub(super) admin: u16,
     /// The sidecar's explicit HTTP listener on 127.0.0.1.
     pub(super) http: u16,
-    /// Without capture: the port where clients call, and where the sidecar listens for them.
-    pub(super) inbound: Option<(u16, u16)>,
+    /// Without capture: where the sidecar listens for clients.
+    pub(super) inbound: Option<SocketAddr>,
 }
 
 /// A pod.
@@ -127,9 +127,9 @@ impl Pod {
         let (host, port) = plane.xds();
         let metadata = match self.place.inbound {
             None => format!("HTTP_PORT: {}", self.place.http),
-            Some((called, listens)) => format!(
-                "HTTP_PORT: {}, INTERCEPTION_MODE: NONE, INBOUND: \"{called}:{listens}:{}\"",
-                self.place.http, self.place.application
+            Some(listen) => format!(
+                "HTTP_PORT: {}, INBOUND_LISTEN: \"{listen}\", INBOUND_APPLICATION: \"{}:{}\"",
+                self.place.http, self.place.address, self.place.application
             ),
         };
         let text = BOOTSTRAP

@@ -92,8 +92,8 @@ impl Shop {
         }
         let passed = Passed::default();
         for place in &places {
-            if let Some((called, listens)) = place.inbound {
-                let (from, to) = ((place.address, called).into(), (place.address, listens).into());
+            if let Some(to) = place.inbound {
+                let from = (place.address, called).into();
                 relay::start(from, &Space::here(), to, Some(&passed))?;
             }
         }
@@ -191,16 +191,17 @@ fn in_namespaces() -> Vec<Place> {
     [10, 11, 12].map(place).to_vec()
 }
 
-/// An address of the loopback for each pod, so that the port at which they are called can be the same.
+/// Two addresses of the loopback for each pod: its own, where a relay stands for the wire, and that of its sidecar.
 fn on_loopback() -> anyhow::Result<(Vec<Place>, u16)> {
     // Whoever else runs the demo here takes other ports; the addresses may be shared.
     let [called] = free(Ipv4Addr::new(127, 88, 0, 11))?;
     let mut places = Vec::new();
     for last in [10, 11, 12] {
         let address = Ipv4Addr::new(127, 88, 0, last);
-        let [application, admin, listens] = free(address)?;
+        let [application, admin] = free(address)?;
         let [http] = free(Ipv4Addr::LOCALHOST)?;
-        places.push(Place { address, application, admin, http, inbound: Some((called, listens)) });
+        let inbound = Some((Ipv4Addr::new(127, 88, 1, last), called).into());
+        places.push(Place { address, application, admin, http, inbound });
     }
     Ok((places, called))
 }

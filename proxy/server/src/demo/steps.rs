@@ -35,8 +35,10 @@ fn by_name(shop: &mut Shop, out: &mut Transcript) -> anyhow::Result<()> {
     out.came(&format!("{status} {body}"))?;
     ensure!(status == 200 && body.starts_with("cart-v1 answers /orders"), "another answer was expected");
     if shop.fabric.is_some() {
-        let counted = shop.web.stat("listener.0.0.0.0_15001.", "downstream_cx_total")?;
-        out.came(&format!("{counted} connections of web at its sidecar's port 15001, though it called port 80 of an address nobody has"))?;
+        let counted = shop.web.stat("http.outbound_0.0.0.0_80.", "downstream_cx_total")?;
+        out.came(&format!(
+            "{counted} connections to port 80 in the stats of web's sidecar, though web knows of no sidecar"
+        ))?;
         ensure!(counted > 0, "the sidecar saw no connection");
         out.proves("capture led the call to the sidecar of web, and that one found the cart: no setting in either application")
     } else {

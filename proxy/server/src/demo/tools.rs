@@ -1,6 +1,6 @@
 //! The programs that the demo needs beside its own: the control plane and its command line, and those of the system.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -27,10 +27,10 @@ impl Programs {
         }
         let own = std::env::current_exe()?;
         let folder = own.parent().context("this program is in no folder")?;
-        if let (Some(cargo), Some(package)) =
-            (std::env::var_os("CARGO"), std::env::var_os("CARGO_MANIFEST_DIR"))
-        {
-            build(&cargo, Path::new(&package), folder)?;
+        let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+        if let Some(package) = package.filter(|it| it.join("../control-api/Cargo.toml").is_file()) {
+            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+            build(&cargo, &package, folder)?;
         }
         let (control, ctl) = (folder.join("outrider-control"), folder.join("outriderctl"));
         for program in [&control, &ctl] {
@@ -46,7 +46,7 @@ impl Programs {
 }
 
 /// Builds them where this binary was built.
-fn build(cargo: &OsString, package: &Path, folder: &Path) -> anyhow::Result<()> {
+fn build(cargo: &OsStr, package: &Path, folder: &Path) -> anyhow::Result<()> {
     let profile = match folder.file_name().and_then(|it| it.to_str()) {
         Some("debug") | None => "dev",
         Some(name) => name,
