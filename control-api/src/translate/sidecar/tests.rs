@@ -248,3 +248,26 @@ fn a_real_proxy_finds_out_what_arrives_and_judges_it_as_such() {
         assert_eq!(matches!(stream.read(&mut [0; 1]), Ok(1)), tcp, "{policy}");
     }
 }
+
+#[test]
+fn a_sidecar_without_capture_listens_where_it_says_and_leads_to_its_application() {
+    use outrider_proto::pb::envoy::config::cluster::v3::Cluster;
+
+    use crate::world::Explicit;
+    let explicit = Explicit {
+        listen: "10.0.0.1:8080".parse().unwrap(),
+        application: "127.0.0.1:9999".parse().unwrap(),
+    };
+    let all = translate(&context(WEB), &Proxy { explicit: Some(explicit), ..sidecar() });
+    envoy_takes(&all);
+    let listener: Listener = message(&all, Type::Listener, "virtualInbound");
+    let text = format!("{listener:?}");
+    assert!(text.contains("10.0.0.1") && !text.contains("15006"), "{text}");
+    assert!(text.contains("inbound|8080||") && !text.contains("inbound|9000||"), "{text}");
+    assert!(!text.contains("original_dst") && !text.contains("InboundPassthroughCluster"), "{text}");
+    let cluster: Cluster = message(&all, Type::Cluster, "inbound|8080||");
+    let text = format!("{cluster:?}");
+    assert!(text.contains("127.0.0.1") && text.contains("9999") && !text.contains("127.0.0.6"), "{text}");
+    let other: Cluster = message(&all, Type::Cluster, "inbound|9000||");
+    assert!(other.load_assignment.is_none(), "there is one application behind one port");
+}
