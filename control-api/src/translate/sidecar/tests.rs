@@ -254,10 +254,8 @@ fn a_sidecar_without_capture_listens_where_it_says_and_leads_to_its_application(
     use outrider_proto::pb::envoy::config::cluster::v3::Cluster;
 
     use crate::world::Explicit;
-    let explicit = Explicit {
-        listen: "10.0.0.1:8080".parse().unwrap(),
-        application: "127.0.0.1:9999".parse().unwrap(),
-    };
+    let explicit =
+        Explicit { listen: "10.0.0.1:8080".parse().unwrap(), application: "127.0.0.1:9999".parse().unwrap() };
     let all = translate(&context(WEB), &Proxy { explicit: Some(explicit), ..sidecar() });
     envoy_takes(&all);
     let listener: Listener = message(&all, Type::Listener, "virtualInbound");
