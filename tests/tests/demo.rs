@@ -94,7 +94,7 @@ fn common() -> Vec<String> {
         "A fault is injected, and retried away",
         "came 10 failed",
         "asked *TrafficPolicy cart: up to 3 retries on 5xx; 20 requests",
-        "came 0 failed; the sidecar of web counted 10 requests that a retry saved",
+        "came 0 failed; the sidecar of web counted * requests that a retry saved",
         "A policy denies, and says why",
         "came GET /admin: 403 RBAC: access denied",
         "came log: GET /admin 403 from=@ *why=rbac_access_denied_matched_policy*policy[cart-read-only]",
@@ -160,7 +160,7 @@ fn an_interrupted_demo_leaves_nothing_behind() -> Result<()> {
         let mut output = BufReader::new(child.stdout.take().context("no output")?);
         let until = if early { "2. " } else { "The mesh goes on" };
         let mut said = String::new();
-        while !said.lines().last().unwrap_or_default().starts_with(until) {
+        while !said.lines().next_back().unwrap_or_default().starts_with(until) {
             ensure!(output.read_line(&mut said)? > 0, "it ended: {said}");
         }
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("no process")?;

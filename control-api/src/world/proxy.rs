@@ -263,3 +263,34 @@ impl<'n> Metadata<'n> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn explicit(fields: &[(&str, &str)]) -> Result<Option<Explicit>, String> {
+        let text = |text: &str| outrider_proto::pb::google::protobuf::Value {
+            kind: Some(Value::StringValue(text.to_owned())),
+        };
+        let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), text(value))).collect();
+        let id = "sidecar~10.0.0.1~web-0.shop~shop.svc.cluster.local".to_owned();
+        let node = Node { id, metadata: Some(Struct { fields }), ..Default::default() };
+        Proxy::from_node(&node).map(|it| it.explicit).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_proxy_without_capture_says_both_of_its_addresses() {
+        assert_eq!(explicit(&[]), Ok(None));
+        let (listen, application) =
+            (("INBOUND_LISTEN", "10.0.0.1:8443"), ("INBOUND_APPLICATION", "[::1]:80"));
+        let wanted =
+            Explicit { listen: listen.1.parse().unwrap(), application: application.1.parse().unwrap() };
+        assert_eq!(explicit(&[listen, application]), Ok(Some(wanted)));
+        let missing = explicit(&[listen]).unwrap_err();
+        assert!(missing.contains("metadata.INBOUND_APPLICATION: missing"), "{missing}");
+        for bad in ["10.0.0.1", "web:80", "10.0.0.1:0", "8443"] {
+            let error = explicit(&[("INBOUND_LISTEN", bad), application]).unwrap_err();
+            assert!(error.contains("metadata.INBOUND_LISTEN") && error.contains(bad), "{error}");
+        }
+    }
+}
