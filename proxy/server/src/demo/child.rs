@@ -112,7 +112,7 @@ impl Folder {
     pub(super) fn new() -> anyhow::Result<Self> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
         let name = format!("outrider-demo-{}-{:x}", std::process::id(), now.as_nanos());
-        let path = std::env::temp_dir().join(name);
+        let path = std::path::absolute(std::env::temp_dir())?.join(name);
         // It must not be there already: that would be somebody else's.
         fs::create_dir(&path).with_context(|| path.display().to_string())?;
         let folder = Self(path);
