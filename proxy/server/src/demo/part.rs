@@ -23,7 +23,7 @@ pub(super) const MYSELF: &str = "/proc/self/exe";
 
 /// Plays one part.
 ///
-/// `hold` holds a namespace and `app NAME ADDRESS HOSTS` is an application (see [`app`]); both end when their standard input does. `enter NAMESPACE USER PROGRAM
+/// `hold` holds a namespace and `app NAME ADDRESS HOSTS` is an application; both end when their standard input does. `enter NAMESPACE USER PROGRAM
 /// ARGS...` becomes another program in the network namespace of a process, as a user, and ends with the demo.
 ///
 /// # Errors
