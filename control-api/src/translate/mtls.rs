@@ -172,6 +172,7 @@ fn common(alpn: Vec<String>, peers: Vec<pb::SubjectAltNameMatcher>) -> pb::Commo
     let validation =
         pb::CertificateValidationContext { match_typed_subject_alt_names: peers, ..Default::default() };
     pb::CommonTlsContext {
+        tls_params: Some(newest()),
         alpn_protocols: alpn,
         tls_certificate_sds_secret_configs: vec![secret(CERTIFICATE)],
         validation_context_type: Some(ValidationContextType::CombinedValidationContext(
@@ -181,6 +182,15 @@ fn common(alpn: Vec<String>, peers: Vec<pb::SubjectAltNameMatcher>) -> pb::Commo
                 ..Default::default()
             },
         )),
+        ..Default::default()
+    }
+}
+
+/// TLS 1.3 where both sides can: clients of Envoy's offer 1.2 by themselves, in which certificates, and so who speaks with whom, pass
+/// in clear.
+pub(crate) fn newest() -> pb::TlsParameters {
+    pb::TlsParameters {
+        tls_maximum_protocol_version: pb::tls_parameters::TlsProtocol::TlSv13 as i32,
         ..Default::default()
     }
 }

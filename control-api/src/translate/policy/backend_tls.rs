@@ -12,7 +12,7 @@ use pb::subject_alt_name_matcher::SanType;
 
 use crate::attach::{BackendTls, Roots, SubjectName};
 use crate::translate::wire::{ads, any};
-use crate::translate::{Context, names, port::Port, port::Spoken};
+use crate::translate::{Context, mtls, names, port::Port, port::Spoken};
 use crate::world::Named;
 
 /// Where proxies find the authorities that their system knows. Envoy has no word for them, only a path, and this
@@ -38,6 +38,7 @@ pub fn apply_to_cluster(
         .map(|secret| pb::SdsSecretConfig { name: names::secret(secret), sds_config: Some(ads()) });
     let message = pb::UpstreamTlsContext {
         common_tls_context: Some(pb::CommonTlsContext {
+            tls_params: Some(mtls::newest()),
             alpn_protocols: protocols(port.spoken, http2).iter().map(|it| (*it).to_owned()).collect(),
             tls_certificate_sds_secret_configs: shown.into_iter().collect(),
             validation_context_type: Some(pb::common_tls_context::ValidationContextType::ValidationContext(
