@@ -126,7 +126,7 @@ fn http_between_sidecars_is_many_requests_on_one_connection_where_all_speak_tls(
     let bare = pod("").replace("web-0", "web-1");
     assert!(!agreed(&bare, http), "one of them speaks in clear");
     assert!(agreed(&bare.replace("app: web", "app: other"), http), "it does not serve");
-    let off = |more: &str| peers("off", "shop", &format!("{more}mtls: {{mode: Disabled}}"));
+    let off = |more: &str| peers("plain", "shop", &format!("{more}mtls: {{mode: Disabled}}"));
     assert!(!agreed(&off(""), http));
     assert!(agreed(&off("selector: {matchLabels: {app: other}}, "), http));
     let limited = "---
