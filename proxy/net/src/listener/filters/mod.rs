@@ -240,17 +240,13 @@ async fn first_bytes(socket: &Accepted, seen: &Inspected, silent: &RefCell<Silen
     if !silent.borrow().knows(&seen.remote, &seen.local, Instant::now()) {
         return Ok(());
     }
-    match tokio::time::timeout(GRACE, socket.ready(Interest::READABLE)).await {
-        Err(_) => Err(FilterEnd::Silent),
-        Ok(ready) => {
-            ready?;
-            // Who only closes has said nothing.
-            if has_bytes(socket) {
-                silent.borrow_mut().forget(&seen.remote, &seen.local);
-            }
-            Ok(())
-        }
+    match tokio::time::timeout(GRACE, peek(socket, |bytes| (!bytes.is_empty()).then_some(()))).await {
+        Err(_) => return Err(FilterEnd::Silent),
+        Ok(Ok(())) => silent.borrow_mut().forget(&seen.remote, &seen.local),
+        // Who only closes has said nothing; the inspectors see it, too.
+        Ok(Err(_)) => {}
     }
+    Ok(())
 }
 
 /// Whether something waits to be read.
