@@ -262,7 +262,7 @@ fn a_sidecar_without_capture_listens_where_it_says_and_leads_to_its_application(
     let text = format!("{listener:?}");
     assert!(text.contains("10.0.0.1") && !text.contains("15006"), "{text}");
     assert!(text.contains("inbound|8080||") && !text.contains("inbound|9000||"), "{text}");
-    assert!(!text.contains("original_dst") && !text.contains("InboundPassthroughCluster"), "{text}");
+    assert!(!text.contains("listener.original_dst") && !text.contains("InboundPassthroughCluster"), "{text}");
     let cluster: Cluster = message(&all, Type::Cluster, "inbound|8080||");
     let text = format!("{cluster:?}");
     assert!(text.contains("127.0.0.1") && text.contains("9999") && !text.contains("127.0.0.6"), "{text}");

@@ -30,6 +30,15 @@ impl Accepted {
         }
     }
 
+    /// The same, with what waits in it to be noticed anew: filters that looked and wanted more have told the runtime that there is
+    /// nothing to read.
+    pub(super) fn again(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(stream) => Self::Tcp(TcpStream::from_std(stream.into_std()?)?),
+            Self::Unix(stream) => Self::Unix(UnixStream::from_std(stream.into_std()?)?),
+        })
+    }
+
     pub(super) fn into_stream(self) -> IoStream {
         match self {
             // The listening socket has TCP_NODELAY, and accepted ones inherit it.

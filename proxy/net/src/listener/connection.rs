@@ -74,6 +74,7 @@ pub(super) fn admit(listener: &Rc<LocalListener>, socket: Accepted, local: Addre
     let facts = Facts {
         accepted: Instant::now(),
         seen: Inspected {
+            timed_out: false,
             local: local.clone(),
             restored: false,
             source: None,
@@ -113,7 +114,7 @@ async fn serve(stage: Pin<Box<impl Future<Output = Option<Ready>>>>) {
 }
 
 /// Listener filters, hand-over, chain, TLS. `None`: the connection has ended.
-async fn prepare(mut place: Place, socket: Accepted, mut facts: Facts) -> Option<Ready> {
+async fn prepare(mut place: Place, mut socket: Accepted, mut facts: Facts) -> Option<Ready> {
     inspect(&place.listener, &socket, &mut facts.seen).await?;
     let config = &place.listener.shared.config;
     if config.use_original_dst && facts.seen.restored {
@@ -123,6 +124,9 @@ async fn prepare(mut place: Place, socket: Accepted, mut facts: Facts) -> Option
             // It is handed over once only; the other listener's filters run as if it had accepted it.
             inspect(&place.listener, &socket, &mut facts.seen).await?;
         }
+    }
+    if facts.seen.timed_out && has_bytes(&socket) {
+        socket = socket.again().ok()?;
     }
     let chosen = choose(place, socket, facts)?;
     match chosen.tls() {
@@ -160,6 +164,7 @@ async fn inspect(listener: &LocalListener, socket: &Accepted, seen: &mut Inspect
         }
         Err(_) => {
             shared.stats.downstream_pre_cx_timeout().inc();
+            seen.timed_out = true;
             if let Some(silent) = silent.filter(|_| !has_bytes(socket)) {
                 silent.borrow_mut().learn(&seen.remote, &seen.local, tokio::time::Instant::now());
             }

@@ -40,6 +40,8 @@ pub(super) struct Inspected {
     pub source: Option<SourceAddress>,
     /// Who the client is.
     pub remote: Address,
+    /// Its first bytes were not enough, and it sent no more in time.
+    pub timed_out: bool,
     /// `tls`, or empty for what nobody looked at.
     pub transport: &'static str,
     /// The server name, lower case.
